@@ -1,0 +1,166 @@
+"""Listening sockets and the sessions behind them.
+
+Sockets are bound by plain functions (so that a master process can bind and its children accept) and served by
+`Server`, which counts sessions, refuses those over a limit in the protocol's own words, and drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from mailstack.net.stream import Stream
+from mailstack.net.tasks import TaskSet
+
+BACKLOG = 1024
+Handler = Callable[[Stream], Awaitable[None]]
+"""Runs one session from greeting to close; the stream is closed after it returns or raises."""
+
+
+def bind_tcp(host: str, port: int, *, backlog: int = BACKLOG) -> socket.socket:
+    """A listening TCP socket on an address literal. An empty host or `*` is IPv4's any, `::` IPv6's only.
+
+    Raises `OSError` whose text names address and port.
+    """
+    host = "0.0.0.0" if host in ("", "*") else host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"bind {host} port {port}: {error.strerror}") from error
+    return sock
+
+
+def has_ipv6() -> bool:
+    """Whether an IPv6 socket can be bound on this machine at all (containers often have none)."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        return error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    return True
+
+
+def bind_unix(path: Path, mode: int = 0o600, *, backlog: int = BACKLOG) -> socket.socket:
+    """A listening unix-domain socket; a stale socket file of an earlier process is replaced.
+
+    Raises `OSError`, also when another process answers on the path.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1)
+                try:
+                    probe.connect(str(path))
+                except OSError:
+                    path.unlink(missing_ok=True)
+                else:
+                    raise OSError(errno.EADDRINUSE, "another process answers on it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sock.bind(str(path))
+        path.chmod(mode)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"bind {path}: {error.strerror or error}") from error
+    return sock
+
+
+class Server:
+    """Accepts on one socket and runs `handler` for each connection as a task of `tasks`.
+
+    `limit` sessions run at once; one more is sent `refusal` and closed. `tls` shakes hands before the handler
+    sees the stream (implicit TLS: ports 465, 993, 995).
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        tasks: TaskSet,
+        *,
+        name: str,
+        tls: ssl.SSLContext | None = None,
+        handshake_timeout: float = 30.0,
+        limit: int = 100_000,
+        refusal: bytes = b"",
+    ) -> None:
+        self.sock = sock
+        self.name = name
+        self.sessions: set[Stream] = set()
+        self._handler = handler
+        self._tasks = tasks
+        self._tls = tls
+        self._handshake_timeout = handshake_timeout
+        self._limit = limit
+        self._refusal = refusal
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        loop = asyncio.get_running_loop()
+        if self.sock.family == socket.AF_UNIX:
+            self._server = await loop.create_unix_server(self._made, sock=self.sock)
+        else:
+            self._server = await loop.create_server(self._made, sock=self.sock, backlog=BACKLOG)
+
+    def replace_tls(self, tls: ssl.SSLContext | None) -> None:
+        """Use another context from the next connection on (reload)."""
+        self._tls = tls
+
+    def stop(self) -> None:
+        """Accept no more; sessions go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _made(self) -> Stream:
+        return _Accepted(self)
+
+    def accepted(self, stream: Stream) -> None:
+        """A connection has been accepted (called by the transport)."""
+        if len(self.sessions) >= self._limit:
+            stream.write(self._refusal)
+            stream.close()
+            return
+        self.sessions.add(stream)
+        self._tasks.start(self._session(stream), f"{self.name} {stream.peer[0]}")
+
+    async def _session(self, stream: Stream) -> None:
+        try:
+            if self._tls is not None:
+                try:
+                    await stream.start_tls(self._tls, self._handshake_timeout, server_side=True)
+                except (OSError, TimeoutError):
+                    return
+            await self._handler(stream)
+        finally:
+            self.sessions.discard(stream)
+            stream.close()
+
+
+class _Accepted(Stream):
+    """A stream that reports itself to its server once it is connected."""
+
+    __slots__ = ("_server",)
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.accepted(self)

@@ -1,0 +1,1 @@
+"""What lies on disk: queue files, Maildir, indexes, lookup tables, durable-write primitives. No sockets."""
