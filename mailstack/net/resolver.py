@@ -1,0 +1,459 @@
+"""A stub resolver for servers: MX, address and reverse look-ups with deadlines, and a small cache.
+
+Invariants: no look-up takes longer than its `timeout` (seconds, over all servers, attempts and aliases); each
+question goes out from a socket of its own (the kernel picks a random port) with a random id, and an answer
+counts only when it comes from the server asked and carries that id and question (RFC 5452 §9); the same
+question asked twice at once is sent once; the cache holds at most `cache_size` entries and none for longer
+than its TTL or `max_ttl`, whichever is shorter.
+
+dnspython builds and reads the messages. It is imported with the first look-up that needs the network, so
+that a server listens before it has paid for the import.
+
+Standards: RFC 1034 §5.3.1 (stub resolver), RFC 2308 (negative answers), RFC 5321 §5.1 (MX), RFC 6761 §6.3
+(localhost), RFC 6891 (EDNS), RFC 7505 (null MX), RFC 7766 (TCP).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from mailstack.net.clock import Clock, SystemClock
+from mailstack.net.stream import connect
+from mailstack.net.tasks import TaskSet
+
+if TYPE_CHECKING:
+    import dns.message
+    import dns.name
+    import dns.rrset
+
+Nameserver = tuple[str, int]
+"""Address literal and port."""
+RecordType = Literal["A", "AAAA", "MX", "PTR"]
+
+TIMEOUT = 10.0
+"""Seconds for one look-up, over everything it takes."""
+TRY_TIMEOUT = 2.0
+"""Seconds that one server gets for one attempt."""
+PAYLOAD = 1232
+"""Octets of a UDP answer that cross any path unfragmented (DNS flag day 2020)."""
+ALIAS_LIMIT = 8
+"""CNAMEs followed before a name counts as broken."""
+SOCKET_LIMIT = 200
+"""Questions under way at once; more wait their turn."""
+
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\Z")
+
+
+class ResolveError(Exception):
+    """A look-up without a usable result; `str()` is fit for a log line or a bounce."""
+
+
+class NoSuchDomain(ResolveError):  # noqa: N818 - a condition, named as callers speak of it
+    """The name does not exist (NXDOMAIN), or cannot exist. Permanent."""
+
+
+class NullMX(ResolveError):  # noqa: N818 - a condition, named as callers speak of it
+    """The domain says that it takes no mail (RFC 7505). Permanent."""
+
+
+class ResolveTemporary(ResolveError):  # noqa: N818 - a condition, named as callers speak of it
+    """No server gave an answer in time, or they could not. Worth trying again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What is known of one name and type. `records` are (preference, text); preference is 0 but for MX."""
+
+    status: Literal["found", "nodata", "nxdomain", "temporary"]
+    records: tuple[tuple[int, str], ...] = ()
+    ttl: int = 0
+    reason: str = ""
+    alias: str | None = None
+    """A CNAME target that the answer stopped at, to be asked for next."""
+
+
+class Resolver:
+    """Asks the given recursive (or simply knowing) servers, in order, for what a mail server needs.
+
+    `attempts` is how often the list of servers is gone through; `max_ttl` and `max_negative_ttl` (seconds)
+    cap the cache, so that a changed zone is seen soon.
+    """
+
+    def __init__(
+        self,
+        nameservers: Sequence[Nameserver],
+        *,
+        timeout: float = TIMEOUT,
+        try_timeout: float = TRY_TIMEOUT,
+        attempts: int = 2,
+        cache_size: int = 2000,
+        max_ttl: int = 60,
+        max_negative_ttl: int = 5,
+        clock: Clock | None = None,
+    ) -> None:
+        self.nameservers = tuple(nameservers) or (("127.0.0.1", 53),)
+        self.timeout = timeout
+        self._try_timeout = try_timeout
+        self._attempts = attempts
+        self._cache_size = cache_size
+        self._max_ttl = max_ttl
+        self._max_negative_ttl = max_negative_ttl
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._cache: dict[tuple[str, str], tuple[float, _Outcome]] = {}
+        self._flying: dict[tuple[str, str], asyncio.Task[_Outcome]] = {}
+        self._tasks = TaskSet(_unexpected)
+        self._slots: asyncio.Semaphore | None = None
+
+    @classmethod
+    def system(cls, path: Path = Path("/etc/resolv.conf"), *, timeout: float = TIMEOUT) -> Resolver:
+        """The servers of resolv.conf(5): `nameserver` lines, `options timeout:N attempts:N`.
+
+        Search lists do not apply: mail names are fully qualified. An absent file means 127.0.0.1.
+        """
+        servers: list[Nameserver] = []
+        try_timeout, attempts = TRY_TIMEOUT, 2
+        try:
+            text = path.read_text("utf-8", "replace")
+        except OSError:
+            text = ""
+        for line in text.splitlines():
+            words = line.split()
+            if len(words) >= 2 and words[0] == "nameserver":
+                servers.append((words[1], 53))
+            elif words and words[0] == "options":
+                for option in words[1:]:
+                    key, _, value = option.partition(":")
+                    if key == "timeout" and value.isdecimal():
+                        try_timeout = float(min(max(int(value), 1), 30))
+                    elif key == "attempts" and value.isdecimal():
+                        attempts = min(max(int(value), 1), 5)
+        return cls(servers[:3], timeout=timeout, try_timeout=try_timeout, attempts=attempts)
+
+    # ---- what a mail server asks
+
+    async def mx(self, domain: str, *, timeout: float | None = None) -> list[tuple[int, str]]:
+        """The mail hosts of `domain` as (preference, host), lowest preference first.
+
+        Equal preferences keep the answer's order (the caller shuffles them). A domain that exists without
+        MX is its own mail host: `[(0, domain)]` (RFC 5321 §5.1). Hosts are names without a final dot.
+
+        Raises `NoSuchDomain`, `NullMX` or `ResolveTemporary`.
+        """
+        outcome = await self._lookup(domain, "MX", timeout)
+        if outcome.status == "nodata":
+            return [(0, domain.rstrip("."))]
+        if len(outcome.records) == 1 and outcome.records[0][1] == "":
+            raise NullMX(f"Domain {domain} does not accept mail (nullMX)")
+        usable = [(preference, host) for preference, host in outcome.records if _HOST.match(host)]
+        if not usable:
+            raise NoSuchDomain(f"MX record of {domain} names no valid host")
+        usable.sort(key=lambda record: record[0])
+        return usable
+
+    async def addresses(self, host: str, *, timeout: float | None = None) -> list[str]:
+        """The IPv4, then the IPv6 addresses of `host`; none when the name exists without any.
+
+        An address literal is its own address, and `localhost` the loopback ones. Raises `NoSuchDomain` or
+        `ResolveTemporary` (the latter only when neither family gave an address).
+        """
+        literal = _literal(host)
+        if literal is not None:
+            return [str(literal)]
+        if host.rstrip(".").lower() == "localhost":
+            return ["127.0.0.1", "::1"]
+        results = await asyncio.gather(
+            self._lookup(host, "A", timeout), self._lookup(host, "AAAA", timeout), return_exceptions=True
+        )
+        found: list[str] = []
+        failure: BaseException | None = None
+        for result in results:
+            if isinstance(result, BaseException):
+                # That one family does not exist says that neither does; a silent server says less.
+                if failure is None or isinstance(result, NoSuchDomain):
+                    failure = result
+            else:
+                found.extend(text for _, text in result.records)
+        if not found and failure is not None:
+            raise failure
+        return found
+
+    async def ptr(self, address: str, *, timeout: float | None = None) -> str | None:
+        """The name that the reverse zone gives for an address literal, None when there is none.
+
+        127.0.0.1 and ::1 are `localhost` without asking. A name that is not a host name counts as none.
+        Raises `ResolveTemporary`, and `ValueError` when `address` is not an address.
+        """
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if str(ip) in ("127.0.0.1", "::1"):
+            return "localhost"
+        try:
+            outcome = await self._lookup(ip.reverse_pointer, "PTR", timeout)
+        except NoSuchDomain:
+            return None
+        for _, name in outcome.records:
+            if _HOST.match(name):
+                return name
+        return None
+
+    async def verified_ptr(self, address: str, *, timeout: float | None = None) -> str | None:
+        """The name of an address, confirmed: the name's own addresses hold the address again.
+
+        None when there is no name or it is not confirmed ("unknown" in Postfix's words). Raises
+        `ResolveTemporary` when either look-up failed for now, and `ValueError` for a non-address.
+        """
+        name = await self.ptr(address, timeout=timeout)
+        if name is None:
+            return None
+        wanted = ipaddress.ip_address(address.partition("%")[0])
+        try:
+            found = await self.addresses(name, timeout=timeout)
+        except NoSuchDomain:
+            return None
+        return name if any(ipaddress.ip_address(text) == wanted for text in found) else None
+
+    def forget(self) -> None:
+        """Empty the cache (on reload)."""
+        self._cache.clear()
+
+    async def close(self) -> None:
+        """End the look-ups that are under way."""
+        await self._tasks.drain(0)
+
+    # ---- cache and sharing
+
+    async def _lookup(self, name: str, rdtype: RecordType, timeout: float | None) -> _Outcome:
+        """A found or nodata outcome. Raises `NoSuchDomain` or `ResolveTemporary`."""
+        name = name.rstrip(".").lower()
+        key = (name, rdtype)
+        held = self._cache.get(key)
+        if held is not None and held[0] > self._clock.monotonic():
+            outcome = held[1]
+        else:
+            flying = self._flying.get(key)
+            if flying is None:
+                flying = self._tasks.start(self._resolve(name, rdtype), f"look up {name} {rdtype}")
+                self._flying[key] = flying
+            limit = self.timeout if timeout is None else min(timeout, self.timeout)
+            done, _ = await asyncio.wait((flying,), timeout=limit)
+            if not done or flying.cancelled():
+                outcome = _Outcome("temporary", reason="no answer in time")
+            elif (fault := flying.exception()) is not None:
+                raise ResolveTemporary(f"{name} {rdtype}: {type(fault).__name__}: {fault}") from fault
+            else:
+                outcome = flying.result()
+        what = f"{name} type={rdtype}: {outcome.reason}"
+        if outcome.status == "nxdomain":
+            raise NoSuchDomain(f"Host or domain name not found. Name service error for name={what}")
+        if outcome.status == "temporary":
+            raise ResolveTemporary(
+                f"Host or domain name not found for now. Name service error for name={what}"
+            )
+        return outcome
+
+    async def _resolve(self, name: str, rdtype: RecordType) -> _Outcome:
+        """Ask, follow aliases, remember; never raises for what a network or a server does."""
+        key = (name, rdtype)
+        try:
+            try:
+                async with asyncio.timeout(self.timeout):
+                    outcome = await self._chase(name, rdtype)
+            except TimeoutError:
+                outcome = _Outcome("temporary", reason="no answer in time")
+            self._remember(key, outcome)
+            return outcome
+        finally:
+            self._flying.pop(key, None)
+
+    def _remember(self, key: tuple[str, str], outcome: _Outcome) -> None:
+        if outcome.status == "temporary":
+            return
+        ttl = min(outcome.ttl, self._max_ttl if outcome.status == "found" else self._max_negative_ttl)
+        if ttl <= 0:
+            return
+        self._cache.pop(key, None)
+        while len(self._cache) >= self._cache_size:
+            del self._cache[next(iter(self._cache))]  # the oldest entry: a dict keeps the order of insertion
+        self._cache[key] = (self._clock.monotonic() + ttl, outcome)
+
+    async def _chase(self, name: str, rdtype: RecordType) -> _Outcome:
+        ttl = 1 << 31
+        for _ in range(ALIAS_LIMIT):
+            outcome = await self._ask_all(name, rdtype)
+            ttl = min(ttl, outcome.ttl)
+            if outcome.alias is None:
+                return _Outcome(outcome.status, outcome.records, ttl, outcome.reason)
+            name = outcome.alias
+        return _Outcome("temporary", reason="too many aliases")
+
+    # ---- questions
+
+    async def _ask_all(self, name: str, rdtype: RecordType) -> _Outcome:
+        """Go through the servers until one gives a definite answer."""
+        import dns.exception
+        import dns.name
+
+        try:
+            qname = dns.name.from_text(name)
+        except (dns.exception.DNSException, UnicodeError):
+            return _Outcome("nxdomain", reason="not a domain name")
+        reason = "no answer"
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(SOCKET_LIMIT)
+        for _ in range(self._attempts):
+            for server in self.nameservers:
+                async with self._slots:
+                    try:
+                        async with asyncio.timeout(self._try_timeout):
+                            return await _ask(server, qname, rdtype)
+                    except TimeoutError:
+                        reason = f"no answer from {server[0]}"
+                    except OSError as error:
+                        reason = f"{server[0]}: {error.strerror or error}"
+                    except _Unusable as error:
+                        reason = f"{server[0]} answered {error}"
+        return _Outcome("temporary", reason=reason)
+
+
+class _Unusable(Exception):  # noqa: N818 - a condition, named as callers speak of it
+    """The server answered, but not the question (SERVFAIL, REFUSED, garbage over TCP)."""
+
+
+async def _ask(server: Nameserver, qname: dns.name.Name, rdtype: RecordType) -> _Outcome:
+    """One question to one server: UDP, then TCP when truncated. Raises `OSError` or `_Unusable`."""
+    import dns.flags
+    import dns.message
+    import dns.rcode
+
+    for edns in (True, False):
+        query = dns.message.make_query(
+            qname, rdtype, use_edns=0 if edns else False, payload=PAYLOAD if edns else None
+        )
+        response = await _ask_udp(server, query)
+        if response.flags & dns.flags.TC:
+            response = await _ask_tcp(server, query)
+        if response.rcode() not in (dns.rcode.FORMERR, dns.rcode.BADVERS, dns.rcode.NOTIMP):
+            break  # those three come from servers that do not know EDNS (RFC 6891 §7)
+    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise _Unusable(dns.rcode.to_text(response.rcode()))
+    return _read(response, qname, rdtype)
+
+
+class _Exchange(asyncio.DatagramProtocol):
+    """Waits on a connected socket for the one datagram that answers `query`; others are ignored."""
+
+    def __init__(self, query: dns.message.Message, answer: asyncio.Future[dns.message.Message]) -> None:
+        self._query = query
+        self._answer = answer
+
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        response = _parse(data, self._query)
+        if response is not None and not self._answer.done():
+            self._answer.set_result(response)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(exc)
+
+
+async def _ask_udp(server: Nameserver, query: dns.message.Message) -> dns.message.Message:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[dns.message.Message] = loop.create_future()
+    # Connected: the kernel drops what comes from elsewhere and reports a closed port at once.
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Exchange(query, answer), remote_addr=server)
+    try:
+        transport.sendto(query.to_wire())
+        return await answer
+    finally:
+        transport.close()
+
+
+async def _ask_tcp(server: Nameserver, query: dns.message.Message) -> dns.message.Message:
+    stream = await connect(server[0], server[1], TRY_TIMEOUT)
+    try:
+        wire = query.to_wire()
+        stream.write(struct.pack("!H", len(wire)) + wire)
+        data = b""
+        while len(data) < 2 or len(data) < 2 + struct.unpack_from("!H", data)[0]:
+            more = await stream.read(TRY_TIMEOUT)
+            if not more:
+                raise ConnectionResetError("connection closed before the answer")
+            data += more
+    finally:
+        stream.close()
+    response = _parse(data[2 : 2 + struct.unpack_from("!H", data)[0]], query)
+    if response is None:
+        raise _Unusable("with a message that does not fit the question")
+    return response
+
+
+def _parse(data: bytes, query: dns.message.Message) -> dns.message.Message | None:
+    """The message if it answers `query` (QR, id, question), else None."""
+    import dns.exception
+    import dns.message
+
+    try:
+        response = dns.message.from_wire(data, ignore_trailing=True)
+        return response if query.is_response(response) else None
+    except (dns.exception.DNSException, ValueError, IndexError, struct.error):
+        return None
+
+
+def _read(response: dns.message.Message, qname: dns.name.Name, rdtype: RecordType) -> _Outcome:
+    """The records of the answer, aliases followed as far as it goes."""
+    import dns.rcode
+    import dns.rdataclass
+    import dns.rdatatype
+
+    kind = dns.rdatatype.from_text(rdtype)
+    name, ttl = qname, 1 << 31
+    for _ in range(ALIAS_LIMIT):
+        rrset = response.get_rrset(response.answer, name, dns.rdataclass.IN, kind)
+        if rrset is not None:
+            return _Outcome("found", _records(rrset), min(ttl, rrset.ttl))
+        alias = response.get_rrset(response.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
+        if alias is None:
+            break
+        name, ttl = cast("dns.name.Name", alias[0].target), min(ttl, alias.ttl)
+    soa = next((rrset for rrset in response.authority if rrset.rdtype == dns.rdatatype.SOA), None)
+    negative = min(soa.ttl, soa[0].minimum) if soa is not None else 0
+    if response.rcode() == dns.rcode.NXDOMAIN:
+        return _Outcome("nxdomain", ttl=min(ttl, negative), reason="name not found")
+    if name != qname and soa is None:
+        return _Outcome("nodata", ttl=ttl, alias=name.to_text(omit_final_dot=True))
+    return _Outcome("nodata", ttl=min(ttl, negative))
+
+
+def _records(rrset: dns.rrset.RRset) -> tuple[tuple[int, str], ...]:
+    import dns.rdatatype
+
+    match rrset.rdtype:
+        case dns.rdatatype.MX:
+            return tuple((rd.preference, _name_text(rd.exchange)) for rd in rrset)
+        case dns.rdatatype.PTR:
+            return tuple((0, _name_text(rd.target)) for rd in rrset)
+        case _:
+            return tuple((0, rd.address) for rd in rrset)
+
+
+def _name_text(name: dns.name.Name) -> str:
+    """Without the final dot; the root, and so a null MX, is ''."""
+    text: Final = name.to_text(omit_final_dot=True)
+    return "" if text in (".", "@") else text
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _unexpected(name: str, error: BaseException) -> None:
+    """A look-up that broke is a temporary failure to whoever waits for it, which says so there."""
