@@ -1,0 +1,109 @@
+"""What an IMAP session needs from the process around it.
+
+The process makes one object with this shape (`mailbox/main`) and gives it to every session; a test makes a
+small one. Sessions hold no configuration of their own: they ask `service.settings` when they need it, so that
+a reload is seen by the next command.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from mailstack.mailbox.views import MailStore
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.net.stream import PeerAddress
+from mailstack.wire.sasl import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxSetting:
+    """One `mailbox NAME { special_use = \\Sent  auto = subscribe }` of dovecot.conf.
+
+    `name` is the mailbox as a user writes it (not modified UTF-7); `special_use` is empty or holds attributes
+    with their backslash; `auto` is `no`, `create` or `subscribe`.
+    """
+
+    name: str
+    special_use: tuple[str, ...] = ()
+    auto: str = "no"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImapSettings:
+    """Values of dovecot.conf that a session follows; times in seconds, sizes in octets."""
+
+    greeting: str = "Dovecot ready."
+    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
+    disable_plaintext_auth: bool = True
+    mailboxes: tuple[MailboxSetting, ...] = ()
+    login_timeout: float = 180.0
+    idle_timeout: float = 1800.0
+    write_timeout: float = 300.0
+    """How long a client may take nothing of what is sent to it."""
+    idle_notify_interval: float = 120.0
+    """While a client idles, `* OK Still here` goes out that often (imap_idle_notify_interval)."""
+    line_limit: int = 65536
+    """Octets of one command line without its literals (imap_max_line_length)."""
+    message_limit: int = 1 << 30
+    """Octets of one appended message."""
+    failures_limit: int = 10
+    """Failed logins on one connection before it is closed."""
+
+
+class User(Protocol):
+    """Who has logged in (the userdb's answer)."""
+
+    @property
+    def name(self) -> str:
+        """The full user name, `zs@dgtlinux.com`."""
+        ...
+
+    @property
+    def mail_root(self) -> str:
+        """The Maildir++ root: the folder that holds the INBOX's `cur`, `new` and `tmp`."""
+        ...
+
+
+class Refusal(Enum):
+    """Why nobody has logged in; the session answers with the response code of RFC 5530."""
+
+    CREDENTIALS = "[AUTHENTICATIONFAILED] Authentication failed."
+    AUTHORIZATION = "[AUTHORIZATIONFAILED] Authorization failed"
+    UNAVAILABLE = "[UNAVAILABLE] Temporary authentication failure."
+    DISABLED = "[CONTACTADMIN] Account is disabled."
+    EXPIRED = "[EXPIRED] Password expired."
+    INTERNAL = "[SERVERBUG] Internal error occurred. Refer to server log for more information."
+
+
+class ImapService(Protocol):
+    """The process as a session sees it."""
+
+    @property
+    def settings(self) -> ImapSettings: ...
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """For STARTTLS; None when TLS is off."""
+        ...
+
+    @property
+    def store(self) -> MailStore:
+        """The process's mailboxes; shared with LMTP and POP3."""
+        ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    async def authenticate(
+        self, credentials: Credentials, *, mechanism: str, peer: PeerAddress, local: PeerAddress, secured: bool
+    ) -> User | Refusal:
+        """Check credentials (`service=imap`) and look the user up. Delays after failures are the service's
+        business and happen in here; never raises for a wrong password."""
+        ...

@@ -1,0 +1,5 @@
+"""Maildir++ as Dovecot 2.3 keeps it: message files, `dovecot-uidlist`, `dovecot-keywords`, `subscriptions`."""
+
+from mailstack.storage.maildir.delivery import prepare_delivery
+
+__all__ = ["prepare_delivery"]

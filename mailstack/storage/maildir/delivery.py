@@ -1,0 +1,92 @@
+"""Delivery into a Maildir folder, ready for group commit.
+
+Messages lie on disk with LF line ends, as Postfix, Dovecot and every Maildir program write them; the CRLF of
+the wire comes back when a message is sent. Raises `OSError` when the folders cannot be made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from mailstack.storage.durable import Publication, fsync_directory
+from mailstack.storage.maildir.names import suffix_of, unique_name
+
+_prepared: set[str] = set()
+_PREPARED_LIMIT = 10_000
+SUBDIRECTORIES = ("cur", "new", "tmp")
+
+
+def make_folder(folder: str) -> None:
+    """Make `cur`, `new` and `tmp` below `folder`, and the way to it; entries are flushed. Raises `OSError`."""
+    missing = [name for name in SUBDIRECTORIES if not os.path.isdir(f"{folder}/{name}")]
+    if not missing:
+        return
+    made = []
+    parent = folder
+    while not os.path.isdir(parent):
+        made.append(parent)
+        parent = os.path.dirname(parent)
+    for path in [*reversed(made), *(f"{folder}/{name}" for name in missing)]:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+    for path in {folder, *(os.path.dirname(path) for path in made)}:
+        fsync_directory(path)
+
+
+def local_form(data: Sequence[bytes | memoryview]) -> tuple[list[bytes], int, int]:
+    """A message's parts with LF line ends, its size on disk, and its size with CRLF, both in octets.
+
+    CRLF becomes LF, also where a part ends between the two; a CR or LF alone stays as it is.
+    """
+    parts: list[bytes] = []
+    size = lines = 0
+    held = b""
+    for piece in data:
+        part = bytes(piece)
+        if held:
+            part = held + part
+            held = b""
+        if part.endswith(b"\r"):
+            whole = part
+            part = whole.rstrip(b"\r")
+            held = whole[len(part) :]
+        if b"\r" in part:
+            part = part.replace(b"\r\n", b"\n")
+        if part:
+            parts.append(part)
+            size += len(part)
+            lines += part.count(b"\n")
+    if held:
+        parts.append(held)
+        size += len(held)
+    return parts, size, virtual_size(parts, size, lines)
+
+
+def virtual_size(parts: Sequence[bytes], size: int, lines: int) -> int:
+    """Octets when each LF that has no CR before it is sent as CRLF."""
+    already = sum(part.count(b"\r\n") for part in parts)
+    return size + lines - already
+
+
+def prepare_delivery(
+    root: str, data: Sequence[bytes | memoryview], now: float, hostname: str, *, flags: int | None = None
+) -> Publication:
+    """What to publish so that the message lies in `root/new/` (with `flags`: in `root/cur/` with those flags).
+
+    `root` is a Maildir folder (the account's root is its INBOX); missing folders are made. `data` is the
+    message as it came over the wire or with LF line ends. Raises `OSError`.
+    """
+    if root not in _prepared:
+        make_folder(root)
+        if len(_prepared) >= _PREPARED_LIMIT:
+            _prepared.clear()
+        _prepared.add(root)
+    elif not os.path.isdir(f"{root}/tmp"):
+        make_folder(root)
+    parts, size, wire_size = local_form(data)
+    name = unique_name(now, hostname, size, wire_size)
+    final = f"{root}/new/{name}" if flags is None else f"{root}/cur/{name}{suffix_of(flags)}"
+    return Publication(f"{root}/tmp/{name}", final, parts)
