@@ -1,0 +1,388 @@
+"""The parameter table: every main.cf parameter that this MTA knows, typed, with Postfix 3.7's default.
+
+One table drives reading (`config.postfix`), checking of `mta.postfix:` keys (`spec`), rendering and the
+manual. It is data: it imports no other room. A parameter is *honoured* when some daemon of ours acts on it
+(`used_by`); the rest is here because a real Postfix needs it in the rendered file (paths of its own
+installation, say), and means nothing to us. A name that is not in this table is unknown: the servers warn
+about it at start and the spec refuses it.
+
+Defaults are in main.cf's own language, `$name` references included, exactly as `postconf -d` prints them; the
+four that Postfix computes from the machine (myhostname, mydomain, mynetworks, mail_version) say so.
+Standards: postconf(5) of Postfix 3.7.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Kind(Enum):
+    """What a parameter's value is; `parse_time` and friends below say how each is written."""
+
+    STR = "str"
+    BOOL = "bool"
+    INT = "int"
+    SIZE = "size"
+    """Octets, a plain decimal number; where `low` is 0, zero means no limit."""
+    TIME = "time"
+    """A number with an optional unit s, m, h, d or w; without one, `unit` counts."""
+    LIST = "list"
+    """Words separated by commas and white space; `{ … }` keeps white space together."""
+    ENUM = "enum"
+
+
+class Parameter(NamedTuple):
+    """One main.cf parameter."""
+
+    name: str
+    kind: Kind
+    default: str
+    used_by: tuple[str, ...]
+    doc: str
+    low: int | None = None
+    high: int | None = None
+    choices: tuple[str, ...] = ()
+    unit: str = "s"
+
+    @property
+    def honoured(self) -> bool:
+        """Whether some daemon of ours acts on it."""
+        return bool(self.used_by)
+
+    def problem(self, value: str) -> str | None:
+        """Why `value` (already expanded) is not a legal value, or None when it is."""
+        match self.kind:
+            case Kind.BOOL:
+                return None if value in ("yes", "no") else f"expected yes or no, not {value!r}"
+            case Kind.ENUM:
+                if value in self.choices:
+                    return None
+                return f"expected one of {', '.join(c or '(empty)' for c in self.choices)}, not {value!r}"
+            case Kind.INT | Kind.SIZE:
+                if not _INTEGER.match(value):
+                    return f"expected a number, not {value!r}"
+                return self._bounds(float(value))
+            case Kind.TIME:
+                seconds = parse_time(value, self.unit)
+                if seconds is None:
+                    return f"expected a time such as 30s, 5m, 4h, 1d or 2w, not {value!r}"
+                return self._bounds(seconds)
+            case _:
+                return None
+
+    def _bounds(self, number: float) -> str | None:
+        if self.low is not None and number < self.low:
+            return f"must be at least {self.low}"
+        if self.high is not None and number > self.high:
+            return f"must be at most {self.high}"
+        return None
+
+
+_INTEGER = re.compile(r"-?\d{1,18}\Z")
+_TIME = re.compile(r"(\d{1,9})([smhdw]?)\Z")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_time(value: str, unit: str = "s") -> float | None:
+    """Seconds of a main.cf time value (`300s`, `5d`; a bare number counts in `unit`), or None."""
+    found = _TIME.match(value)
+    if found is None:
+        return None
+    return float(int(found[1]) * _SECONDS[found[2] or unit])
+
+
+_LEVELS = ("", "none", "may", "encrypt")
+_CLIENT_LEVELS = ("", "none", "may", "encrypt", "verify", "secure")
+_P = Parameter
+_S, _B, _I, _Z, _T, _L, _E = Kind.STR, Kind.BOOL, Kind.INT, Kind.SIZE, Kind.TIME, Kind.LIST, Kind.ENUM
+
+_EVERY = ("master", "smtpd", "cleanup", "qmgr", "local", "virtual", "lmtp", "smtp", "bounce")
+_SMTPD = ("smtpd",)
+_CLEANUP = ("cleanup",)
+_REWRITE = ("smtpd", "cleanup", "qmgr")
+_QMGR = ("qmgr",)
+_LOCAL = ("local",)
+_VIRTUAL = ("virtual",)
+_LMTP = ("lmtp",)
+_SMTP = ("smtp",)
+_BOUNCE = ("bounce",)
+_NOBODY: tuple[str, ...] = ()
+_RESTRICTIONS = "in the order given, first match wins"
+
+_TABLE: tuple[Parameter, ...] = (
+    # ---- who we are
+    _P("compatibility_level", _S, "0", _EVERY, "the release whose defaults apply (${… <level …})"),
+    _P("myhostname", _S, "", _EVERY, "this host's full name; default: the system's, with .localdomain"),
+    _P("mydomain", _S, "", _EVERY, "the mail domain; default: $myhostname without its first label"),
+    _P("myorigin", _S, "$myhostname", _REWRITE, "the domain added to an address that has none"),
+    _P("mydestination", _L, "$myhostname, localhost.$mydomain, localhost", _REWRITE,
+       "domains that $local_transport delivers"),
+    _P("mynetworks", _L, "127.0.0.0/8 [::1]/128", _SMTPD,
+       "clients that permit_mynetworks trusts; Postfix computes the default from its interfaces"),
+    _P("inet_interfaces", _L, "all", ("master", "smtp"), "addresses to bind: all, loopback-only or a list"),
+    _P("inet_protocols", _L, "all", ("master", "smtp"), "all, ipv4, ipv6"),
+    _P("proxy_interfaces", _L, "", _REWRITE, "addresses at which a proxy or translator reaches us"),
+    _P("mail_name", _S, "Postfix", _EVERY, "the name in banners and Received: headers"),
+    _P("mail_version", _S, "3.7.11", _EVERY, "the release whose behaviour this is; computed in Postfix"),
+    _P("syslog_name", _S, "${multi_instance_name?{$multi_instance_name}:{postfix}}", _EVERY,
+       "what log lines have before /daemon"),
+    _P("multi_instance_name", _S, "", _EVERY, "an instance's name, for $syslog_name"),
+    _P("queue_directory", _S, "/var/spool/postfix", _EVERY, "the mail queue's folder"),
+    _P("process_id_directory", _S, "pid", ("master",), "lock files, below $queue_directory"),
+    _P("default_process_limit", _I, "100", ("master",), "maxproc where master.cf says -", 1),
+    _P("service_throttle_time", _T, "60s", ("master",), "the longest wait before a child is replaced", 1),
+    # ---- reception
+    _P("smtpd_banner", _S, "$myhostname ESMTP $mail_name", _SMTPD, "the text after 220"),
+    _P("smtpd_helo_required", _B, "no", _SMTPD, "refuse MAIL before HELO"),
+    _P("smtpd_delay_reject", _B, "yes", _SMTPD, "client, helo and sender restrictions count at RCPT TO"),
+    _P("smtpd_client_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_helo_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_sender_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_relay_restrictions", _L,
+       "${{$compatibility_level} <level {1} ? {} : {permit_mynetworks, permit_sasl_authenticated, "
+       "defer_unauth_destination}}", _SMTPD, "who may relay; " + _RESTRICTIONS),
+    _P("smtpd_recipient_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_relay_before_recipient_restrictions", _B,
+       "${{$compatibility_level} <level {3.6} ? {no} : {yes}}", _SMTPD, "which of the two lists is first"),
+    _P("smtpd_data_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_end_of_data_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_etrn_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_reject_unlisted_recipient", _B, "yes", _SMTPD, "refuse recipients that no table knows"),
+    _P("smtpd_reject_unlisted_sender", _B, "no", _SMTPD, "refuse senders that no table knows"),
+    _P("smtpd_recipient_limit", _I, "1000", _SMTPD, "recipients of one message", 1),
+    _P("smtpd_recipient_overshoot_limit", _I, "1000", _SMTPD,
+       "recipients over the limit before each counts as an error", 1),
+    _P("smtpd_error_sleep_time", _T, "1s", _SMTPD, "pause before an error reply, after the soft limit"),
+    _P("smtpd_soft_error_limit", _I, "10", _SMTPD, "errors before replies are slowed down", 1),
+    _P("smtpd_hard_error_limit", _I, "${stress?{1}:{20}}", _SMTPD, "errors before we hang up", 1),
+    _P("smtpd_junk_command_limit", _I, "${stress?{1}:{100}}", _SMTPD,
+       "NOOP, VRFY, ETRN and RSET before they count as errors", 1),
+    _P("smtpd_timeout", _T, "${stress?{10}:{300}}s", _SMTPD, "silence before we hang up", 1),
+    _P("smtpd_starttls_timeout", _T, "${stress?{10}:{300}}s", _SMTPD, "the TLS handshake's deadline", 1),
+    _P("stress", _S, "", _SMTPD, "set under overload, for ${stress?…}"),
+    _P("line_length_limit", _I, "2048", _SMTPD, "octets of a command line", 512),
+    _P("message_size_limit", _Z, "10240000", ("smtpd", "cleanup"), "octets of a message", 0),
+    _P("queue_minfree", _Z, "0", _SMTPD, "free octets that the queue's file system must keep", 0),
+    _P("disable_vrfy_command", _B, "no", _SMTPD, "answer VRFY with 502"),
+    _P("strict_rfc821_envelopes", _B, "no", _SMTPD, "refuse addresses without <> and with comments"),
+    _P("smtpd_client_connection_count_limit", _I, "50", _SMTPD, "sessions of one client at once", 0),
+    _P("smtpd_client_event_limit_exceptions", _L,
+       "${smtpd_client_connection_limit_exceptions:$mynetworks}", _SMTPD, "clients without such limits"),
+    _P("smtpd_peername_lookup", _B, "yes", _SMTPD, "look up the client's name"),
+    _P("smtpd_discard_ehlo_keywords", _L, "", _SMTPD, "extensions that EHLO does not name"),
+    _P("smtpd_forbid_bare_newline", _B, "no", _SMTPD, "refuse a bare LF (message smuggling)"),
+    _P("smtpd_forbid_bare_newline_exclusions", _L, "$mynetworks", _SMTPD, "clients that may send one"),
+    _P("smtpd_forbid_bare_newline_reject_code", _I, "550", _SMTPD, "the reply code for it", 421, 599),
+    _P("smtpd_forbid_unauth_pipelining", _B, "no", _SMTPD, "hang up on pipelining out of turn"),
+    _P("smtputf8_enable", _B, "${{$compatibility_level} <level {1} ? {no} : {yes}}", _SMTPD, "SMTPUTF8"),
+    _P("strict_smtputf8", _B, "no", _SMTPD, "UTF-8 in an envelope only after SMTPUTF8"),
+    _P("access_map_reject_code", _I, "554", _SMTPD, "reply code of REJECT", 400, 599),
+    _P("access_map_defer_code", _I, "450", _SMTPD, "reply code of DEFER", 400, 499),
+    _P("reject_code", _I, "554", _SMTPD, "reply code of reject", 400, 599),
+    _P("defer_code", _I, "450", _SMTPD, "reply code of defer", 400, 599),
+    _P("relay_domains_reject_code", _I, "554", _SMTPD, "reply code of relay access denied", 400, 599),
+    _P("invalid_hostname_reject_code", _I, "501", _SMTPD, "for reject_invalid_helo_hostname", 400, 599),
+    _P("non_fqdn_reject_code", _I, "504", _SMTPD, "for the reject_non_fqdn_… words", 400, 599),
+    _P("unknown_address_reject_code", _I, "450", _SMTPD, "for reject_unknown_…_domain", 400, 599),
+    _P("unknown_client_reject_code", _I, "450", _SMTPD, "for reject_unknown_client_hostname", 400, 599),
+    _P("unknown_hostname_reject_code", _I, "450", _SMTPD, "for reject_unknown_helo_hostname", 400, 599),
+    _P("unknown_local_recipient_reject_code", _I, "550", _SMTPD, "unknown user in $mydestination", 400, 599),
+    _P("unknown_relay_recipient_reject_code", _I, "550", _SMTPD, "unknown user in $relay_domains", 400, 599),
+    _P("unknown_virtual_alias_reject_code", _I, "550", _SMTPD, "… in $virtual_alias_domains", 400, 599),
+    _P("unknown_virtual_mailbox_reject_code", _I, "550", _SMTPD, "… in $virtual_mailbox_domains", 400, 599),
+    _P("multi_recipient_bounce_reject_code", _I, "550", _SMTPD, "reject_multi_recipient_bounce", 400, 599),
+    _P("plaintext_reject_code", _I, "450", _SMTPD, "for reject_plaintext_session", 400, 599),
+    _P("show_user_unknown_table_name", _B, "yes", _SMTPD, "'in … recipient table' in the reply"),
+    # ---- SASL and TLS at reception
+    _P("smtpd_sasl_auth_enable", _B, "no", _SMTPD, "offer AUTH"),
+    _P("smtpd_sasl_type", _E, "cyrus", _SMTPD, "how passwords are checked", choices=("cyrus", "dovecot")),
+    _P("smtpd_sasl_path", _S, "smtpd", _SMTPD, "dovecot: the socket; cyrus: the name of NAME.conf"),
+    _P("cyrus_sasl_config_path", _S, "", _SMTPD, "the folder of that file"),
+    _P("smtpd_sasl_security_options", _L, "noanonymous", _SMTPD, "mechanisms that are not offered"),
+    _P("smtpd_sasl_tls_security_options", _L, "$smtpd_sasl_security_options", _SMTPD, "the same inside TLS"),
+    _P("smtpd_sasl_local_domain", _S, "", _SMTPD, "the realm"),
+    _P("smtpd_sasl_authenticated_header", _B, "no", _SMTPD, "the login name in Received:"),
+    _P("smtpd_sasl_exceptions_networks", _L, "", _SMTPD, "clients that are not offered AUTH"),
+    _P("smtpd_sasl_response_limit", _I, "12288", _SMTPD, "octets of a client's SASL response", 1024),
+    _P("smtpd_sasl_service", _S, "smtp", _SMTPD, "the service name given to the authentication server"),
+    _P("smtpd_sender_login_maps", _L, "", _SMTPD, "who may use which sender address"),
+    _P("broken_sasl_auth_clients", _B, "no", _SMTPD, "also offer AUTH= for old clients"),
+    _P("smtpd_tls_security_level", _E, "", _SMTPD, "offered (may) or demanded (encrypt)", choices=_LEVELS),
+    _P("smtpd_tls_wrappermode", _B, "no", _SMTPD, "TLS from the first octet (port 465)"),
+    _P("smtpd_tls_auth_only", _B, "no", _SMTPD, "AUTH only inside TLS"),
+    _P("smtpd_tls_cert_file", _S, "", _SMTPD, "certificate chain, PEM"),
+    _P("smtpd_tls_key_file", _S, "$smtpd_tls_cert_file", _SMTPD, "private key, PEM"),
+    _P("smtpd_tls_received_header", _B, "no", _SMTPD, "TLS details in Received:"),
+    _P("smtpd_tls_loglevel", _I, "0", _SMTPD, "1: a log line per TLS session", 0, 4),
+    # ---- addresses and cleanup
+    _P("relay_domains", _L, "${{$compatibility_level} <level {2} ? {$mydestination} : {}}", _REWRITE,
+       "domains that $relay_transport delivers"),
+    _P("relay_recipient_maps", _L, "", _SMTPD, "known recipients of $relay_domains; empty: all"),
+    _P("local_recipient_maps", _L, "proxy:unix:passwd.byname $alias_maps", _SMTPD,
+       "known recipients of $mydestination; empty: all"),
+    _P("virtual_alias_maps", _L, "$virtual_maps", ("smtpd", "cleanup"), "address to addresses, every domain"),
+    _P("virtual_alias_domains", _L, "$virtual_alias_maps", _REWRITE, "domains that have aliases only"),
+    _P("virtual_alias_expansion_limit", _I, "1000", _CLEANUP, "addresses that one alias may become", 1),
+    _P("virtual_alias_recursion_limit", _I, "1000", _CLEANUP, "depth of aliases of aliases", 1),
+    _P("virtual_alias_address_length_limit", _I, "1000", _CLEANUP, "octets of an address made by them", 1),
+    _P("virtual_mailbox_domains", _L, "$virtual_mailbox_maps", _REWRITE,
+       "domains that $virtual_transport delivers"),
+    _P("virtual_mailbox_maps", _L, "", ("smtpd", "virtual"), "mailbox path of an address"),
+    _P("virtual_mailbox_base", _S, "", _VIRTUAL, "what those paths are below"),
+    _P("virtual_transport", _S, "virtual", _QMGR, "transport[:nexthop] of $virtual_mailbox_domains"),
+    _P("local_transport", _S, "local:$myhostname", _QMGR, "transport[:nexthop] of $mydestination"),
+    _P("relay_transport", _S, "relay", _QMGR, "transport[:nexthop] of $relay_domains"),
+    _P("default_transport", _S, "smtp", _QMGR, "transport[:nexthop] of everything else"),
+    _P("transport_maps", _L, "", _QMGR, "address or domain to transport:nexthop"),
+    _P("relayhost", _S, "", _QMGR, "where everything that is not ours goes"),
+    _P("relocated_maps", _L, "", ("smtpd", "qmgr"), "users that have moved, and where to"),
+    _P("recipient_delimiter", _S, "", _REWRITE, "what separates user and extension (user+ext)"),
+    _P("propagate_unmatched_extensions", _L, "canonical, virtual", _CLEANUP,
+       "tables whose results keep the extension"),
+    _P("append_at_myorigin", _B, "yes", _REWRITE, "complete user to user@$myorigin"),
+    _P("append_dot_mydomain", _B, "${{$compatibility_level} <level {1} ? {yes} : {no}}", _REWRITE,
+       "complete user@host to user@host.$mydomain"),
+    _P("swap_bangpath", _B, "yes", _REWRITE, "site!user is user@site"),
+    _P("allow_percent_hack", _B, "yes", _REWRITE, "user%domain is user@domain"),
+    _P("resolve_dequoted_address", _B, "yes", _REWRITE, "an @ inside quotes counts too"),
+    _P("local_header_rewrite_clients", _L, "permit_inet_interfaces", _CLEANUP,
+       "clients whose headers are completed"),
+    _P("remote_header_rewrite_domain", _S, "", _CLEANUP, "completes headers of other clients; empty: never"),
+    _P("always_add_missing_headers", _B, "no", _CLEANUP, "From, Date, Message-ID for every client"),
+    _P("always_bcc", _S, "", _CLEANUP, "an address that gets a copy of everything"),
+    _P("undisclosed_recipients_header", _S, "", _CLEANUP, "the To: of a message without recipient headers"),
+    _P("hopcount_limit", _I, "50", _CLEANUP, "Received: headers before a message loops", 1),
+    _P("header_size_limit", _Z, "102400", _CLEANUP, "octets of one header", 1),
+    _P("message_drop_headers", _L, "bcc, content-length, resent-bcc, return-path", _CLEANUP,
+       "headers that are removed"),
+    _P("enable_original_recipient", _B, "yes", _CLEANUP, "keep orig_to and X-Original-To"),
+    _P("duplicate_filter_limit", _I, "1000", ("cleanup", "local"), "addresses remembered against repeats", 0),
+    _P("enable_long_queue_ids", _B, "no", ("smtpd", "bounce"), "queue ids that never repeat"),
+    _P("parent_domain_matches_subdomains", _L,
+       "debug_peer_list,fast_flush_domains,mynetworks,permit_mx_backup_networks,qmqpd_authorized_clients,"
+       "relay_domains,smtpd_access_maps", _REWRITE, "lists in which a domain stands for what is below it"),
+    # ---- queue
+    _P("hash_queue_depth", _I, "1", _QMGR, "levels of folders in the hashed queues", 1, 3),
+    _P("qmgr_message_active_limit", _I, "20000", _QMGR, "messages in the active queue", 1),
+    _P("qmgr_message_recipient_limit", _I, "20000", _QMGR, "recipients held in memory", 1),
+    _P("queue_run_delay", _T, "300s", _QMGR, "between two scans of the deferred queue", 1),
+    _P("minimal_backoff_time", _T, "300s", _QMGR, "the first delay of a deferred message", 1),
+    _P("maximal_backoff_time", _T, "4000s", _QMGR, "the longest delay; each is twice the one before", 1),
+    _P("maximal_queue_lifetime", _T, "5d", _QMGR, "age at which a message is returned", 0, unit="d"),
+    _P("bounce_queue_lifetime", _T, "5d", _QMGR, "the same for messages from <>", 0, unit="d"),
+    _P("default_destination_concurrency_limit", _I, "20", _QMGR, "deliveries to one destination at once", 0),
+    _P("default_destination_recipient_limit", _I, "50", _QMGR, "recipients of one delivery", 0),
+    _P("local_destination_concurrency_limit", _I, "2", _QMGR, "the same for one local user", 0),
+    _P("local_destination_recipient_limit", _I, "1", _QMGR, "recipients of one delivery", 0),
+    _P("transport_retry_time", _T, "60s", _QMGR, "how long a transport that fails is left alone", 1),
+    _P("defer_transports", _L, "", _QMGR, "transports that deliver only on flush"),
+    _P("soft_bounce", _B, "no", ("smtpd", "qmgr"), "5xx becomes 4xx: nothing is lost while testing"),
+    _P("delay_logging_resolution_limit", _I, "2", _QMGR, "digits after the point in delays=", 0, 6),
+    # ---- delivery
+    _P("alias_maps", _L, "hash:/etc/aliases, nis:mail.aliases", _LOCAL, "aliases(5) tables of local"),
+    _P("alias_database", _L, "hash:/etc/aliases", _NOBODY, "what newaliases builds"),
+    _P("mailbox_transport", _S, "", _LOCAL, "transport:nexthop that delivers every local user's mail"),
+    _P("home_mailbox", _S, "", _LOCAL, "mailbox below a user's home; one that ends in / is a Maildir"),
+    _P("luser_relay", _S, "", _LOCAL, "where mail for unknown local users goes"),
+    _P("owner_request_special", _B, "yes", _LOCAL, "owner-list gets the errors of list"),
+    _P("expand_owner_alias", _B, "no", _LOCAL, "the owner alias's own expansion is the sender"),
+    _P("virtual_mailbox_limit", _Z, "51200000", _VIRTUAL, "octets of one message in a Maildir", 0),
+    _P("lmtp_tcp_port", _S, "24", _LMTP, "the port where a nexthop names none"),
+    _P("lmtp_lhlo_name", _S, "$myhostname", _LMTP, "our name in LHLO"),
+    _P("lmtp_destination_concurrency_limit", _I, "$default_destination_concurrency_limit", _QMGR,
+       "deliveries to one destination at once", 0),
+    _P("lmtp_destination_recipient_limit", _I, "$default_destination_recipient_limit", _QMGR,
+       "recipients of one delivery", 0),
+    _P("lmtp_connect_timeout", _T, "0s", _LMTP, "the connection's deadline; 0: the system's"),
+    _P("lmtp_lhlo_timeout", _T, "300s", _LMTP, "the deadline of greeting and LHLO", 1),
+    _P("lmtp_mail_timeout", _T, "300s", _LMTP, "the deadline of MAIL FROM", 1),
+    _P("lmtp_rcpt_timeout", _T, "300s", _LMTP, "the deadline of RCPT TO", 1),
+    _P("lmtp_data_init_timeout", _T, "120s", _LMTP, "the deadline of DATA", 1),
+    _P("lmtp_data_xfer_timeout", _T, "180s", _LMTP, "silence while the content is sent", 1),
+    _P("lmtp_data_done_timeout", _T, "600s", _LMTP, "the deadline of the final reply", 1),
+    _P("lmtp_connection_cache_time_limit", _T, "2s", _LMTP, "how long an idle connection is kept", 1),
+    _P("lmtp_connection_reuse_time_limit", _T, "300s", _LMTP, "how long one connection is used at all", 1),
+    _P("smtp_tcp_port", _S, "smtp", _SMTP, "the port where a nexthop names none"),
+    _P("smtp_helo_name", _S, "$myhostname", _SMTP, "our name in EHLO"),
+    _P("smtp_destination_concurrency_limit", _I, "$default_destination_concurrency_limit", _QMGR,
+       "deliveries to one destination at once", 0),
+    _P("smtp_destination_recipient_limit", _I, "$default_destination_recipient_limit", _QMGR,
+       "recipients of one delivery", 0),
+    _P("relay_destination_concurrency_limit", _I, "$default_destination_concurrency_limit", _QMGR,
+       "deliveries to one destination at once", 0),
+    _P("relay_destination_recipient_limit", _I, "$default_destination_recipient_limit", _QMGR,
+       "recipients of one delivery", 0),
+    _P("virtual_destination_concurrency_limit", _I, "$default_destination_concurrency_limit", _QMGR,
+       "deliveries to one destination at once", 0),
+    _P("virtual_destination_recipient_limit", _I, "$default_destination_recipient_limit", _QMGR,
+       "recipients of one delivery", 0),
+    _P("smtp_connect_timeout", _T, "30s", _SMTP, "the connection's deadline; 0: the system's"),
+    _P("smtp_helo_timeout", _T, "300s", _SMTP, "the deadline of greeting and EHLO", 1),
+    _P("smtp_mail_timeout", _T, "300s", _SMTP, "the deadline of MAIL FROM", 1),
+    _P("smtp_rcpt_timeout", _T, "300s", _SMTP, "the deadline of RCPT TO", 1),
+    _P("smtp_data_init_timeout", _T, "120s", _SMTP, "the deadline of DATA", 1),
+    _P("smtp_data_xfer_timeout", _T, "180s", _SMTP, "silence while the content is sent", 1),
+    _P("smtp_data_done_timeout", _T, "600s", _SMTP, "the deadline of the final reply", 1),
+    _P("smtp_starttls_timeout", _T, "300s", _SMTP, "the TLS handshake's deadline", 1),
+    _P("smtp_connection_cache_time_limit", _T, "2s", _SMTP, "how long an idle connection is kept", 1),
+    _P("smtp_connection_reuse_time_limit", _T, "300s", _SMTP, "how long one connection is used at all", 1),
+    _P("smtp_mx_address_limit", _I, "5", _SMTP, "addresses of MX hosts that are tried; 0: all", 0),
+    _P("smtp_mx_session_limit", _I, "2", _SMTP, "sessions with them per delivery; 0: any number", 0),
+    _P("smtp_randomize_addresses", _B, "yes", _SMTP, "shuffle hosts of equal preference"),
+    _P("smtp_address_preference", _E, "any", _SMTP, "which family first", choices=("any", "ipv4", "ipv6")),
+    _P("smtp_bind_address", _S, "", _SMTP, "the address that connections come from"),
+    _P("smtp_fallback_relay", _L, "$fallback_relay", _SMTP, "hosts to try when no MX host can be reached"),
+    _P("smtp_skip_5xx_greeting", _B, "yes", _SMTP, "a 5xx greeting means: try the next host"),
+    _P("smtp_tls_security_level", _E, "", _SMTP, "TLS as the client", choices=_CLIENT_LEVELS),
+    _P("smtp_tls_CAfile", _S, "", _SMTP, "authorities that verify and secure trust, PEM"),
+    _P("smtp_tls_loglevel", _I, "0", _SMTP, "1: a log line per TLS session", 0, 4),
+    # ---- bounces
+    _P("bounce_size_limit", _Z, "50000", _BOUNCE, "octets of the original that a bounce returns", 1),
+    _P("double_bounce_sender", _S, "double-bounce", _BOUNCE, "the sender whose bounces go nowhere"),
+    _P("notify_classes", _L, "resource, software", _BOUNCE, "2bounce: double bounces reach the postmaster"),
+    _P("2bounce_notice_recipient", _S, "postmaster", _BOUNCE, "where they go"),
+    _P("empty_address_recipient", _S, "MAILER-DAEMON", _BOUNCE, "the name for <> in headers"),
+    # ---- for a real Postfix only
+    _P("command_directory", _S, "/usr/sbin", _NOBODY, "Postfix's commands"),
+    _P("daemon_directory", _S, "/usr/lib/postfix/sbin", _NOBODY, "Postfix's daemons"),
+    _P("data_directory", _S, "/var/lib/postfix", _NOBODY, "Postfix's caches"),
+    _P("meta_directory", _S, "/etc/postfix", _NOBODY, "Postfix's non-executable files"),
+    _P("shlib_directory", _S, "/usr/lib/postfix", _NOBODY, "Postfix's libraries"),
+    _P("mail_owner", _S, "postfix", _NOBODY, "Postfix's account"),
+    _P("setgid_group", _S, "postdrop", _NOBODY, "Postfix's submission group"),
+    _P("maillog_file", _S, "", _NOBODY, "postlogd's file; we log to standard error"),
+    _P("biff", _B, "yes", _NOBODY, "tell comsat of new mail"),
+    _P("readme_directory", _S, "/usr/share/doc/postfix", _NOBODY, "Postfix's own manual"),
+    _P("html_directory", _S, "/usr/share/doc/postfix/html", _NOBODY, "the same as HTML"),
+    _P("virtual_uid_maps", _L, "", _NOBODY, "the account that a mailbox belongs to"),
+    _P("virtual_gid_maps", _L, "", _NOBODY, "the group that a mailbox belongs to"),
+    _P("virtual_minimum_uid", _I, "100", _NOBODY, "the lowest account that virtual may use", 1),
+)  # fmt: skip
+
+PARAMETERS = MappingProxyType({parameter.name: parameter for parameter in _TABLE})
+"""Every parameter we know, by name."""
+
+HONOURED = frozenset(parameter.name for parameter in _TABLE if parameter.honoured)
+"""Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
+
+_PER_TRANSPORT = {
+    "_destination_concurrency_limit": (
+        "$default_destination_concurrency_limit",
+        "deliveries to one destination at once",
+    ),
+    "_destination_recipient_limit": ("$default_destination_recipient_limit", "recipients of one delivery"),
+}
+
+
+def parameter(name: str, transports: frozenset[str] = frozenset()) -> Parameter | None:
+    """The parameter `name`, also `TRANSPORT_destination_…` of a transport named in master.cf, or None."""
+    known = PARAMETERS.get(name)
+    if known is not None:
+        return known
+    for suffix, (default, doc) in _PER_TRANSPORT.items():
+        if name.endswith(suffix) and name.removesuffix(suffix) in transports:
+            return Parameter(name, Kind.INT, default, _QMGR, doc, 0)
+    return None
