@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.stack import Stack
+from benchmarks.stack import Stack, bench_spec
 
 
 def pss(pid: int) -> int:
@@ -46,7 +46,10 @@ def process_runtime(rounds: int) -> None:
     times = []
     memory: dict[str, int] = {}
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="ms-bench-") as folder, Stack(Path(folder), ["u0"]) as stack:
+        with (
+            tempfile.TemporaryDirectory(prefix="ms-bench-") as folder,
+            Stack(Path(folder), bench_spec(["u0"])) as stack,
+        ):
             times.append(stack.seconds)
             time.sleep(1.0)
             memory = memory_of(stack.processes())
@@ -91,7 +94,7 @@ def docker_runtime(rounds: int) -> None:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="mailstack-bench-") as folder:
             floor = bare_containers(image)
-            with Stack(Path(folder), ["u0"], runtime="docker") as stack:
+            with Stack(Path(folder), bench_spec(["u0"]), runtime="docker") as stack:
                 pairs.append((stack.seconds, floor))
     ratio = statistics.median(a / b for a, b in pairs)
     ours, floor = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import real
-from benchmarks.stack import Stack
+from benchmarks.stack import Stack, bench_spec
 
 SIZE = 4096
 USERS = [f"u{number}" for number in range(8)]
@@ -67,10 +67,13 @@ def compare(messages: int, sessions: int, rounds: int) -> list[tuple[float, floa
     pairs = []
     with tempfile.TemporaryDirectory(prefix="mailstack-bench-") as folder:
         root = Path(folder)
-        with Stack(root / "ours", users) as ours, real.Postfix(root / "postfix", users) as postfix:
-            port = int(ours.env["MAILSTACK_SMTP_PORT"])
+        with (
+            Stack(root / "ours", bench_spec(users)) as ours,
+            real.Postfix(root / "postfix", users) as postfix,
+        ):
+            maildirs = [ours.maildir(f"{user}@bench.test") for user in users]
             sides: list[Callable[[int], float]] = [
-                lambda n: run(port, ours.maildirs(), n, sessions),
+                lambda n: run(ours.port("smtp"), maildirs, n, sessions),
                 lambda n: run(postfix.port, postfix.maildirs(), n, sessions),
             ]
             for side in sides:

@@ -1,4 +1,4 @@
-"""A stack of ours for a measurement: brought up through the command line, as a user would."""
+"""A running stack for tests and measurements: brought up through the command line, as a user would."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 SPEC = """\
-project: {project}
 domains:
   bench.test:
     users:
@@ -19,52 +19,84 @@ domains:
 """
 
 
+def bench_spec(users: list[str]) -> str:
+    """The spec of one domain, `bench.test`, whose users all have the password `secret`."""
+    return SPEC.format(users="\n".join(f"      {user}: {{password: secret}}" for user in users))
+
+
 class Stack:
     """`mailstack up` on entry, `mailstack down --volumes` on exit; `seconds` is how long `up` took."""
 
-    def __init__(self, root: Path, users: list[str], *, runtime: str = "process", extra: str = "") -> None:
+    def __init__(
+        self, root: Path, spec: str, *, runtime: str = "process", project: str | None = None
+    ) -> None:
         self.root = root
         self.runtime = runtime
-        self.users = users
+        self.project = project or f"bench-{os.getpid()}"
         root.mkdir(parents=True, exist_ok=True)
         self.spec = root / "mailstack.yaml"
-        lines = "\n".join(f"      {user}: {{password: secret}}" for user in users)
-        self.spec.write_text(SPEC.format(project=f"bench-{os.getpid()}", users=lines) + extra)
-        self.environment = {**os.environ, "XDG_STATE_HOME": str(root / "state"), "MAILSTACK_RUNTIME": runtime}
+        self.spec.write_text(spec)
+        self.environment = {
+            **os.environ,
+            "XDG_STATE_HOME": str(root / "state"),
+            "MAILSTACK_RUNTIME": runtime,
+            "MAILSTACK_PROJECT": self.project,
+        }
         self.seconds = 0.0
         self.env: dict[str, str] = {}
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run one command against the stack."""
+    def cli(
+        self, *arguments: str, check: bool = False, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one command against the stack; with `check`, raise `RuntimeError` when it fails."""
         command = [sys.executable, "-m", "mailstack.cli", "-f", str(self.spec), *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout
+        )
+        if check and result.returncode != 0:
+            raise RuntimeError(f"{arguments}: exit {result.returncode}: {result.stdout}{result.stderr}")
+        return result
+
+    def json(self, *arguments: str) -> Any:
+        """The `data` of one command's JSON answer."""
+        return json.loads(self.cli("-o", "json", *arguments, check=True).stdout)["data"]
 
     def __enter__(self) -> Stack:
         started = time.perf_counter()
-        result = self.cli("-o", "json", "up")
+        answer = self.json("up")
         self.seconds = time.perf_counter() - started
-        if result.returncode != 0:
-            raise RuntimeError(f"up failed ({result.returncode}): {result.stdout}{result.stderr}")
-        self.env = json.loads(result.stdout)["data"]["env"]
+        self.env = answer["env"]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        result = self.cli("down", "--volumes")
-        if result.returncode != 0 and kind is None:
-            raise RuntimeError(f"down failed: {result.stdout}{result.stderr}")
+        self.cli("down", "--volumes", check=kind is None)
+
+    def port(self, service: str) -> int:
+        """The published port of `smtp`, `imaps`, `dns` …"""
+        return int(self.env[f"MAILSTACK_{service.upper()}_PORT"])
+
+    @property
+    def host(self) -> str:
+        return self.env["MAILSTACK_HOST"]
+
+    @property
+    def ca_file(self) -> str:
+        return self.env["MAILSTACK_CA_FILE"]
 
     @property
     def state(self) -> Path:
         """The project's state folder."""
-        return Path(self.environment["XDG_STATE_HOME"]) / "mailstack" / f"bench-{os.getpid()}"
+        return Path(self.environment["XDG_STATE_HOME"]) / "mailstack" / self.project
 
-    def maildirs(self) -> list[Path]:
-        return [self.state / "mail" / "bench.test" / user for user in self.users]
+    def maildir(self, address: str) -> Path:
+        """Where a user's Maildir lies (process runtime)."""
+        user, _, domain = address.partition("@")
+        return self.state / "mail" / domain / user
 
     def processes(self) -> list[int]:
-        """Process ids of everything that runs for the stack: all whose environment or command names it."""
+        """Process ids of everything whose command line names the project's state folder."""
         found = []
         needle = str(self.state).encode()
         for entry in Path("/proc").iterdir():
