@@ -1,0 +1,36 @@
+#!/bin/sh
+# What `make up` does: a throwaway domain, a message through it, and how to go on. BIN is where mailstack lies.
+set -eu
+BIN=${BIN:-.venv/bin}
+mailstack() { "$BIN/mailstack" -f examples/minimal/mailstack.yaml -p tour "$@"; }
+bold() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+if [ ! -t 1 ] || [ -n "${NO_COLOR:-}" ]; then bold() { printf '\n%s\n' "$*"; }; fi
+
+bold "Starting a mail domain from examples/minimal/mailstack.yaml"
+mailstack up
+eval "$(mailstack env)"
+
+bold "Sending a message to $MAILSTACK_USER over submission (AUTH, TLS)"
+subject="It works: $(date '+%Y-%m-%d %H:%M:%S')"
+mailstack send --to "$MAILSTACK_USER" --subject "$subject" --body "This message went through an MTA, a queue and LMTP into a Maildir."
+
+bold "Waiting for it over IMAP"
+mailstack mail wait "$MAILSTACK_USER" --subject "$subject" --timeout 20s
+
+bold "Your mail domain is up"
+cat <<TEXT
+  SMTP         $MAILSTACK_HOST:$MAILSTACK_SMTP_PORT    submission $MAILSTACK_SUBMISSION_PORT (STARTTLS), $MAILSTACK_SUBMISSIONS_PORT (TLS)
+  IMAP         $MAILSTACK_HOST:$MAILSTACK_IMAP_PORT    with TLS $MAILSTACK_IMAPS_PORT
+  POP3         $MAILSTACK_HOST:$MAILSTACK_POP3_PORT    with TLS $MAILSTACK_POP3S_PORT
+  DNS          $MAILSTACK_HOST:$MAILSTACK_DNS_PORT
+  user         $MAILSTACK_USER
+  password     $MAILSTACK_PASSWORD
+  CA           $MAILSTACK_CA_FILE
+
+  $BIN/mailstack -p tour status                      what runs where
+  $BIN/mailstack -p tour mail ls $MAILSTACK_USER     what has arrived
+  $BIN/mailstack -p tour logs -f                     watch it work
+  eval "\$($BIN/mailstack -p tour env)"               the above as variables
+  $BIN/mailstack init                                a spec of your own, here
+  make down                                        stop and remove it
+TEXT
