@@ -1,0 +1,28 @@
+"""dovecot.conf as administrators write it, read into one frozen `DovecotConfig`.
+
+`load(directory)` reads `dovecot.conf` in a folder and what it includes, and `mailstack.toml` beside it for
+what Dovecot's own syntax has no word for (the saslauthd socket).
+"""
+
+from mailstack.config.dovecot.load import load
+from mailstack.config.dovecot.model import (
+    Database,
+    DovecotConfig,
+    InetListener,
+    Mailbox,
+    Saslauthd,
+    UnixListener,
+)
+from mailstack.config.dovecot.values import expand, user_variables
+
+__all__ = [
+    "Database",
+    "DovecotConfig",
+    "InetListener",
+    "Mailbox",
+    "Saslauthd",
+    "UnixListener",
+    "expand",
+    "load",
+    "user_variables",
+]

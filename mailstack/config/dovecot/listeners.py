@@ -1,0 +1,147 @@
+"""`service … { inet_listener … unix_listener … }`: which sockets the process opens.
+
+Listeners imap/imaps and pop3/pop3s exist on their standard ports unless the file says otherwise (port = 0
+switches one off). unix_listener sockets are opened where the file names them, and only there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mailstack.config.dovecot import values
+from mailstack.config.dovecot.model import InetListener, UnixListener
+from mailstack.config.dovecot.syntax import Origin, Section
+
+_SERVICE = {"imap-login": "imap", "pop3-login": "pop3", "lmtp": "lmtp", "auth": "auth"}
+_STANDARD = {
+    "imap": (("imap", 143, False), ("imaps", 993, True)),
+    "pop3": (("pop3", 110, False), ("pop3s", 995, True)),
+}
+_INET_KEYS = {"name", "address", "port", "ssl"}
+_IGNORED_INET_KEYS = {"reuse_port": ("no",), "haproxy": ("no",)}
+_NOT_CLIENT = ("login", "auth-login", "tokenlogin")
+
+Sockets = tuple[tuple[InetListener, ...], tuple[UnixListener, ...], list[str]]
+
+
+def read_listeners(
+    root: Section,
+    listen_at: Origin,
+    listen: tuple[str, ...],
+    base_dir: Path,
+    protocols: Iterable[str],
+    *,
+    tls: bool,
+) -> Sockets:
+    """All sockets of the wanted services, and warnings. Without `tls`, implicit-TLS listeners are left out.
+
+    Raises `ConfigError`.
+    """
+    for address in listen:
+        _check_address(address, listen_at)
+    wanted = {*protocols, "auth"}
+    inet: list[InetListener] = []
+    unix: list[UnixListener] = []
+    warnings: list[str] = []
+    named: dict[str, set[str]] = {service: set() for service in wanted}
+    for section in root.all("service"):
+        service = _SERVICE.get(section.name)
+        warnings += [
+            f"{setting.origin}: service {section.name} {{ {setting.key} has no effect"
+            for setting in section.settings.values()
+        ]
+        if service is None:
+            warnings += [
+                f"{part.origin}: service {section.name} {{ {part.type} {part.name} has no effect"
+                for part in section.sections
+                if part.settings
+            ]
+            continue
+        for part in section.sections:
+            if part.type == "inet_listener":
+                sockets = _inet(service, part, listen, warnings, tls=tls)
+                if service in wanted:
+                    named[service].add(part.name)
+                    inet += sockets
+            elif part.type == "unix_listener":
+                paths = _unix(service, part, base_dir, warnings)
+                if service in wanted:
+                    unix += paths
+            else:
+                warnings.append(f"{part.origin}: service {section.name} {{ {part.type} has no effect")
+    for service in sorted(wanted & set(_STANDARD)):
+        for name, port, ssl in _STANDARD[service]:
+            if name not in named[service] and (tls or not ssl):
+                inet += [InetListener(service, name, address, port, ssl) for address in listen]
+    return tuple(inet), tuple(unix), warnings
+
+
+def _inet(
+    service: str, section: Section, listen: tuple[str, ...], warnings: list[str], *, tls: bool
+) -> list[InetListener]:
+    standard = {name: (port, ssl) for name, port, ssl in _STANDARD.get(service, ())}
+    port, ssl = standard.get(section.name, (0, False))
+    addresses: tuple[str, ...] = ()
+    for setting in section.settings.values():
+        if setting.key == "port":
+            port = values.port(setting)
+        elif setting.key == "ssl":
+            ssl = values.boolean(setting)
+        elif setting.key == "address":
+            addresses = values.words(setting)
+            for address in addresses:
+                _check_address(address, setting.origin)
+        elif setting.key in _IGNORED_INET_KEYS:
+            if setting.text not in _IGNORED_INET_KEYS[setting.key]:
+                raise setting.origin.error(f"inet_listener {{ {setting.key} is not supported")
+        elif setting.key not in _INET_KEYS:
+            raise setting.origin.error(f"Unknown setting: inet_listener {{ {setting.key}")
+    if not port:
+        return []
+    if ssl and not tls:
+        warnings.append(f"{section.origin}: inet_listener {section.name} is off because ssl = no")
+        return []
+    return [InetListener(service, section.name, address, port, ssl) for address in addresses or listen]
+
+
+def _unix(service: str, section: Section, base_dir: Path, warnings: list[str]) -> list[UnixListener]:
+    path = Path(os.path.join(base_dir, section.name))
+    if service not in ("auth", "lmtp"):
+        warnings.append(f"{section.origin}: unix_listener {section.name} has no effect in this service")
+        return []
+    if service == "auth" and (path.name.endswith(("-userdb", "-master")) or path.name in _NOT_CLIENT):
+        # Dovecot tells by the name that this socket speaks to its own processes, which we do not have.
+        if section.settings:
+            warnings.append(
+                f"{section.origin}: unix_listener {section.name}: no such clients here; not opened"
+            )
+        return []
+    mode = 0o666 if service == "lmtp" else 0o600
+    owner = {"user": "", "group": ""}
+    for setting in section.settings.values():
+        if setting.key == "mode":
+            mode = values.mode(setting)
+        elif setting.key in owner:
+            owner[setting.key] = setting.content()
+        elif setting.key != "path":
+            raise setting.origin.error(f"Unknown setting: unix_listener {{ {setting.key}")
+    if not mode:
+        return []  # mode = 0 is Dovecot's way to switch a socket off
+    return [UnixListener(service, path, mode, owner["user"], owner["group"])]
+
+
+def _check_address(address: str, origin: Origin) -> None:
+    """`*`, `::`, or an address literal; names are not looked up at start."""
+    if address in ("*", "::", "[::]"):
+        return
+    import socket
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, address.strip("[]"))
+        except (OSError, ValueError):
+            continue
+        return
+    raise origin.error(f"Invalid address {address}")
