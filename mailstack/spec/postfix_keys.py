@@ -1,0 +1,133 @@
+"""`mta.postfix`: which main.cf parameters a spec may set, and to what.
+
+A parameter is accepted when the MTA acts on it. Those that the rest of the spec decides are refused with the
+key to use instead; a value must be of the parameter's type, on one line, and refer only to parameters that
+exist.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mailstack.postfix_parameters import HONOURED, PARAMETERS, Kind
+from mailstack.spec.fields import quoted
+from mailstack.spec.problems import nearest
+
+OWNED = {
+    "myhostname": "domains.<first domain>.hostname",
+    "mydomain": "the first key of domains",
+    "myorigin": "the first key of domains",
+    "mydestination": "domains",
+    "mynetworks": "mta.networks",
+    "inet_interfaces": "network.bind",
+    "inet_protocols": "network.bind",
+    "relay_domains": "mta.relay_domains",
+    "relayhost": "mta.relayhost",
+    "message_size_limit": "mta.message_size_limit",
+    "virtual_mailbox_limit": "mta.message_size_limit",
+    "minimal_backoff_time": "mta.queue.minimal_backoff",
+    "maximal_backoff_time": "mta.queue.maximal_backoff",
+    "maximal_queue_lifetime": "mta.queue.lifetime",
+    "qmgr_message_active_limit": "mta.queue.active_limit",
+    "smtpd_sasl_type": "sasl.backend",
+    "smtpd_sasl_path": "sasl.backend",
+    "cyrus_sasl_config_path": "sasl.backend",
+    "smtpd_tls_cert_file": "tls.cert",
+    "smtpd_tls_key_file": "tls.key",
+    "smtpd_tls_security_level": "tls.mode",
+    "smtpd_tls_auth_only": "mailbox.allow_plaintext_auth",
+    "mailbox_transport": "mailbox.delivery",
+    "virtual_transport": "mailbox.delivery",
+    "local_transport": "mailbox.delivery",
+    "virtual_mailbox_domains": "domains",
+    "virtual_mailbox_maps": "domains.<domain>.users",
+    "local_recipient_maps": "domains.<domain>.users",
+    "virtual_alias_maps": "domains.<domain>.aliases",
+    "virtual_alias_domains": "domains",
+    "alias_maps": "domains.<domain>.aliases",
+    "alias_database": "domains.<domain>.aliases",
+    "default_process_limit": "mta.workers",
+}
+"""Parameters that another key of the spec decides."""
+
+FIXED = frozenset(
+    (
+        "queue_directory",
+        "process_id_directory",
+        "virtual_mailbox_base",
+        "home_mailbox",
+        "compatibility_level",
+        "mail_version",
+        "multi_instance_name",
+        "relocated_maps",
+        "transport_maps",
+        "recipient_delimiter",
+    )
+)
+"""Parameters that the services agree on and that no key decides."""
+
+# What may follow a `$`: `$name`, `$(name)`, `${name}` and the conditional forms; `$$` is a dollar sign.
+_REFERENCE = re.compile(
+    r"\$(?:\$|\(([A-Za-z0-9_]+)\)|\{([A-Za-z0-9_]+)\}|\{([A-Za-z0-9_]+)[?:]|([A-Za-z0-9_]+))?"
+)
+_COMPUTED = frozenset(("mail_version", "mail_release_date", "process_id", "process_name"))
+
+
+def problem(name: str, value: str) -> str | None:
+    """What is wrong with `name: value` below `mta.postfix`, with what to write instead; None: nothing."""
+    if name in OWNED:
+        return f"is decided elsewhere in this file; use {OWNED[name]}"
+    if name in FIXED:
+        return "is fixed: the services agree on it; leave it out"
+    if name not in HONOURED:
+        if name in PARAMETERS:
+            return "belongs to Postfix's own installation and changes nothing here; leave it out"
+        hint = nearest(name, sorted(HONOURED - FIXED - OWNED.keys()))
+        return "is not a parameter that can be set here" + (
+            f"; did you mean {hint}?" if hint else "; leave it out"
+        )
+    return _value_problem(name, value)
+
+
+def _value_problem(name: str, value: str) -> str | None:
+    if not value.isascii() or not value.isprintable():
+        return "main.cf holds printable ASCII on one line; write it so"
+    if value != value.strip():
+        return f"Postfix drops blanks at the ends; write {quoted(value.strip())}"
+    if len(value) > 8000:
+        return "is longer than 8000 octets; write less"
+    if value.count("{") != value.count("}"):
+        return "has braces that do not pair up; close each { with a }"
+    fault = _references(name, value)
+    if fault is not None:
+        return fault
+    parameter = PARAMETERS[name]
+    if "$" in value and "$" in value.replace("$$", ""):
+        return None  # what it becomes is known only after expansion
+    fault = parameter.problem(value)
+    if fault is not None:
+        default = parameter.default
+        example = (
+            f", such as {default}"
+            if default and "$" not in default and parameter.kind is not Kind.STR
+            else ""
+        )
+        return f"{fault}{example}"
+    return None
+
+
+def _references(name: str, value: str) -> str | None:
+    for found in _REFERENCE.finditer(value):
+        if found[0] == "$$":
+            continue
+        known = found[1] or found[2] or found[3] or found[4]
+        if known is None:
+            return f"has a $ without a name in {quoted(value[found.start() :])}; write $$ for a dollar sign"
+        if known == name:
+            return f"refers to itself with ${known}; write the value out"
+        if known not in PARAMETERS and known not in _COMPUTED:
+            hint = nearest(known, sorted(PARAMETERS))
+            return f"refers to ${known}, which does not exist" + (
+                f"; did you mean ${hint}?" if hint else "; write $$ for a dollar sign"
+            )
+    return None
