@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class RuntimeFailure(Exception):
+class RuntimeFailure(Exception):  # noqa: N818 named for what the user is told
     """Something failed that no other class names; exit status 1."""
 
     status: ClassVar[int] = 1

@@ -1,0 +1,248 @@
+"""The stack's certificates: a throwaway authority of its own, and one leaf with every name and address in use.
+
+Files in the project's `tls/`: `ca.pem` (give this to clients), `ca-key.pem`, `cert.pem` (the leaf), `key.pem`,
+and `issued.json`, from which a later run sees whether the leaf still covers everything without loading a
+cryptographic library. The authority stays as it is when the leaf is made anew, so clients that trust it go on.
+
+Keys are ECDSA P-256; certificates follow RFC 5280 closely enough for OpenSSL's strict mode (key identifiers, key
+usage), and carry names and addresses as subjectAltName only (RFC 9525 §2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mailstack.runtime.errors import RuntimeFailure, UsageProblem
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+CA_DAYS = 3650
+LEAF_DAYS = 397
+RENEW_BEFORE = 30 * 86400
+"""Seconds before its end at which a leaf is made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Where the files are. `ca` is None when clients should use the system's authorities."""
+
+    cert: Path
+    key: Path
+    ca: Path | None
+    digest: str
+    """sha256 hex over certificate and key: services start again when it changes."""
+    issued: bool
+    """A certificate was made (or copied anew) by this call."""
+
+
+def ensure(folder: Path, project: str, subjects: Iterable[str], now: float) -> Certificates:
+    """The stack's own authority and a leaf for `subjects` (names and address literals); made where needed.
+
+    `now` in seconds since the epoch. Raises `RuntimeFailure` when the folder cannot be written.
+    """
+    wanted = sorted(set(subjects))
+    current = _reusable(folder, wanted, now)
+    if current is not None:
+        return current
+    try:
+        _issue(folder, project, wanted, datetime.fromtimestamp(now, UTC))
+    except OSError as error:
+        raise RuntimeFailure(f"{error.filename}: {error.strerror}") from error
+    digest = _digest(folder)
+    not_after = now + LEAF_DAYS * 86400
+    _write(
+        folder / "issued.json",
+        json.dumps({"subjects": wanted, "not_after": not_after, "digest": digest}).encode(),
+        0o600,
+    )
+    return Certificates(folder / "cert.pem", folder / "key.pem", folder / "ca.pem", digest, True)
+
+
+def adopt(folder: Path, cert: Path, key: Path) -> Certificates:
+    """Copy a certificate and its key from elsewhere. Raises `UsageProblem` when they cannot be used.
+
+    The clients' authority is the last certificate of the chain when that one signed itself; else none.
+    """
+    try:
+        chain, secret = cert.read_bytes(), key.read_bytes()
+    except OSError as error:
+        raise UsageProblem(
+            f"{error.filename}: {error.strerror}", hint="see tls.cert and tls.key of the spec"
+        ) from error
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except ssl.SSLError as error:
+        raise UsageProblem(
+            f"{cert} and {key} are not a certificate and its key: {error.reason or error}",
+            hint="both must be PEM, the leaf certificate first, the key without a passphrase",
+        ) from error
+    before = _digest(folder)
+    _write(folder / "cert.pem", chain, 0o644)
+    _write(folder / "key.pem", secret, 0o600)
+    root = _self_signed(chain)
+    if root is None:
+        (folder / "ca.pem").unlink(missing_ok=True)
+    else:
+        _write(folder / "ca.pem", root, 0o644)
+    digest = _digest(folder)
+    ca = folder / "ca.pem" if root is not None else None
+    return Certificates(folder / "cert.pem", folder / "key.pem", ca, digest, digest != before)
+
+
+def _reusable(folder: Path, wanted: Sequence[str], now: float) -> Certificates | None:
+    try:
+        data = json.loads((folder / "issued.json").read_text())
+        digest = _digest(folder)
+        if (
+            set(wanted) <= set(data["subjects"])
+            and data["not_after"] - now > RENEW_BEFORE
+            and data["digest"] == digest
+            and (folder / "ca.pem").exists()
+        ):
+            return Certificates(folder / "cert.pem", folder / "key.pem", folder / "ca.pem", digest, False)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for name in ("cert.pem", "key.pem"):
+        try:
+            total.update((folder / name).read_bytes())
+        except FileNotFoundError:
+            total.update(b"-")
+    return total.hexdigest()
+
+
+def _issue(folder: Path, project: str, subjects: Sequence[str], now: datetime) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    ca, ca_key = _authority(folder, project, now)
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = (
+        _builder(f"mailstack {project}", ca.subject, key, now, LEAF_DAYS)
+        .add_extension(x509.SubjectAlternativeName([_general_name(text) for text in subjects]), False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        .add_extension(_usage(signs_certificates=False), True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False)
+    )
+    _write_pair(folder / "cert.pem", folder / "key.pem", leaf, key, ca_key)
+
+
+def _authority(
+    folder: Path, project: str, now: datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The authority that is there while it lives longer than a new leaf would; else a new one."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        cert = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+        key = load_pem_private_key((folder / "ca-key.pem").read_bytes(), None)
+        if cert.not_valid_after_utc > now + timedelta(days=LEAF_DAYS) and isinstance(
+            key, ec.EllipticCurvePrivateKey
+        ):
+            return cert, key
+    except (OSError, ValueError, TypeError):
+        pass  # missing or damaged: a new one
+    fresh = ec.generate_private_key(ec.SECP256R1())
+    name = f"mailstack {project} CA"
+    builder = (
+        _builder(name, None, fresh, now, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .add_extension(_usage(signs_certificates=True), True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(fresh.public_key()), False)
+    )
+    return _write_pair(folder / "ca.pem", folder / "ca-key.pem", builder, fresh, fresh), fresh
+
+
+def _builder(
+    name: str, issuer: x509.Name | None, key: ec.EllipticCurvePrivateKey, now: datetime, days: int
+) -> x509.CertificateBuilder:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))  # a client's clock may be behind
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def _write_pair(
+    cert_path: Path,
+    key_path: Path,
+    builder: x509.CertificateBuilder,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    cert = builder.sign(signer, hashes.SHA256())
+    _write(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    _write(cert_path, cert.public_bytes(Encoding.PEM), 0o644)
+    return cert
+
+
+def _self_signed(chain: bytes) -> bytes | None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    last = x509.load_pem_x509_certificates(chain)[-1]
+    return last.public_bytes(Encoding.PEM) if last.subject == last.issuer else None
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    os.rename(temporary, path)
