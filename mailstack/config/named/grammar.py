@@ -1,0 +1,217 @@
+"""Every statement of BIND 9.18's named.conf, and what this server does with it.
+
+`WORKS` statements are honoured. `IGNORED` ones change nothing that this server does (files it does not write,
+limits of machinery it does not have): they are accepted, and reported once with file and line. `REFUSED` ones
+would change the answers or the protection of a zone: a file that needs them is an error, and is served by
+`engine: bind`. Whatever stands in no table is unknown to BIND 9.18, too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+TOP_WORKS: Final = frozenset({"acl", "options", "zone"})
+TOP_IGNORED: Final = {
+    "controls": "there is no rndc channel: SIGHUP reloads",
+    "key": "no statement that is supported uses a key",
+    "logging": "everything goes to standard error",
+    "statistics-channels": "there are no statistics channels",
+    "managed-keys": "answers are not validated",
+    "trust-anchors": "answers are not validated",
+    "trusted-keys": "answers are not validated",
+}
+TOP_REFUSED: Final = {
+    "dlz": "zones come from zone files only",
+    "dnssec-policy": "zones are not signed here",
+    "dyndb": "zones come from zone files only",
+    "http": "DNS over HTTPS is not supported",
+    "tls": "DNS over TLS is not supported",
+    "masters": "secondary zones are not supported",
+    "parental-agents": "zones are not signed here",
+    "plugin": "BIND's plugins cannot be loaded",
+    "primaries": "secondary zones are not supported",
+    "server": "per-server settings are not supported",
+    "view": "views are not supported",
+}
+
+OPTIONS_WORK: Final = frozenset(
+    _words("""
+    allow-query allow-query-cache allow-recursion allow-transfer allow-update auth-nxdomain blackhole
+    directory disable-empty-zone dnssec-validation edns-udp-size empty-zones-enable forward
+    forwarders hostname
+    listen-on listen-on-v6 masterfile-format max-cache-ttl max-ncache-ttl max-udp-size minimal-any
+    minimal-responses notify port querylog recursion server-id tcp-clients tcp-idle-timeout
+    tcp-initial-timeout version
+    """)
+)
+_NO_FILE = "the file is not written"
+_NO_RECURSOR = "names that are not ours are forwarded, not resolved"
+_NO_TRANSFER_IN = "there are no secondary zones"
+_NO_SIGNING = "zones are not signed here"
+_NO_NOTIFY = "NOTIFY is not sent"
+_SYSTEM = "the system's own limit applies"
+_CHECK = "the zone is checked as it is by default"
+_OBSOLETE = "BIND ignores it as well"
+
+OPTIONS_IGNORED: Final = {
+    **dict.fromkeys(
+        _words("""
+        bindkeys-file dump-file geoip-directory lock-file managed-keys-directory memstatistics-file
+        new-zones-directory pid-file recursing-file secroots-file session-keyfile statistics-file
+        key-directory
+        """),
+        _NO_FILE,
+    ),
+    **dict.fromkeys(
+        _words("""
+        attach-cache clients-per-query disable-algorithms disable-ds-digests dnssec-accept-expired
+        dnssec-must-be-secure dual-stack-servers fetch-quota-params fetches-per-server fetches-per-zone
+        lame-ttl max-cache-size max-clients-per-query max-query-count max-query-restarts max-recursion-depth
+        max-recursion-queries max-stale-ttl min-cache-ttl min-ncache-ttl nta-lifetime nta-recheck prefetch
+        qname-minimization query-source query-source-v6 recursive-clients request-nsid
+        resolver-nonbackoff-tries
+        resolver-query-timeout resolver-retry-interval root-key-sentinel send-cookie servfail-ttl
+        stale-answer-client-timeout stale-answer-enable stale-answer-ttl stale-cache-enable
+        stale-refresh-time
+        synth-from-dnssec trust-anchor-telemetry v6-bias validate-except preferred-glue
+        """),
+        _NO_RECURSOR,
+    ),
+    **dict.fromkeys(
+        _words("""
+        allow-notify alt-transfer-source alt-transfer-source-v6 max-refresh-time max-retry-time
+        max-transfer-idle-in max-transfer-time-in min-refresh-time min-retry-time multi-master
+        request-expire
+        request-ixfr serial-query-rate transfer-source transfer-source-v6 transfers-in transfers-per-ns
+        try-tcp-refresh use-alt-transfer-source allow-update-forwarding
+        """),
+        _NO_TRANSFER_IN,
+    ),
+    **dict.fromkeys(
+        _words("""
+        dnskey-sig-validity dnssec-dnskey-kskonly dnssec-loadkeys-interval dnssec-secure-to-insecure
+        dnssec-update-mode parental-source parental-source-v6 sig-signing-nodes sig-signing-signatures
+        sig-signing-type sig-validity-interval update-check-ksk serial-update-method update-quota
+        """),
+        _NO_SIGNING,
+    ),
+    **dict.fromkeys(
+        _words("""
+        also-notify notify-delay notify-rate notify-source notify-source-v6 notify-to-soa
+        startup-notify-rate
+        dialup heartbeat-interval
+        """),
+        _NO_NOTIFY,
+    ),
+    **dict.fromkeys(
+        _words("""
+        automatic-interface-scan avoid-v4-udp-ports avoid-v6-udp-ports coresize datasize files
+        interface-interval reserved-sockets reuseport stacksize tcp-advertised-timeout
+        tcp-keepalive-timeout tcp-listen-queue
+        tcp-receive-buffer tcp-send-buffer udp-receive-buffer udp-send-buffer use-v4-udp-ports
+        use-v6-udp-ports
+        """),
+        _SYSTEM,
+    ),
+    **dict.fromkeys(
+        _words("""
+        check-dup-records check-integrity check-mx check-mx-cname check-names check-sibling check-spf
+        check-srv-cname check-wildcard max-records max-records-per-type max-types-per-name max-zone-ttl
+        """),
+        _CHECK,
+    ),
+    **dict.fromkeys(
+        _words("""
+        answer-cookie cookie-algorithm cookie-secret nocookie-udp-size require-server-cookie
+        response-padding
+        """),
+        "DNS cookies and padding are not used",
+    ),
+    **dict.fromkeys(
+        _words("""
+        flush-zones-on-shutdown glue-cache ixfr-from-differences keep-response-order lmdb-mapsize
+        masterfile-style max-ixfr-ratio max-journal-size memstatistics no-case-compress provide-ixfr
+        transfer-format transfer-message-size transfers-out max-transfer-idle-out max-transfer-time-out
+        zone-statistics match-mapped-addresses message-compression session-keyalg session-keyname
+        """),
+        "it has no counterpart here",
+    ),
+    **dict.fromkeys(
+        _words("""
+        dscp random-device suppress-initial-notify
+        """),
+        _OBSOLETE,
+    ),
+}
+OPTIONS_REFUSED: Final = {
+    "allow-new-zones": "zones come from named.conf only",
+    "allow-query-cache-on": "only allow-query-cache is supported",
+    "allow-query-on": "only allow-query is supported",
+    "allow-recursion-on": "only allow-recursion is supported",
+    "auto-dnssec": _NO_SIGNING,
+    "catalog-zones": "catalog zones are not supported",
+    "deny-answer-addresses": "answers of forwarders are not filtered",
+    "deny-answer-aliases": "answers of forwarders are not filtered",
+    "dns64": "DNS64 is not supported",
+    "dns64-contact": "DNS64 is not supported",
+    "dns64-server": "DNS64 is not supported",
+    "dnssec-policy": _NO_SIGNING,
+    "empty-contact": "empty zones have BIND's default SOA",
+    "empty-server": "empty zones have BIND's default SOA",
+    "http-listener-clients": "DNS over HTTPS is not supported",
+    "http-port": "DNS over HTTPS is not supported",
+    "http-streams-per-connection": "DNS over HTTPS is not supported",
+    "https-port": "DNS over HTTPS is not supported",
+    "ipv4only-contact": "ipv4only.arpa is not synthesized",
+    "ipv4only-enable": "ipv4only.arpa is not synthesized",
+    "ipv4only-server": "ipv4only.arpa is not synthesized",
+    "nxdomain-redirect": "redirection is not supported",
+    "rate-limit": "response-rate limiting is not supported",
+    "response-policy": "response policy zones are not supported",
+    "root-delegation-only": "delegation-only is not supported",
+    "rrset-order": "records are answered in the zone's order",
+    "sortlist": "records are answered in the zone's order",
+    "tkey-dhkey": "TKEY is not supported",
+    "tkey-domain": "TKEY is not supported",
+    "tkey-gssapi-credential": "TKEY is not supported",
+    "tkey-gssapi-keytab": "TKEY is not supported",
+    "tls-port": "DNS over TLS is not supported",
+    "zero-no-soa-ttl": "negative answers carry the zone's TTL",
+    "zero-no-soa-ttl-cache": "negative answers carry the zone's TTL",
+}
+
+ZONE_WORKS: Final = frozenset(
+    _words("allow-query allow-transfer allow-update file forward forwarders masterfile-format notify type")
+)
+ZONE_IGNORED: Final = {
+    name: reason
+    for name, reason in OPTIONS_IGNORED.items()
+    if reason in (_NO_NOTIFY, _CHECK, _NO_SIGNING)
+    or name in ("key-directory", "zone-statistics", "masterfile-style", "max-journal-size")
+} | {"journal": "zones are not changed while they are served"}
+ZONE_REFUSED: Final = {
+    "allow-query-on": OPTIONS_REFUSED["allow-query-on"],
+    "auto-dnssec": _NO_SIGNING,
+    "database": "zones come from zone files only",
+    "delegation-only": "delegation-only is not supported",
+    "dlz": "zones come from zone files only",
+    "dnssec-policy": _NO_SIGNING,
+    "in-view": "views are not supported",
+    "inline-signing": _NO_SIGNING,
+    "masters": _NO_TRANSFER_IN,
+    "parental-agents": _NO_SIGNING,
+    "primaries": _NO_TRANSFER_IN,
+    "server-addresses": "static-stub zones are not supported",
+    "server-names": "static-stub zones are not supported",
+    "update-policy": "dynamic update is not supported",
+    "zero-no-soa-ttl": OPTIONS_REFUSED["zero-no-soa-ttl"],
+}
+ZONE_TYPES: Final = {"master": "primary", "primary": "primary", "hint": "hint", "forward": "forward"}
+ZONE_TYPES_REFUSED: Final = frozenset(
+    _words("slave secondary mirror stub static-stub redirect delegation-only")
+)

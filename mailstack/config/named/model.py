@@ -1,0 +1,88 @@
+"""What named.conf says, typed: the values that the server works from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl
+
+Server = tuple[str, int]
+"""Address literal and port."""
+MinimalResponses = Literal["no", "yes", "no-auth", "no-auth-recursive"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOn:
+    """One `listen-on` or `listen-on-v6`: a port on every address that the list lets in."""
+
+    port: int
+    acl: Acl
+    ipv6: bool
+    path: Path
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The `options` block, defaults as BIND 9.18 has them but for `allow-transfer` (none here)."""
+
+    directory: str
+    listen_on: tuple[ListenOn, ...]
+    allow_query: Acl = ANY
+    allow_recursion: Acl = LOCAL
+    allow_transfer: Acl = NONE
+    blackhole: Acl = NONE
+    recursion: bool = True
+    forwarders: tuple[Server, ...] = ()
+    forward_only: bool = False
+    empty_zones: bool = True
+    disabled_empty_zones: frozenset[str] = frozenset()
+    edns_udp_size: int = 1232
+    """Octets that we say we take."""
+    max_udp_size: int = 1232
+    """Octets that we send over UDP at the most, whatever the client takes."""
+    minimal_responses: MinimalResponses = "no-auth-recursive"
+    minimal_any: bool = False
+    querylog: bool = False
+    tcp_clients: int = 150
+    tcp_initial_timeout: float = 30.0
+    """Seconds for the first message on a connection."""
+    tcp_idle_timeout: float = 30.0
+    """Seconds between messages on a connection."""
+    max_cache_ttl: int = 604_800
+    max_ncache_ttl: int = 10_800
+    version: str | None = None
+    """What `version.bind` says; None refuses to say."""
+    hostname: str | None = ""
+    """What `hostname.bind` says; '' is the machine's name, None refuses to say."""
+    server_id: str | None = None
+    """What `id.server` says; '' is the machine's name, None refuses to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """One `zone`. `name` is lower case without the final dot; the root is ''."""
+
+    name: str
+    kind: Literal["primary", "hint", "forward"]
+    file: str
+    """Absolute path; '' for a forward zone."""
+    allow_query: Acl | None
+    allow_transfer: Acl | None
+    forwarders: tuple[Server, ...] | None
+    """None: as the options say. Empty: names below are not forwarded."""
+    forward_only: bool | None
+    path: Path
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamedConf:
+    """A whole configuration. `warnings` name what is accepted without effect, each with file and line."""
+
+    path: Path
+    options: Options
+    zones: tuple[Zone, ...]
+    warnings: tuple[str, ...]
