@@ -1,0 +1,142 @@
+"""One command line, taken apart (RFC 5321 §4.1), as leniently as Postfix does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mailstack.wire.smtp.address import AddressError, parse_path
+from mailstack.wire.smtp.reply import Reply
+
+SIZE_DIGITS = 20
+"""A SIZE value may have this many digits (RFC 1870 §3)."""
+
+_BRACKETED = re.compile(r'<(?:[^<>"\\]|\\.|"(?:[^"\\]|\\.)*+"|<[^<>]*+>)*+>')
+_ATOM = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s"<>]|\\.)[^\s<]*')
+_NEUTER = re.compile(r"[^\x21-\x7e]|[<>()\\\";@]")
+_HEADER_LIKE = re.compile(r"[!-9;-~]+:")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class MailParameters:
+    """What follows the sender: SIZE (octets; 0: not given), BODY, SMTPUTF8, AUTH (xtext; None: not given)."""
+
+    size: int = 0
+    body: str = ""
+    smtputf8: bool = False
+    auth: str | None = None
+
+
+class SyntaxRefusal(Exception):  # noqa: N818  # a reply to send, not an error of ours
+    """A command that cannot be taken; holds the reply."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+NO_PARAMETERS = MailParameters()
+MAIL_SYNTAX = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+RCPT_SYNTAX = Reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
+BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
+BAD_RECIPIENT = Reply(501, "5.1.3", "Bad recipient address syntax")
+BAD_SIZE = Reply(501, "5.5.4", "Bad message size syntax")
+SIZE_FILESYSTEM = Reply(552, "5.3.4", "Message size exceeds file system imposed limit")
+SIZE_LIMIT = Reply(552, "5.3.4", "Message size exceeds fixed limit")
+NEED_SMTPUTF8 = Reply(553, "5.6.7", "Must declare SMTPUTF8 to send unicode address")
+BAD_AUTH_PARAMETER = Reply(501, "5.5.4", "Error: Malformed AUTH= parameter")
+
+
+def is_foreign(line: str) -> bool:
+    """Whether the line is of another protocol: HTTP, or a message header (Postfix's forbidden commands)."""
+    verb = line.split(None, 1)[0].upper()
+    return verb in ("CONNECT", "GET", "POST") or not verb[0].isalpha() or _HEADER_LIKE.match(line) is not None
+
+
+def hello_name(argument: str) -> str:
+    """The client's name with everything that could mislead in a header or a log line made `?`."""
+    return _NEUTER.sub("?", argument)
+
+
+def parse_mail(argument: str, size_limit: int) -> tuple[str, MailParameters]:
+    """Sender (internal form) and parameters of `FROM:<…> …`. Raises `SyntaxRefusal`."""
+    path, rest = _split_path(argument, "FROM:", MAIL_SYNTAX, BAD_SENDER)
+    sender = _address(path, BAD_SENDER)
+    parameters = _mail_parameters(rest, size_limit) if rest else NO_PARAMETERS
+    if not sender.isascii() and not parameters.smtputf8:
+        raise SyntaxRefusal(NEED_SMTPUTF8)
+    return sender, parameters
+
+
+def parse_rcpt(argument: str, smtputf8: bool) -> str:
+    """Recipient (internal form) of `TO:<…>`. Raises `SyntaxRefusal`."""
+    path, rest = _split_path(argument, "TO:", RCPT_SYNTAX, BAD_RECIPIENT)
+    recipient = _address(path, BAD_RECIPIENT)
+    if not recipient:
+        raise SyntaxRefusal(BAD_RECIPIENT)
+    if rest:
+        raise SyntaxRefusal(_unsupported(rest.split()[0]))
+    if not recipient.isascii() and not smtputf8:
+        raise SyntaxRefusal(NEED_SMTPUTF8)
+    return recipient
+
+
+def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply) -> tuple[str, str]:
+    if argument[: len(keyword)].upper() != keyword:
+        raise SyntaxRefusal(syntax)
+    text = argument[len(keyword) :].lstrip()
+    if not text:
+        raise SyntaxRefusal(syntax)
+    found = _BRACKETED.match(text) if text[0] == "<" else _ATOM.match(text)
+    if found is None:
+        raise SyntaxRefusal(bad)
+    rest = text[found.end() :]
+    if rest and not rest[0].isspace():
+        raise SyntaxRefusal(bad)
+    return found[0], rest.strip()
+
+
+def _address(path: str, bad: Reply) -> str:
+    try:
+        return parse_path(path)
+    except AddressError:
+        raise SyntaxRefusal(bad) from None
+
+
+def _unsupported(token: str) -> Reply:
+    return Reply(555, "5.5.4", f"Unsupported option: {token}")
+
+
+def _mail_parameters(text: str, size_limit: int) -> MailParameters:
+    size = 0
+    body = ""
+    smtputf8 = False
+    auth: str | None = None
+    for token in text.split():
+        key, equals, value = token.partition("=")
+        match key.upper():
+            case "SIZE" if equals:
+                size = _size(value, size_limit)
+            case "BODY" if value.upper() in ("7BIT", "8BITMIME"):
+                body = value.upper()
+            case "SMTPUTF8" if not equals:
+                smtputf8 = True
+            case "AUTH" if equals:
+                if value != "<>" and not _XTEXT.match(value):
+                    raise SyntaxRefusal(BAD_AUTH_PARAMETER)
+                auth = value
+            case _:
+                raise SyntaxRefusal(_unsupported(token))
+    return MailParameters(size, body, smtputf8, auth)
+
+
+def _size(value: str, limit: int) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise SyntaxRefusal(BAD_SIZE)
+    if len(value) > SIZE_DIGITS:
+        raise SyntaxRefusal(SIZE_FILESYSTEM)
+    size = int(value)
+    if limit and size > limit:
+        raise SyntaxRefusal(SIZE_LIMIT)
+    return size

@@ -1,0 +1,501 @@
+"""The server's side of SMTP and LMTP, without I/O (RFC 5321, RFC 2033, RFC 4954, RFC 3207).
+
+    connection = ServerConnection(Mode.SMTP)
+    connection.greet(Reply(220, "", "mail.example.com ESMTP"))
+    connection.receive_data(octets)
+    while (event := connection.next_event()) is not NEED_DATA:
+        connection.reply(...)               # for the events that wait for one, see events.py
+    send(connection.data_to_send())
+
+The engine parses, keeps commands in sequence and answers what breaks the protocol by itself, in Postfix's
+words; such an answer is reported as `Refused`. Whether an address or a client is welcome is its owner's to
+say. Replies to pipelined commands gather and go out together (RFC 2920 §3.1).
+
+Holds always: `receive_data` and `next_event` raise nothing whatever the octets are; a command line holds at
+most `Limits.line` octets, an AUTH response `Limits.auth_line`; memory is bounded by one line plus what the
+owner feeds before it asks for events. `LocalError` is a mistake of the owner.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mailstack.wire.smtp import command, events
+from mailstack.wire.smtp.address import AddressError, parse_path, valid_hostname
+from mailstack.wire.smtp.content import ContentReader
+from mailstack.wire.smtp.events import NEED_DATA, Event
+from mailstack.wire.smtp.reply import Reply
+from mailstack.wire.smtp.states import (
+    AFTER,
+    BEFORE_HELLO,
+    BEFORE_TLS,
+    COMMANDS,
+    HELLO_FIRST,
+    LMTP_COMMANDS,
+    OUT_OF_SEQUENCE,
+    Mode,
+    State,
+)
+
+SYNTAX = Reply(500, "5.5.2", "Error: bad syntax")
+UTF8_SYNTAX = Reply(500, "5.5.2", "Error: bad UTF-8 syntax")
+UNKNOWN = Reply(500, "5.5.2", "Error: command not recognized")
+LINE_TOO_LONG = Reply(500, "5.5.2", "Error: line too long")
+FOREIGN = Reply(221, "2.7.0", "Error: I can break rules, too. Goodbye.")
+MUST_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
+NOT_ENABLED = Reply(503, "5.5.1", "Error: authentication not enabled")
+NOT_IMPLEMENTED = Reply(502, "5.5.1", "Error: command not implemented")
+AUTHENTICATED = Reply(503, "5.5.1", "Error: already authenticated")
+AUTH_SYNTAX = Reply(501, "5.5.4", "Syntax: AUTH mechanism")
+AUTH_ABORTED = Reply(501, "5.7.0", "Authentication aborted")
+AUTH_TOO_LONG = Reply(500, "5.5.6", "SASL response limit exceeded")
+AUTH_BASE64_INITIAL = Reply(
+    535, "5.7.8", "Error: authentication failed: Invalid base64 data in initial response"
+)
+AUTH_BASE64 = Reply(535, "5.7.8", "Error: authentication failed: Invalid base64 data in continued response")
+VRFY_SYNTAX = Reply(501, "5.5.4", "Syntax: VRFY address [SMTPUTF8]")
+ETRN_SYNTAX = Reply(500, "", "Syntax: ETRN domain")
+ETRN_PARAMETER = Reply(501, "", "Error: invalid parameter syntax")
+
+_QUOTED_LINE = 100
+"""Characters of a refused line that are reported."""
+
+
+class LocalError(Exception):
+    """The owner has called something out of turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one connection, in octets; 0 is no limit for `message` only."""
+
+    line: int = 2048
+    """A command line without its CRLF (Postfix `line_length_limit`)."""
+    auth_line: int = 12288
+    """A response in an authentication exchange, in base64 (RFC 4954 §4)."""
+    message: int = 0
+    """Content as announced with SIZE and as received."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class ServerConnection:
+    """One client, from greeting to close."""
+
+    __slots__ = (
+        "_awaiting",
+        "_buffer",
+        "_content",
+        "_eof",
+        "_out",
+        "_position",
+        "_replies_due",
+        "_skipping",
+        "_utf8",
+        "auth_refusal",
+        "authenticated",
+        "hello",
+        "helo_required",
+        "limits",
+        "mode",
+        "recipients",
+        "require_tls",
+        "starttls_refusal",
+        "state",
+    )
+
+    def __init__(
+        self, mode: Mode = Mode.SMTP, limits: Limits = DEFAULT_LIMITS, *, helo_required: bool | None = None
+    ) -> None:
+        self.mode = mode
+        self.limits = limits
+        self.state = State.START
+        self.hello = ""
+        """The name the client gave, `""` before that."""
+        self.helo_required = mode is Mode.LMTP if helo_required is None else helo_required
+        self.require_tls = False
+        """Only EHLO, STARTTLS, NOOP and QUIT are taken."""
+        self.starttls_refusal: Reply | None = NOT_IMPLEMENTED
+        """What STARTTLS is told; None where it is offered."""
+        self.auth_refusal: Reply | None = NOT_ENABLED
+        """What AUTH is told; None where it is offered."""
+        self.authenticated = False
+        self.recipients = 0
+        """Recipients accepted in this transaction."""
+        self._buffer = b""
+        self._position = 0
+        self._out: list[bytes] = []
+        self._awaiting = ""
+        """The verb whose reply is due."""
+        self._replies_due = 0
+        self._content: ContentReader | None = None
+        self._skipping = False
+        self._eof = False
+        self._utf8 = False
+
+    # ---- octets in and out
+
+    def receive_data(self, data: bytes) -> None:
+        """Take octets from the client; `b""` says that it has closed its side."""
+        if not data:
+            self._eof = True
+        elif self._position >= len(self._buffer):
+            self._buffer = data
+            self._position = 0
+        else:
+            self._buffer = self._buffer[self._position :] + data
+            self._position = 0
+
+    def data_to_send(self) -> bytes:
+        """What has to be sent, once."""
+        if not self._out:
+            return b""
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        return data
+
+    @property
+    def pipelined(self) -> bool:
+        """More has come in behind the command that waits for its reply."""
+        return self._position < len(self._buffer)
+
+    def pending(self, limit: int = 100) -> bytes:
+        """The first octets of what has come in and has not been read yet."""
+        return self._buffer[self._position : self._position + limit]
+
+    # ---- replies
+
+    def greet(self, reply: Reply) -> None:
+        """Send the greeting; one that is not positive ends the session after it."""
+        if self.state is not State.START:
+            raise LocalError("the greeting has been sent")
+        self._out.append(reply.encode())
+        self.state = State.IDLE
+        if not reply.positive:
+            self.close()
+
+    def reply(self, reply: Reply) -> None:
+        """Answer the event that waits; 421 and 521 end the session (RFC 5321 §3.8, RFC 7504)."""
+        verb = self._awaiting
+        if not verb:
+            raise LocalError("no command waits for a reply")
+        self._out.append(reply.encode())
+        if verb == "CONTENT":
+            self._replies_due -= 1
+            if self._replies_due <= 0:
+                self._awaiting = ""
+                self._end_transaction()
+        else:
+            self._awaiting = ""
+            self._advance(verb, reply)
+        if reply.code in (421, 521):
+            self.close()
+
+    def challenge(self, data: bytes) -> None:
+        """Answer AUTH, or a response to it, with a challenge (RFC 4954 §4)."""
+        if self._awaiting != "AUTH":
+            raise LocalError("no authentication goes on")
+        self._awaiting = ""
+        self._out.append(b"334 " + binascii.b2a_base64(data, newline=False) + b"\r\n")
+        self.state = State.AUTH
+
+    def say(self, reply: Reply) -> None:
+        """Send a reply that answers nothing (421 on a time-out or at shutdown) and end the session."""
+        self._out.append(reply.encode())
+        self.close()
+
+    def close(self) -> None:
+        """Read nothing more; what is queued may still be sent."""
+        self.state = State.CLOSED
+        self._awaiting = ""
+        self._buffer = b""
+        self._position = 0
+        self._content = None
+
+    def tls_started(self) -> None:
+        """The handshake is over: everything learnt in plain text is forgotten (RFC 3207 §4.2)."""
+        if self.state is not State.TLS:
+            raise LocalError("STARTTLS has not been accepted")
+        self._buffer = b""
+        self._position = 0
+        self._end_transaction()
+        self.state = State.IDLE
+        self.hello = ""
+
+    def _advance(self, verb: str, reply: Reply) -> None:
+        if verb == "AUTH":
+            self.authenticated = reply.code == 235
+            self.state = State.READY
+            return
+        if not reply.positive:
+            if verb in ("EHLO", "HELO", "LHLO"):
+                self.hello = ""
+            return
+        if verb == "RCPT":
+            self.recipients += 1
+        elif verb == "DATA":
+            self._content = ContentReader(self.limits.message)
+        elif verb in ("EHLO", "HELO", "LHLO", "RSET"):
+            self._end_transaction()
+        elif verb == "STARTTLS":
+            self._buffer = b""
+            self._position = 0
+        after = AFTER.get((self.state, verb))
+        if after is State.CLOSED:
+            self.close()
+        elif after is not None:
+            self.state = after
+
+    def _end_transaction(self) -> None:
+        self.recipients = 0
+        self._content = None
+        self._utf8 = False
+        if self.state is not State.CLOSED:
+            self.state = State.READY if self.hello else State.IDLE
+
+    # ---- events
+
+    def next_event(self) -> Event:
+        """The next thing the client has said, or `NEED_DATA`. Raises `LocalError` while a reply is due."""
+        if self._awaiting:
+            raise LocalError(f"{self._awaiting} has not been answered")
+        if self.state is State.CLOSED:
+            return events.Closed()
+        if self.state is State.CONTENT:
+            return self._next_content()
+        if self.state is State.DONE:
+            return self._content_end()
+        if self.state in (State.START, State.TLS):
+            return events.Closed() if self._eof else NEED_DATA
+        line = self._next_line()
+        if line is None:
+            if self._eof:
+                self.close()
+                return events.Closed()
+            return NEED_DATA
+        if line is LINE_TOO_LONG:
+            return self._too_long()
+        assert isinstance(line, bytes)
+        if self.state is State.AUTH:
+            return self._auth_response(line)
+        return self._command(line)
+
+    def _next_line(self) -> bytes | Reply | None:
+        """One line without its end; `LINE_TOO_LONG` once such a line is over; None while there is none."""
+        buffer, start = self._buffer, self._position
+        if start >= len(buffer):
+            return None
+        limit = self.limits.auth_line if self.state is State.AUTH else self.limits.line
+        end = buffer.find(b"\n", start)
+        if end < 0:
+            if len(buffer) - start > limit + 1:
+                # Keep nothing of it: the reply goes out when its end has been found.
+                self._buffer, self._position = b"", 0
+                self._skipping = True
+            return None
+        self._position = end + 1
+        if end > start and buffer[end - 1] == 0x0D:
+            end -= 1
+        if self._skipping or end - start > limit:
+            self._skipping = False
+            return LINE_TOO_LONG
+        return buffer[start:end]
+
+    def _too_long(self) -> Event:
+        if self.state is State.AUTH:
+            self.state = State.READY
+            return self._refuse("AUTH", AUTH_TOO_LONG, "")
+        return self._refuse("", LINE_TOO_LONG, "")
+
+    def _next_content(self) -> Event:
+        reader = self._content
+        assert reader is not None
+        data = self._buffer[self._position :] if self._position else self._buffer
+        piece, used = reader.feed(data) if data else (b"", -1)
+        if used < 0:
+            self._buffer, self._position = b"", 0
+            if piece:
+                return events.Content(piece)
+            if self._eof:
+                self.close()
+                return events.Closed()
+            return NEED_DATA
+        self._buffer, self._position = data, used
+        self.state = State.DONE
+        if piece:
+            return events.Content(piece)
+        return self._content_end()
+
+    def _content_end(self) -> Event:
+        reader = self._content
+        assert reader is not None
+        self._awaiting = "CONTENT"
+        self._replies_due = self.recipients if self.mode is Mode.LMTP else 1
+        return events.ContentEnd(reader.size, reader.too_big, reader.bare_newline)
+
+    def _refuse(self, verb: str, reply: Reply, line: str) -> Event:
+        self._out.append(reply.encode())
+        return events.Refused(verb, reply, _printable(line[:_QUOTED_LINE]))
+
+    def _command(self, raw: bytes) -> Event:
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return self._refuse("", UTF8_SYNTAX, raw[:_QUOTED_LINE].decode("ascii", "replace"))
+        words = line.split(None, 1)
+        if not words or "\0" in line:
+            return self._refuse("", SYNTAX, line)
+        verb = words[0].upper()
+        argument = words[1].rstrip() if len(words) > 1 else ""
+        if verb not in (COMMANDS if self.mode is Mode.SMTP else LMTP_COMMANDS):
+            if command.is_foreign(line.lstrip()):
+                event = self._refuse(verb, FOREIGN, line)
+                self.close()
+                return event
+            return self._refuse("", UNKNOWN, line)
+        if self.require_tls and verb not in BEFORE_TLS:
+            return self._refuse(verb, MUST_STARTTLS, line)
+        if self.helo_required and self.state is State.IDLE and verb in BEFORE_HELLO:
+            return self._refuse(verb, HELLO_FIRST, line)
+        refusal = OUT_OF_SEQUENCE.get((self.state, verb))
+        if refusal is not None:
+            return self._refuse(verb, refusal, line)
+        try:
+            event = _READERS[verb](self, argument)
+        except command.SyntaxRefusal as error:
+            return self._refuse(verb, error.reply, line)
+        self._awaiting = verb
+        return event
+
+    # ---- one reader per command; each returns its event or raises SyntaxRefusal
+
+    def _hello(self, verb: str, argument: str) -> Event:
+        if not argument:
+            raise command.SyntaxRefusal(Reply(501, "", f"Syntax: {verb} hostname"))
+        self.hello = command.hello_name(argument)
+        return events.Hello(verb, self.hello)
+
+    def _on_ehlo(self, argument: str) -> Event:
+        return self._hello("EHLO", argument)
+
+    def _on_helo(self, argument: str) -> Event:
+        return self._hello("HELO", argument)
+
+    def _on_lhlo(self, argument: str) -> Event:
+        return self._hello("LHLO", argument)
+
+    def _on_mail(self, argument: str) -> Event:
+        sender, parameters = command.parse_mail(argument, self.limits.message)
+        self._utf8 = parameters.smtputf8
+        return events.Mail(sender, parameters)
+
+    def _on_rcpt(self, argument: str) -> Event:
+        return events.Rcpt(command.parse_rcpt(argument, self._utf8))
+
+    def _on_data(self, argument: str) -> Event:
+        _no_argument("DATA", argument)
+        return events.Data()
+
+    def _on_rset(self, argument: str) -> Event:
+        _no_argument("RSET", argument)
+        return events.Reset()
+
+    def _on_noop(self, argument: str) -> Event:
+        return events.Noop()
+
+    def _on_help(self, argument: str) -> Event:
+        return events.Help()
+
+    def _on_quit(self, argument: str) -> Event:
+        return events.Quit()
+
+    def _on_vrfy(self, argument: str) -> Event:
+        if argument.upper().endswith(" SMTPUTF8"):
+            argument = argument[:-9].rstrip()
+        if not argument:
+            raise command.SyntaxRefusal(VRFY_SYNTAX)
+        try:
+            address = parse_path(argument)
+        except AddressError:
+            raise command.SyntaxRefusal(command.BAD_RECIPIENT) from None
+        if not address:
+            raise command.SyntaxRefusal(command.BAD_RECIPIENT)
+        return events.Verify(address, argument)
+
+    def _on_etrn(self, argument: str) -> Event:
+        if not argument or len(argument.split()) > 1:
+            raise command.SyntaxRefusal(ETRN_SYNTAX)
+        domain = argument if argument[0].isalnum() else argument[1:]
+        if not valid_hostname(domain):
+            raise command.SyntaxRefusal(ETRN_PARAMETER)
+        return events.Etrn(domain.lower())
+
+    def _on_starttls(self, argument: str) -> Event:
+        _no_argument("STARTTLS", argument)
+        if self.starttls_refusal is not None:
+            raise command.SyntaxRefusal(self.starttls_refusal)
+        return events.StartTLS()
+
+    def _on_auth(self, argument: str) -> Event:
+        if self.auth_refusal is not None:
+            raise command.SyntaxRefusal(self.auth_refusal)
+        if self.authenticated:
+            raise command.SyntaxRefusal(AUTHENTICATED)
+        words = argument.split()
+        if not 1 <= len(words) <= 2:
+            raise command.SyntaxRefusal(AUTH_SYNTAX)
+        initial: bytes | None = None
+        if len(words) == 2:
+            initial = b"" if words[1] == "=" else _base64(words[1].encode())
+            if initial is None:
+                raise command.SyntaxRefusal(AUTH_BASE64_INITIAL)
+        return events.Auth(words[0].upper(), initial)
+
+    def _auth_response(self, line: bytes) -> Event:
+        line = line.strip()
+        if line == b"*":
+            self.state = State.READY
+            return self._refuse("AUTH", AUTH_ABORTED, "*")
+        data = _base64(line)
+        if data is None:
+            self.state = State.READY
+            return self._refuse("AUTH", AUTH_BASE64, "")
+        self._awaiting = "AUTH"
+        return events.AuthResponse(data)
+
+
+_READERS: dict[str, Callable[[ServerConnection, str], Event]] = {
+    "EHLO": ServerConnection._on_ehlo,
+    "HELO": ServerConnection._on_helo,
+    "LHLO": ServerConnection._on_lhlo,
+    "MAIL": ServerConnection._on_mail,
+    "RCPT": ServerConnection._on_rcpt,
+    "DATA": ServerConnection._on_data,
+    "RSET": ServerConnection._on_rset,
+    "NOOP": ServerConnection._on_noop,
+    "HELP": ServerConnection._on_help,
+    "QUIT": ServerConnection._on_quit,
+    "VRFY": ServerConnection._on_vrfy,
+    "ETRN": ServerConnection._on_etrn,
+    "STARTTLS": ServerConnection._on_starttls,
+    "AUTH": ServerConnection._on_auth,
+}
+
+
+def _no_argument(verb: str, argument: str) -> None:
+    if argument:
+        raise command.SyntaxRefusal(Reply(501, "5.5.4", f"Syntax: {verb}"))
+
+
+def _base64(data: bytes) -> bytes | None:
+    try:
+        return binascii.a2b_base64(data, strict_mode=True) if data else b""
+    except binascii.Error:
+        return None
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else "".join(char if char.isprintable() else "?" for char in line)

@@ -1,0 +1,111 @@
+"""The two SMTP state machines as data (RFC 5321 §4.1.4, RFC 2033 §4, RFC 3207 §4, RFC 4954 §4).
+
+`AFTER` says where an accepted command leads, `OUT_OF_SEQUENCE` what a command is told in a state that
+does not take it. A pair that is in neither table leaves the state as it is.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from mailstack.wire.smtp.reply import Reply
+
+
+class Mode(Enum):
+    """The protocol spoken: they differ in the greeting command and in the replies to content."""
+
+    SMTP = "SMTP"
+    LMTP = "LMTP"
+
+
+class State(Enum):
+    """What a server knows of its client."""
+
+    START = "the greeting has not been sent"
+    IDLE = "no EHLO, HELO or LHLO yet"
+    READY = "the client has introduced itself"
+    MAIL = "a sender has been accepted"
+    RCPT = "a sender and at least one recipient have been accepted"
+    CONTENT = "message content comes in"
+    DONE = "all content is in; its reply, or replies (LMTP), are due"
+    AUTH = "an authentication exchange goes on"
+    TLS = "STARTTLS has been accepted; what comes next is a TLS handshake"
+    CLOSED = "nothing more is read or sent"
+
+
+NESTED = Reply(503, "5.5.1", "Error: nested MAIL command")
+NEED_MAIL = Reply(503, "5.5.1", "Error: need MAIL command")
+NEED_RCPT = Reply(503, "5.5.1", "Error: need RCPT command")
+NO_RECIPIENTS = Reply(554, "5.5.1", "Error: no valid recipients")
+HELLO_FIRST = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
+IN_TRANSACTION = Reply(503, "5.5.1", "Error: MAIL transaction in progress")
+ETRN_IN_TRANSACTION = Reply(503, "", "Error: MAIL transaction in progress")
+
+AFTER: dict[tuple[State, str], State] = {
+    **{
+        (state, verb): State.READY
+        for state in (State.IDLE, State.READY, State.MAIL, State.RCPT)
+        for verb in ("EHLO", "HELO", "LHLO")
+    },
+    (State.IDLE, "MAIL"): State.MAIL,
+    (State.READY, "MAIL"): State.MAIL,
+    (State.MAIL, "RCPT"): State.RCPT,
+    (State.RCPT, "DATA"): State.CONTENT,
+    (State.MAIL, "RSET"): State.READY,
+    (State.RCPT, "RSET"): State.READY,
+    **{(state, "QUIT"): State.CLOSED for state in (State.IDLE, State.READY, State.MAIL, State.RCPT)},
+    **{(state, "STARTTLS"): State.TLS for state in (State.IDLE, State.READY, State.MAIL, State.RCPT)},
+}
+"""(state, command) -> state once the command has been answered positively."""
+
+OUT_OF_SEQUENCE: dict[tuple[State, str], Reply] = {
+    (State.MAIL, "MAIL"): NESTED,
+    (State.RCPT, "MAIL"): NESTED,
+    (State.IDLE, "RCPT"): NEED_MAIL,
+    (State.READY, "RCPT"): NEED_MAIL,
+    (State.IDLE, "DATA"): NEED_RCPT,
+    (State.READY, "DATA"): NEED_RCPT,
+    (State.MAIL, "DATA"): NO_RECIPIENTS,
+    (State.IDLE, "AUTH"): HELLO_FIRST,
+    (State.MAIL, "AUTH"): IN_TRANSACTION,
+    (State.RCPT, "AUTH"): IN_TRANSACTION,
+    (State.MAIL, "ETRN"): ETRN_IN_TRANSACTION,
+    (State.RCPT, "ETRN"): ETRN_IN_TRANSACTION,
+}
+"""(state, command) -> the refusal."""
+
+BEFORE_HELLO: frozenset[str] = frozenset({"MAIL", "RCPT", "DATA", "ETRN"})
+"""Refused in `State.IDLE` with `HELLO_FIRST` where the server insists on a greeting."""
+
+BEFORE_TLS: frozenset[str] = frozenset({"EHLO", "HELO", "LHLO", "STARTTLS", "NOOP", "QUIT"})
+"""All that a server which insists on TLS takes in plain text (RFC 3207 §4)."""
+
+COMMANDS: frozenset[str] = frozenset(
+    (
+        "EHLO",
+        "HELO",
+        "STARTTLS",
+        "AUTH",
+        "MAIL",
+        "RCPT",
+        "DATA",
+        "RSET",
+        "NOOP",
+        "VRFY",
+        "ETRN",
+        "HELP",
+        "QUIT",
+    )
+)
+"""What an SMTP server knows; LMTP has LHLO in place of EHLO and HELO (RFC 2033 §4.1)."""
+LMTP_COMMANDS: frozenset[str] = (COMMANDS - {"EHLO", "HELO", "ETRN"}) | {"LHLO"}
+
+
+class ClientState(Enum):
+    """What a client knows of its server."""
+
+    GREETING = "the greeting is awaited"
+    READY = "commands may be sent"
+    CONTENT = "DATA has been answered 354"
+    TLS = "STARTTLS has been answered 220; the caller shakes hands"
+    CLOSED = "the connection is over"
