@@ -75,11 +75,10 @@ def flags_of(suffix: str) -> int:
     return flags
 
 
-def size_in_name(base: str, key: str) -> int | None:
+def size_in_name(name: str, key: str) -> int | None:
     """The number behind `,S=` or `,W=` (`key` is the letter), or None when the name has none."""
-    at = base.find(f",{key}=")
+    at = name.find(f",{key}=")
     if at < 0:
         return None
-    end = base.find(",", at + 3)
-    digits = base[at + 3 :] if end < 0 else base[at + 3 : end]
+    digits = name[at + 3 :].partition(":")[0].partition(",")[0]
     return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 19 else None

@@ -1,0 +1,446 @@
+"""One Maildir folder in memory: which messages it has, their UIDs, file names and flags.
+
+`Folder` is the model; it never waits and knows no sessions. The owner (one per process and folder) calls it
+from one thread, except that `read_listing` touches only the disk and may run in another. Three parallel
+columns describe the messages in UID order: `uids`, `names` (the file's name in `cur/` or `new/`) and `flags`
+(see `names`; bit `IN_NEW` says which of the two directories). `uids` is never changed in place but by
+appending: removing messages replaces the array, so that whoever holds the old one keeps a consistent view.
+
+What other programs do to the files (deliver, rename, delete, rewrite `dovecot-uidlist`) is found by `apply`.
+Damage is reported in `problems`, a list of texts that the owner logs and clears.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mailstack.storage.maildir import uidlist
+from mailstack.storage.maildir.keywords import Keywords
+from mailstack.storage.maildir.names import INFO, flags_of, size_in_name, split_name, suffix_of
+
+IN_NEW = 1 << 32
+REWRITE_STALE = 200
+"""Records of expunged messages that may stand in the uidlist before it is rewritten."""
+
+
+class FolderGoneError(OSError):
+    """The folder has been deleted, or made anew with another UIDVALIDITY: no view of it is valid any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the directories held, and their modification times (ns) read before that."""
+
+    new: list[str]
+    cur: list[str]
+    stamp: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Delta:
+    """What a scan has found out: how many messages came, which UIDs went, whose flags another program changed."""
+
+    added: int = 0
+    removed: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+class Folder:
+    """See the module. `path` is the directory that holds `cur`, `new`, `tmp`."""
+
+    __slots__ = (
+        "_list_stamp",
+        "_reserved",
+        "_stale",
+        "by_base",
+        "dates",
+        "extensions",
+        "flags",
+        "guid",
+        "keywords",
+        "names",
+        "next_uid",
+        "path",
+        "problems",
+        "recent_from",
+        "stamp",
+        "uid_validity",
+        "uids",
+    )
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.uid_validity = 0
+        self.next_uid = 1
+        self.guid = ""
+        self.uids: array[int] = array("I")
+        self.names: list[str] = []
+        self.flags: array[int] = array("Q")
+        self.dates: array[int] = array("q")
+        self.by_base: dict[str, int] = {}
+        self.extensions: dict[int, str] = {}
+        self.keywords = Keywords(path)
+        self.recent_from = 1
+        self.problems: list[str] = []
+        self.stamp = (-1, -1)
+        self._list_stamp: tuple[int, int, int] | None = None
+        self._reserved: dict[str, int] = {}
+        self._stale = 0
+
+    # ---- reading the disk
+
+    def load(self, new_validity: Callable[[], int]) -> None:
+        """Read everything; `new_validity` gives the UIDVALIDITY of a folder that has no usable uidlist.
+
+        Raises `OSError`, `LockBusyError`; `FolderGoneError` when there is no such folder.
+        """
+        listing = read_listing(self.path)
+        self.keywords.load()
+        if not self._read_uidlist():
+            self.uid_validity = new_validity()
+            self.guid = uidlist.new_guid()
+            self._rewrite()
+        self.apply(listing)
+        fresh = [uid for uid, flags in zip(self.uids, self.flags, strict=True) if flags & IN_NEW]
+        self.recent_from = min(fresh, default=self.next_uid)
+
+    def is_stale(self) -> bool:
+        """Whether the directories or the uidlist have changed since they were read (three `stat` calls)."""
+        try:
+            return _stamp(self.path) != self.stamp or self.list_changed()
+        except FileNotFoundError:
+            return True
+
+    def list_changed(self) -> bool:
+        """Whether another program has written the uidlist since it was read (one `stat` call)."""
+        return self._stat_list() != self._list_stamp
+
+    def apply(self, listing: Listing) -> Delta:
+        """Bring the columns to what a listing says; new messages get their UIDs, durable in the uidlist.
+
+        Raises `OSError`, `LockBusyError` (nothing has been applied then), `FolderGoneError`.
+        """
+        if self.list_changed():
+            self._reread_uidlist()
+        delta = Delta()
+        bases = {split_name(name)[0]: (name, True) for name in listing.new}
+        bases.update((split_name(name)[0], (name, False)) for name in listing.cur)
+        if bases.keys() != self.by_base.keys() or not self._same_names(bases):
+            known = dict(self.by_base)
+            # New messages first: this may fail, and nothing has been changed then.
+            delta.added = self._adopt([(base, *at) for base, at in bases.items() if base not in known])
+            index_of = {uid: index for index, uid in enumerate(self.uids)}
+            for base, uid in known.items():
+                if base in bases:
+                    self._moved(index_of[uid], *bases[base], delta)
+                else:
+                    delta.removed.append(uid)
+            delta.removed.sort()
+            self.forget(delta.removed)
+            if delta.added or delta.changed:
+                self.keywords.load()
+        self.stamp = listing.stamp
+        return delta
+
+    def apply_events(self, events: Sequence[tuple[str, bool, bool]]) -> Delta:
+        """The same from single news, in order: a file's name, whether it has come or gone, and if in `new/`.
+
+        Raises what `apply` raises.
+        """
+        if self.list_changed():
+            self._reread_uidlist()
+        delta = Delta()
+        arrived: dict[str, tuple[str, bool]] = {}
+        gone: dict[int, None] = {}
+        for name, come, in_new in events:
+            base = split_name(name)[0]
+            uid = self.by_base.get(base)
+            if uid is not None:
+                gone[uid] = None
+            elif come:
+                arrived[base] = (name, in_new)
+        fresh = [(base, *at) for base, at in arrived.items() if self._there(*at)]
+        delta.added = self._adopt(fresh)
+        for name, come, in_new in events:
+            uid = self.by_base.get(split_name(name)[0])
+            if uid is not None and come and self._there(name, in_new):
+                self._moved(self.index(uid), name, in_new, delta)
+        delta.removed = sorted(uid for uid in gone if not os.path.exists(self.file(self.index(uid))))
+        self.forget(delta.removed)
+        if delta.added or delta.changed:
+            self.keywords.load()
+        return delta
+
+    def _there(self, name: str, in_new: bool) -> bool:
+        return os.path.exists(f"{self.path}/{'new' if in_new else 'cur'}/{name}")
+
+    def _moved(self, index: int, name: str, in_new: bool, delta: Delta) -> None:
+        """A known message's file stands under this name now."""
+        flags = flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0)
+        if (flags ^ self.flags[index]) & ~IN_NEW:
+            delta.changed.append(self.uids[index])
+        self.names[index] = name
+        self.flags[index] = flags
+
+    def _same_names(self, bases: dict[str, tuple[str, bool]]) -> bool:
+        known = zip(self.names, self.flags, strict=True)
+        found = set(bases.values())
+        return all((name, bool(flags & IN_NEW)) in found for name, flags in known)
+
+    def _adopt(self, unknown: list[tuple[str, str, bool]]) -> int:
+        """Give UIDs to files and append them to the columns; those the uidlist knows keep theirs."""
+        reserved: list[tuple[int, str, str, bool]] = []
+        fresh: list[tuple[str, str, bool]] = []
+        floor = self.uids[-1] if self.uids else 0
+        for base, name, in_new in unknown:
+            uid = self._reserved.get(base, 0)
+            if uid > floor:
+                reserved.append((uid, base, name, in_new))
+            else:
+                fresh.append((base, name, in_new))
+        fresh.sort(key=lambda item: _arrival_key(item[0]))
+        uid = self.next_uid
+        assigned = [(uid + offset, *item) for offset, item in enumerate(fresh)]
+        if assigned:
+            self._append([(number, base) for number, base, _, _ in assigned])
+        for number, base, name, in_new in [*sorted(reserved), *assigned]:
+            self._reserved.pop(base, None)
+            self._insert(number, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
+        return len(reserved) + len(assigned)
+
+    def _insert(self, uid: int, base: str, name: str, flags: int) -> None:
+        self.uids.append(uid)
+        self.names.append(name)
+        self.flags.append(flags)
+        self.dates.append(0)
+        self.by_base[base] = uid
+
+    # ---- the uidlist
+
+    def _stat_list(self) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(f"{self.path}/{uidlist.FILE}")
+        except FileNotFoundError:
+            return None
+        return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def _read_uidlist(self) -> bool:
+        """Take UIDVALIDITY and reservations from the file; False when there is none to use."""
+        stamp = self._stat_list()
+        try:
+            with open(f"{self.path}/{uidlist.FILE}", "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return False
+        parsed = uidlist.parse(data)
+        if parsed is None:
+            self.problems.append(f"{self.path}/{uidlist.FILE}: damaged, made anew with another UIDVALIDITY")
+            return False
+        if self.uid_validity not in (0, parsed.uid_validity):
+            raise FolderGoneError(f"{self.path}: UIDVALIDITY has changed")
+        self.uid_validity = parsed.uid_validity
+        self.next_uid = max(self.next_uid, parsed.next_uid)
+        self.guid = parsed.guid or self.guid or uidlist.new_guid()
+        self.extensions = parsed.extensions
+        self._reserved = dict(zip(parsed.bases, parsed.uids, strict=True))
+        self._stale = max(0, len(parsed.uids) - len(self.uids))
+        self._list_stamp = stamp
+        if parsed.problem:
+            self.problems.append(f"{self.path}/{uidlist.FILE}: {parsed.problem}; repaired")
+            for base in list(self._reserved):
+                if self._reserved[base] >= parsed.next_uid:
+                    del self._reserved[base]
+            self._rewrite(self._reserved)
+        return True
+
+    def _reread_uidlist(self) -> None:
+        """Another program has written the uidlist (or removed it: then ours is written again)."""
+        if not self._read_uidlist():
+            if not os.path.isdir(self.path):
+                raise FolderGoneError(f"{self.path}: deleted")
+            self._rewrite()
+            return
+        for base in self.by_base.keys() & self._reserved.keys():
+            del self._reserved[base]
+
+    def _append(self, records: Sequence[tuple[int, str]]) -> None:
+        """Write records behind the file's last line and step `next_uid`. Raises `OSError`, `LockBusyError`."""
+        path = f"{self.path}/{uidlist.FILE}"
+        with uidlist.Lock(path):
+            if self._stat_list() != self._list_stamp:
+                raise uidlist.LockBusyError(f"{path} has just been changed by another program")
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                data = b"".join([uidlist.record(uid, base) for uid, base in records])
+                before = os.fstat(fd).st_size
+                if os.write(fd, data) != len(data):
+                    os.ftruncate(fd, before)
+                    raise OSError(28, "No space left on device", path)
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+            self._list_stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        self.next_uid = records[-1][0] + 1
+
+    def _rewrite(self, reserved: dict[str, int] | None = None) -> None:
+        """Write the whole uidlist anew, without the records of expunged messages."""
+        rows = {uid: split_name(name)[0] for uid, name in zip(self.uids, self.names, strict=True)}
+        if reserved is not None:
+            rows.update((uid, base) for base, uid in reserved.items())
+        data = [uidlist.header(self.uid_validity, self.next_uid, self.guid)]
+        data += [uidlist.record(uid, rows[uid], self.extensions.get(uid, "")) for uid in sorted(rows)]
+        with uidlist.Lock(f"{self.path}/{uidlist.FILE}") as lock:
+            lock.replace(b"".join(data))
+        self._list_stamp = self._stat_list()
+        self._stale = 0
+
+    def compact(self) -> None:
+        """Rewrite the uidlist when too much of it is about expunged messages. Raises `OSError`."""
+        if self._stale > max(REWRITE_STALE, len(self.uids)) and self._stat_list() == self._list_stamp:
+            self._rewrite()
+
+    # ---- lookups
+
+    def index(self, uid: int) -> int:
+        """The position of a UID in the columns, or -1."""
+        at = bisect_left(self.uids, uid)
+        return at if at < len(self.uids) and self.uids[at] == uid else -1
+
+    def file(self, index: int) -> str:
+        """The path of a message's file."""
+        return f"{self.path}/{'new' if self.flags[index] & IN_NEW else 'cur'}/{self.names[index]}"
+
+    def date(self, index: int) -> int:
+        """When the message arrived here: the file's modification time, in whole seconds. Raises `OSError`."""
+        date = self.dates[index]
+        if not date:
+            date = self.dates[index] = int(os.stat(self.file(index)).st_mtime) or 1
+        return date
+
+    def size_in_name(self, index: int, key: str) -> int | None:
+        """`S` or `W` of the file's name, else of the uidlist's extension fields, else None."""
+        size = size_in_name(self.names[index], key)
+        if size is None and self.extensions:
+            for item in self.extensions.get(self.uids[index], "").split(" "):
+                if item[:1] == key and item[1:].isdecimal():
+                    return int(item[1:])
+        return size
+
+    # ---- changes of our own
+
+    def added(self, name: str, in_new: bool) -> int:
+        """A file has been published under `name`: its UID, given now unless a scan was faster.
+
+        Raises `OSError`, `LockBusyError`.
+        """
+        return self.added_many([(name, in_new)])[0]
+
+    def added_many(self, files: Sequence[tuple[str, bool]]) -> list[int]:
+        """The same for several files (name, and if it lies in `new/`), in ascending order of UIDs."""
+        if self.list_changed():
+            self._reread_uidlist()
+        fresh = [
+            (base, name, in_new)
+            for name, in_new in files
+            if (base := split_name(name)[0]) not in self.by_base
+        ]
+        records = [(self.next_uid + offset, base) for offset, (base, _, _) in enumerate(fresh)]
+        if records:
+            self._append(records)
+        for (uid, base), (_, name, in_new) in zip(records, fresh, strict=True):
+            self._insert(uid, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
+        return [self.by_base[split_name(name)[0]] for name, _ in files]
+
+    def move_to(self, path: str) -> None:
+        """The folder's directory has been renamed."""
+        self.path = path
+        self.keywords.move_to(path)
+
+    def renamed(self, index: int, flags: int) -> str:
+        """The name in `cur/` that a message with these flags has."""
+        return split_name(self.names[index])[0] + suffix_of(flags & ~IN_NEW)
+
+    def set_name(self, index: int, name: str, flags: int) -> None:
+        """A message's file now stands in `cur/` under `name`."""
+        self.names[index] = name
+        self.flags[index] = flags & ~IN_NEW
+
+    def forget(self, gone: Iterable[int]) -> None:
+        """Take messages out of the columns (their files are gone); `uids` becomes another array."""
+        dead = {index for uid in gone if (index := self.index(uid)) >= 0}
+        if not dead:
+            return
+        keep = [index for index in range(len(self.uids)) if index not in dead]
+        for index in dead:
+            self.by_base.pop(split_name(self.names[index])[0], None)
+            self.extensions.pop(self.uids[index], None)
+        self.uids = array("I", [self.uids[index] for index in keep])
+        self.names = [self.names[index] for index in keep]
+        self.flags = array("Q", [self.flags[index] for index in keep])
+        self.dates = array("q", [self.dates[index] for index in keep])
+        self._stale += len(dead)
+
+    def move_new(self) -> None:
+        """Move what lies in `new/` to `cur/`: a session has seen it. Raises `OSError`."""
+        for index, flags in enumerate(self.flags):
+            if flags & IN_NEW:
+                name = self.names[index]
+                target = name if INFO in name else name + INFO
+                try:
+                    os.rename(f"{self.path}/new/{name}", f"{self.path}/cur/{target}")
+                except FileNotFoundError:
+                    self.stamp = (-1, -1)
+                    continue
+                self.set_name(index, target, flags)
+
+
+def read_listing(path: str) -> Listing:
+    """List `new/` before `cur/`, so that a file which moves between them meanwhile is seen at least once.
+
+    A rename during the reading of a directory may hide the file: a directory that has changed meanwhile is
+    read again and the results are joined. Raises `OSError`, `FolderGoneError`.
+    """
+    try:
+        stamp = _stamp(path)
+        new, cur = os.listdir(f"{path}/new"), os.listdir(f"{path}/cur")
+        if _stamp(path) != stamp:
+            again = _stamp(path)
+            present = set(os.listdir(f"{path}/cur"))
+            cur = list(present | {name for name in cur if os.path.exists(f"{path}/cur/{name}")})
+            new = os.listdir(f"{path}/new")
+            stamp = again
+    except FileNotFoundError as error:
+        if os.path.isdir(path):
+            for name in ("cur", "new", "tmp"):
+                os.makedirs(f"{path}/{name}", 0o700, exist_ok=True)
+            return read_listing(path)
+        raise FolderGoneError(f"{path}: deleted") from error
+    return Listing(
+        [name for name in new if not name.startswith(".")],
+        [name for name in cur if not name.startswith(".")],
+        stamp,
+    )
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    return (os.stat(f"{path}/new").st_mtime_ns, os.stat(f"{path}/cur").st_mtime_ns)
+
+
+def _arrival_key(base: str) -> tuple[int, int, str]:
+    """Delivery order: seconds and microseconds of the unique name, then the name itself."""
+    seconds, _, rest = base.partition(".")
+    micros = ""
+    if rest.startswith("M"):
+        for char in rest[1:]:
+            if not ("0" <= char <= "9"):
+                break
+            micros += char
+    number = int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 19 else 1 << 62
+    return (number, int(micros or 0) if len(micros) < 19 else 0, base)
