@@ -1,0 +1,319 @@
+"""One LMTP connection.
+
+Holds always: `250 2.0.0 … Saved` goes out when the message and its directory entry are on disk, one reply for
+each accepted recipient, in order (RFC 2033 §4.2). A recipient's failure touches no other recipient.
+
+Diagnostics, in Dovecot's words: `550 5.1.1 <a> User doesn't exist: a`; `451 4.3.0 <a> Temporary internal
+error` when users cannot be looked up or the message cannot be stored; `452 4.2.2 <a> …` when the disk is
+full; `421 4.3.2` at shutdown; `421 4.4.2` after `IDLE_TIMEOUT` seconds of silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mailstack.mailbox.auth import Unavailable, User
+from mailstack.mailbox.ids import session_id
+from mailstack.mailbox.views import MailStore
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.net.stream import Stream
+from mailstack.wire.smtp import events
+from mailstack.wire.smtp.address import quote
+from mailstack.wire.smtp.reply import Reply
+from mailstack.wire.smtp.server import Limits, ServerConnection
+from mailstack.wire.smtp.states import Mode, State
+
+IDLE_TIMEOUT = 300.0
+WRITE_TIMEOUT = 300.0
+HANDSHAKE_TIMEOUT = 30.0
+RECIPIENTS_LIMIT = 1000
+"""Recipients of one message (RFC 5321 §4.5.3.1.8 asks for 100 at the least)."""
+MESSAGE_LIMIT = 256 << 20
+"""Octets of one message; it is in memory until it is stored."""
+
+_OK = Reply(250, "2.1.0", "OK")
+_RCPT_OK = Reply(250, "2.1.5", "OK")
+_RESET = Reply(250, "2.0.0", "OK")
+_DATA = Reply(354, "", "OK")
+_BYE = Reply(221, "2.0.0", "Bye")
+_TOO_MANY = Reply(452, "4.5.3", "Too many recipients")
+_SHUTDOWN = Reply(421, "4.3.2", "Shutting down")
+_SILENCE = Reply(421, "4.4.2", "Disconnected for inactivity")
+_NOT_HERE = Reply(502, "5.5.1", "Command not implemented")
+_CANNOT_VRFY = Reply(252, "2.3.3", "Try RCPT instead")
+_READY = Reply(220, "2.0.0", "Begin TLS negotiation now.")
+_HELP = Reply(214, "2.0.0", "RFC 2033")
+
+_BETWEEN = (State.IDLE, State.READY)
+"""No transaction is open."""
+_FULL = {errno.ENOSPC: "Disk is full", errno.EDQUOT: "Quota exceeded (mailbox for user is full)"}
+_MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?(<[^\r\n]{0,250}|[^\r\n]{0,250})", re.I | re.M)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmtpSettings:
+    """Values of dovecot.conf that a session follows."""
+
+    hostname: str
+    greeting: str = "Dovecot ready."
+    recipient_delimiter: str = "+"
+    add_received: bool = True
+    delivery_address: str = "final"
+    """Delivered-To: none, final (the user) or original (RCPT TO)."""
+
+
+class LmtpService(Protocol):
+    """The process as a session sees it."""
+
+    @property
+    def lmtp(self) -> LmtpSettings: ...
+
+    @property
+    def tls(self) -> ssl.SSLContext | None: ...
+
+    @property
+    def store(self) -> MailStore: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    def lookup(self, name: str) -> User | None:
+        """The user behind an address. Raises `Unavailable`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Recipient:
+    address: str
+    user: User
+
+
+@dataclass(slots=True)
+class _Transaction:
+    sender: str
+    recipients: list[_Recipient] = field(default_factory=list)
+    content: list[bytes] = field(default_factory=list)
+
+
+class LmtpSession:
+    """One connected client."""
+
+    def __init__(self, stream: Stream, service: LmtpService) -> None:
+        self._stream = stream
+        self._service = service
+        self._settings = service.lmtp
+        self._conn = ServerConnection(Mode.LMTP, Limits(message=MESSAGE_LIMIT))
+        self._transaction = _Transaction("")
+        self._id = session_id()
+        self._waiting = False
+        self._stopping = False
+
+    async def run(self) -> None:
+        """From greeting to close."""
+        conn = self._conn
+        if self._service.tls is not None and self._stream.tls is None:
+            conn.starttls_refusal = None
+        conn.greet(Reply(220, "", f"{self._settings.hostname} {self._settings.greeting}"))
+        try:
+            while True:
+                event = conn.next_event()
+                if event is events.NEED_DATA:
+                    await self._flush()
+                    conn.receive_data(await self._read())
+                elif isinstance(event, events.Content):
+                    self._transaction.content.append(event.data)
+                elif isinstance(event, events.Closed):
+                    break
+                else:
+                    await self._answer(event)
+            await self._flush()
+        except TimeoutError:
+            conn.say(_SILENCE)
+            self._stream.write(conn.data_to_send())
+        except OSError:
+            pass
+
+    def shutdown(self) -> None:
+        """Say goodbye: at once when the client is silent, else after what is under way."""
+        self._stopping = True
+        if self._waiting and self._conn.state in _BETWEEN:
+            self._conn.say(_SHUTDOWN)
+            self._stream.write(self._conn.data_to_send())
+            self._stream.close()
+
+    async def _read(self) -> bytes:
+        if self._stopping and self._conn.state in _BETWEEN:
+            self._conn.say(_SHUTDOWN)
+            return b""
+        self._waiting = True
+        try:
+            return await self._stream.read(IDLE_TIMEOUT)
+        finally:
+            self._waiting = False
+
+    async def _flush(self) -> None:
+        self._stream.write(self._conn.data_to_send())
+        await self._stream.drain(WRITE_TIMEOUT)
+
+    async def _answer(self, event: events.Event) -> None:
+        conn = self._conn
+        match event:
+            case events.Rcpt():
+                conn.reply(self._rcpt(event.recipient))
+            case events.Mail():
+                self._transaction = _Transaction(event.sender)
+                conn.reply(_SHUTDOWN if self._stopping else _OK)
+            case events.Data():
+                conn.reply(_DATA)
+            case events.ContentEnd():
+                await self._deliver(event)
+            case events.Hello():
+                self._transaction = _Transaction("")
+                conn.reply(Reply(250, "", self._extensions()))
+            case events.Reset():
+                self._transaction = _Transaction("")
+                conn.reply(_RESET)
+            case events.Noop():
+                conn.reply(_RESET)
+            case events.Quit():
+                conn.reply(_BYE)
+            case events.StartTLS():
+                await self._start_tls()
+            case events.Verify():
+                conn.reply(_CANNOT_VRFY)
+            case events.Help():
+                conn.reply(_HELP)
+            case events.Refused():
+                pass
+            case _:
+                conn.reply(_NOT_HERE)
+
+    def _extensions(self) -> str:
+        lines = [self._settings.hostname]
+        if self._conn.starttls_refusal is None:
+            lines.append("STARTTLS")
+        lines += ["8BITMIME", "ENHANCEDSTATUSCODES", "PIPELINING", f"SIZE {MESSAGE_LIMIT}", "SMTPUTF8"]
+        return "\n".join(lines)
+
+    async def _start_tls(self) -> None:
+        context = self._service.tls
+        assert context is not None
+        self._conn.reply(_READY)
+        await self._flush()
+        await self._stream.start_tls(context, HANDSHAKE_TIMEOUT, server_side=True)
+        self._conn.starttls_refusal = _NOT_HERE
+        self._conn.tls_started()
+        self._transaction = _Transaction("")
+
+    # ---- recipients and delivery
+
+    def _rcpt(self, address: str) -> Reply:
+        recipients = self._transaction.recipients
+        if len(recipients) >= RECIPIENTS_LIMIT:
+            return _TOO_MANY
+        try:
+            user = self._service.lookup(without_detail(address, self._settings.recipient_delimiter))
+        except Unavailable as error:
+            self._service.log.error(f"lmtp: {address}: {error}")
+            return Reply(451, "4.3.0", f"<{address}> Temporary internal error")
+        if user is None:
+            return Reply(550, "5.1.1", f"<{address}> User doesn't exist: {address}")
+        recipients.append(_Recipient(address, user))
+        return _RCPT_OK
+
+    async def _deliver(self, end: events.ContentEnd) -> None:
+        transaction = self._transaction
+        self._transaction = _Transaction("")
+        if end.too_big:
+            for recipient in transaction.recipients:
+                self._conn.reply(Reply(552, "5.3.4", f"<{recipient.address}> Message is too big"))
+            return
+        now = self._service.clock.time()
+        if len(transaction.recipients) == 1:
+            self._conn.reply(await self._store(transaction, transaction.recipients[0], now))
+            return
+        stores = [self._store(transaction, recipient, now) for recipient in transaction.recipients]
+        for reply in await asyncio.gather(*stores):
+            self._conn.reply(reply)
+
+    async def _store(self, transaction: _Transaction, recipient: _Recipient, now: float) -> Reply:
+        service, user = self._service, recipient.user
+        header = self._header(transaction.sender, recipient, now)
+        try:
+            await service.store.deliver(user.mail_root, [header, *transaction.content])
+        except OSError as error:
+            service.log.error(f"lmtp({user.name})<{self._id}>: save to INBOX failed: {error}")
+            if error.errno in _FULL:
+                return Reply(452, "4.2.2", f"<{recipient.address}> {_FULL[error.errno]}")
+            return Reply(451, "4.3.0", f"<{recipient.address}> Temporary internal error")
+        shown = message_id(transaction.content)
+        service.log.info(f"lmtp({user.name})<{self._id}>: msgid={shown}: saved mail to INBOX")
+        return Reply(250, "2.0.0", f"<{recipient.address}> {self._id} Saved")
+
+    def _header(self, sender: str, recipient: _Recipient, now: float) -> bytes:
+        settings = self._settings
+        lines = [f"Return-Path: <{quote(sender)}>\r\n"]
+        if settings.delivery_address != "none":
+            shown = recipient.user.name if settings.delivery_address == "final" else recipient.address
+            lines.append(f"Delivered-To: {shown}\r\n")
+        if settings.add_received:
+            tls = self._stream.tls
+            secured = f"\t(using {tls.version()})\r\n" if tls is not None else ""
+            lines.append(
+                f"Received: from {self._conn.hello} ([{self._stream.peer[0] or 'unix'}])\r\n{secured}"
+                f"\tby {settings.hostname} with LMTP{'S' if secured else ''}\r\n"
+                f"\tid {self._id}\r\n"
+                f"\t(envelope-from <{quote(sender)}>)\r\n"
+                f"\tfor <{quote(recipient.address)}>; {_date(now)}\r\n"
+            )
+        return "".join(lines).encode("utf-8", "replace")
+
+
+def without_detail(address: str, delimiters: str) -> str:
+    """`zs+list@mail.test` -> `zs@mail.test`, where `+` is one of the delimiters; a leading one is kept."""
+    local, at, domain = address.rpartition("@")
+    if not at:
+        local, domain = domain, ""
+    ends = [end for char in delimiters if (end := local.find(char)) > 0]
+    return f"{local[: min(ends)]}{at}{domain}" if ends else address
+
+
+def message_id(content: list[bytes]) -> str:
+    """The Message-ID for the log, `unspecified` where there is none; made printable."""
+    head = content[0] if content else b""
+    end = head.find(b"\r\n\r\n")
+    found = _MESSAGE_ID.search(head, 0, end + 2 if end >= 0 else 16384)
+    if found is None:
+        return "unspecified"
+    return found[1].strip().decode("utf-8", "replace") or "unspecified"
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_last: tuple[int, str] = (0, "")
+
+
+def _date(now: float) -> str:
+    """RFC 5322 §3.3 date-time in local time; made once a second."""
+    global _last
+    second = int(now)
+    if _last[0] != second:
+        at = time.localtime(second)
+        minutes = at.tm_gmtoff // 60
+        zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}{abs(minutes) % 60:02d}"
+        text = (
+            f"{_DAYS[at.tm_wday]}, {at.tm_mday} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
+            f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {zone}"
+        )
+        _last = (second, text)
+    return _last[1]
