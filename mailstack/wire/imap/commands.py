@@ -1,0 +1,165 @@
+"""The commands of a client as values (RFC 3501 §6 and the extensions named beside each)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mailstack.wire.imap.fetch import FetchItem
+from mailstack.wire.imap.search import Key
+from mailstack.wire.imap.sequence import SequenceSet
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A command without arguments: CAPABILITY NOOP LOGOUT STARTTLS CHECK CLOSE UNSELECT EXPUNGE IDLE NAMESPACE."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    user: bytes
+    password: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """`initial`: the initial response still in base64 (RFC 4959), None without one."""
+
+    mechanism: str
+    initial: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Id:
+    """RFC 2971: the client's own fields, or None for NIL."""
+
+    fields: tuple[tuple[bytes, bytes | None], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Enable:
+    """RFC 5161."""
+
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    mailbox: str
+    readonly: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """`special_use`: RFC 6154 §3."""
+
+    mailbox: str
+    special_use: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    mailbox: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    mailbox: str
+    subscribed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE."""
+
+    reference: str
+    patterns: tuple[str, ...]
+    selection: frozenset[str] = frozenset()
+    returns: frozenset[str] = frozenset()
+    status: tuple[str, ...] = ()
+    extended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lsub:
+    reference: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    mailbox: str
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UidExpunge:
+    """RFC 4315 §2.1."""
+
+    uids: SequenceSet
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    key: Key
+    uid: bool
+    charset: str
+    returns: frozenset[str] | None = None
+    """RFC 4731: what ESEARCH is to return; None for a plain SEARCH."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    messages: SequenceSet
+    items: tuple[FetchItem, ...]
+    uid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """`mode`: `+`, `-` or empty (replace)."""
+
+    messages: SequenceSet
+    mode: str
+    silent: bool
+    flags: tuple[str, ...]
+    uid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """COPY, or MOVE (RFC 6851)."""
+
+    messages: SequenceSet
+    mailbox: str
+    move: bool
+    uid: bool
+
+
+Command = (
+    Plain
+    | Login
+    | Authenticate
+    | Id
+    | Enable
+    | Select
+    | Create
+    | Delete
+    | Rename
+    | Subscribe
+    | List
+    | Lsub
+    | Status
+    | UidExpunge
+    | Search
+    | Fetch
+    | Store
+    | Copy
+)

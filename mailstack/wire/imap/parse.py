@@ -1,0 +1,307 @@
+"""From a command's text to a value of `commands`: one small function per command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.fetch import parse_items
+from mailstack.wire.imap.search import parse_keys
+from mailstack.wire.imap.tokens import Cursor, ParseError
+
+STATUS_ITEMS = frozenset({"MESSAGES", "RECENT", "UIDNEXT", "UIDVALIDITY", "UNSEEN", "SIZE", "DELETED"})
+LIST_SELECTION = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
+LIST_RETURN = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
+SEARCH_RETURN = frozenset({"MIN", "MAX", "ALL", "COUNT"})
+PATTERNS_MAX = 100
+
+
+def _login(cursor: Cursor) -> c.Command:
+    cursor.space()
+    user = cursor.astring()
+    cursor.space()
+    return c.Login(user, cursor.astring())
+
+
+def _authenticate(cursor: Cursor) -> c.Command:
+    cursor.space()
+    mechanism = cursor.word()
+    initial = None
+    if cursor.take(b" "):
+        initial = cursor.text[cursor.at :].strip(b" ")
+        cursor.at = len(cursor.text)
+    return c.Authenticate(mechanism, initial)
+
+
+def _id(cursor: Cursor) -> c.Command:
+    cursor.space()
+    if not cursor.take(b"("):
+        if cursor.nstring() is not None:
+            raise ParseError("Invalid arguments.")
+        return c.Id(None)
+    fields: list[tuple[bytes, bytes | None]] = []
+    while not cursor.take(b")"):
+        name = cursor.string()
+        cursor.space()
+        fields.append((name, cursor.nstring()))
+        cursor.take(b" ")
+        if len(fields) > 30:
+            raise ParseError("Too many ID fields.")
+    return c.Id(tuple(fields))
+
+
+def _enable(cursor: Cursor) -> c.Command:
+    names = []
+    while cursor.at < len(cursor.text):
+        cursor.space()
+        names.append(cursor.word())
+    if not names:
+        raise ParseError("Missing arguments.")
+    return c.Enable(tuple(names))
+
+
+def _select(readonly: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        return c.Select(cursor.mailbox(), readonly)
+
+    return parse
+
+
+def _create(cursor: Cursor) -> c.Command:
+    cursor.space()
+    mailbox = cursor.mailbox()
+    uses: tuple[str, ...] = ()
+    if cursor.take(b" (USE "):
+        uses = cursor.flag_list()
+        cursor.expect(b")")
+    return c.Create(mailbox, uses)
+
+
+def _delete(cursor: Cursor) -> c.Command:
+    cursor.space()
+    return c.Delete(cursor.mailbox())
+
+
+def _rename(cursor: Cursor) -> c.Command:
+    cursor.space()
+    old = cursor.mailbox()
+    cursor.space()
+    return c.Rename(old, cursor.mailbox())
+
+
+def _subscribe(subscribed: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        return c.Subscribe(cursor.mailbox(), subscribed)
+
+    return parse
+
+
+def _words(cursor: Cursor) -> list[str]:
+    """`(A B)`, opened already."""
+    words = []
+    while not cursor.take(b")"):
+        words.append(cursor.word())
+        if not cursor.take(b" ") and cursor.peek() != b")":
+            raise ParseError("Invalid arguments.")
+    return words
+
+
+def _list(cursor: Cursor) -> c.Command:
+    cursor.space()
+    selection: frozenset[str] = frozenset()
+    returns: set[str] = set()
+    status: tuple[str, ...] = ()
+    extended = False
+    if cursor.take(b"("):
+        extended = True
+        selection = frozenset(_words(cursor))
+        if not selection <= LIST_SELECTION:
+            raise ParseError("Unknown select option.")
+        if "RECURSIVEMATCH" in selection and not selection - {"RECURSIVEMATCH", "REMOTE"}:
+            raise ParseError("RECURSIVEMATCH must not be the only selection.")
+        cursor.space()
+    reference = cursor.mailbox() if cursor.peek() != b"(" else _invalid("Invalid reference.")
+    cursor.space()
+    patterns: list[str] = []
+    if cursor.take(b"("):
+        extended = True
+        while not cursor.take(b")"):
+            patterns.append(cursor.pattern())
+            if len(patterns) > PATTERNS_MAX or not (cursor.take(b" ") or cursor.peek() == b")"):
+                raise ParseError("Invalid pattern list.")
+    else:
+        patterns.append(cursor.pattern())
+    if cursor.take(b" "):
+        if cursor.word() != "RETURN":
+            raise ParseError("Extra arguments.")
+        extended = True
+        cursor.space()
+        cursor.expect(b"(", "Invalid return options.")
+        while not cursor.take(b")"):
+            option = cursor.word()
+            if option == "STATUS":
+                cursor.space()
+                status = _status_items(cursor)
+            elif option not in LIST_RETURN:
+                raise ParseError(f"Unknown return option {option}.")
+            returns.add(option)
+            cursor.take(b" ")
+    return c.List(reference, tuple(patterns), selection, frozenset(returns), status, extended)
+
+
+def _invalid(text: str) -> str:
+    raise ParseError(text)
+
+
+def _lsub(cursor: Cursor) -> c.Command:
+    cursor.space()
+    reference = cursor.mailbox()
+    cursor.space()
+    return c.Lsub(reference, cursor.pattern())
+
+
+def _status(cursor: Cursor) -> c.Command:
+    cursor.space()
+    mailbox = cursor.mailbox()
+    cursor.space()
+    return c.Status(mailbox, _status_items(cursor))
+
+
+def _status_items(cursor: Cursor) -> tuple[str, ...]:
+    cursor.expect(b"(", "Status list is missing.")
+    items = tuple(dict.fromkeys(_words(cursor)))
+    if not items:
+        raise ParseError("Empty status list.")
+    for item in items:
+        if item not in STATUS_ITEMS:
+            raise ParseError(f"Invalid status item {item}")
+    return items
+
+
+def _uid_expunge(cursor: Cursor) -> c.Command:
+    cursor.space()
+    return c.UidExpunge(cursor.sequence_set())
+
+
+def _search(uid: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        returns: frozenset[str] | None = None
+        charset = "UTF-8"
+        if cursor.text[cursor.at : cursor.at + 8].upper() == b"RETURN (":
+            cursor.at += 8
+            returns = frozenset(_words(cursor)) or frozenset({"ALL"})
+            if not returns <= SEARCH_RETURN:
+                raise ParseError("Unknown SEARCH return option.")
+            cursor.space()
+        if cursor.text[cursor.at : cursor.at + 8].upper() == b"CHARSET ":
+            cursor.at += 8
+            charset = cursor.astring().decode("ascii", "replace").upper()
+            cursor.space()
+        return c.Search(parse_keys(cursor), uid, charset, returns)
+
+    return parse
+
+
+def _fetch(uid: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        messages = cursor.sequence_set()
+        cursor.space()
+        return c.Fetch(messages, parse_items(cursor), uid)
+
+    return parse
+
+
+def _store(uid: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        messages = cursor.sequence_set()
+        cursor.space()
+        start = cursor.at
+        end = cursor.text.find(b" ", start)
+        if end < 0:
+            raise ParseError("Missing arguments.")
+        item = cursor.text[start:end].decode("ascii", "replace").upper()
+        cursor.at = end
+        mode = item[:1] if item[:1] in ("+", "-") else ""
+        if item[len(mode) :] not in ("FLAGS", "FLAGS.SILENT"):
+            raise ParseError(f"Invalid STORE item {item}")
+        cursor.space()
+        if cursor.peek() == b"(":
+            flags = cursor.flag_list()
+        else:
+            names = [cursor.flag()]
+            while cursor.take(b" "):
+                names.append(cursor.flag())
+            flags = tuple(names)
+        return c.Store(messages, mode, item.endswith(".SILENT"), flags, uid)
+
+    return parse
+
+
+def _copy(move: bool, uid: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        messages = cursor.sequence_set()
+        cursor.space()
+        return c.Copy(messages, cursor.mailbox(), move, uid)
+
+    return parse
+
+
+def _plain(name: str) -> Callable[[Cursor], c.Command]:
+    command = c.Plain(name)
+    return lambda cursor: command
+
+
+_PLAIN = (
+    "CAPABILITY",
+    "NOOP",
+    "LOGOUT",
+    "STARTTLS",
+    "CHECK",
+    "CLOSE",
+    "UNSELECT",
+    "EXPUNGE",
+    "IDLE",
+    "NAMESPACE",
+)
+PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
+    **{name: _plain(name) for name in _PLAIN},
+    "LOGIN": _login,
+    "AUTHENTICATE": _authenticate,
+    "ID": _id,
+    "ENABLE": _enable,
+    "SELECT": _select(readonly=False),
+    "EXAMINE": _select(readonly=True),
+    "CREATE": _create,
+    "DELETE": _delete,
+    "RENAME": _rename,
+    "SUBSCRIBE": _subscribe(subscribed=True),
+    "UNSUBSCRIBE": _subscribe(subscribed=False),
+    "LIST": _list,
+    "LSUB": _lsub,
+    "STATUS": _status,
+    "SEARCH": _search(uid=False),
+    "UID SEARCH": _search(uid=True),
+    "FETCH": _fetch(uid=False),
+    "UID FETCH": _fetch(uid=True),
+    "STORE": _store(uid=False),
+    "UID STORE": _store(uid=True),
+    "COPY": _copy(move=False, uid=False),
+    "UID COPY": _copy(move=False, uid=True),
+    "MOVE": _copy(move=True, uid=False),
+    "UID MOVE": _copy(move=True, uid=True),
+    "UID EXPUNGE": _uid_expunge,
+}
+"""APPEND is not here: its literal is handed on piece by piece (see `server`)."""
+
+
+def parse_command(name: str, cursor: Cursor) -> c.Command:
+    """Read the arguments of `name` (upper case). Raises `ParseError`, `BadMailboxNameError`."""
+    command = PARSERS[name](cursor)
+    cursor.end()
+    return command

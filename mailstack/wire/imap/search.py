@@ -1,0 +1,196 @@
+"""What SEARCH asks for (RFC 3501 §6.4.4), as a tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mailstack.wire.imap.dates import parse_date
+from mailstack.wire.imap.sequence import SequenceSet
+from mailstack.wire.imap.tokens import Cursor, ParseError
+
+DEPTH_MAX = 100
+KEYS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every message."""
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    left: Key
+    right: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Sequence numbers, or UIDs."""
+
+    messages: SequenceSet
+    uid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A system flag (`\\Seen`) or a keyword."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """`\\Recent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A field that holds the text; an empty text asks for the field alone."""
+
+    name: bytes
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Date:
+    """`relation`: BEFORE ON SINCE; `sent`: by the Date: field, else by arrival; `day`: days since 1970."""
+
+    relation: str
+    sent: bool
+    day: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """LARGER (`larger`) or SMALLER than so many octets."""
+
+    larger: bool
+    octets: int
+
+
+Key = All | And | Or | Not | Messages | Flag | Recent | Header | Body | Text | Date | Size
+
+_FLAGS: dict[str, Key] = {
+    "ALL": All(),
+    "ANSWERED": Flag("\\Answered"),
+    "DELETED": Flag("\\Deleted"),
+    "DRAFT": Flag("\\Draft"),
+    "FLAGGED": Flag("\\Flagged"),
+    "SEEN": Flag("\\Seen"),
+    "UNANSWERED": Not(Flag("\\Answered")),
+    "UNDELETED": Not(Flag("\\Deleted")),
+    "UNDRAFT": Not(Flag("\\Draft")),
+    "UNFLAGGED": Not(Flag("\\Flagged")),
+    "UNSEEN": Not(Flag("\\Seen")),
+    "RECENT": Recent(),
+    "OLD": Not(Recent()),
+    "NEW": And((Recent(), Not(Flag("\\Seen")))),
+}
+_HEADERS = {"FROM", "TO", "CC", "BCC", "SUBJECT"}
+_DATES = {
+    f"{prefix}{relation}": (relation, bool(prefix))
+    for prefix in ("", "SENT")
+    for relation in ("BEFORE", "ON", "SINCE")
+}
+
+
+def parse_keys(cursor: Cursor) -> Key:
+    """All keys up to the end of the command. Raises `ParseError`."""
+    reader = _Reader(cursor)
+    keys = [reader.key(0)]
+    while cursor.take(b" "):
+        if cursor.at >= len(cursor.text):
+            break
+        keys.append(reader.key(0))
+    cursor.end()
+    return keys[0] if len(keys) == 1 else And(tuple(keys))
+
+
+class _Reader:
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.count = 0
+
+    def key(self, depth: int) -> Key:
+        cursor = self.cursor
+        self.count += 1
+        if depth > DEPTH_MAX or self.count > KEYS_MAX:
+            raise ParseError("Too complex search query.")
+        if cursor.take(b"("):
+            keys = [self.key(depth + 1)]
+            while not cursor.take(b")"):
+                cursor.space()
+                keys.append(self.key(depth + 1))
+            return keys[0] if len(keys) == 1 else And(tuple(keys))
+        if cursor.peek().isdigit() or cursor.text.startswith(b"*", cursor.at):
+            return Messages(cursor.sequence_set(), uid=False)
+        if cursor.at >= len(cursor.text):
+            raise ParseError("Missing argument.")
+        name = cursor.word()
+        simple = _FLAGS.get(name)
+        return simple if simple is not None else self.with_argument(name, depth)
+
+    def with_argument(self, name: str, depth: int) -> Key:
+        cursor = self.cursor
+        if name == "NOT":
+            cursor.space()
+            return Not(self.key(depth + 1))
+        if name == "OR":
+            cursor.space()
+            left = self.key(depth + 1)
+            cursor.space()
+            return Or(left, self.key(depth + 1))
+        if name in _HEADERS:
+            return Header(name.encode("ascii"), self.argument(name))
+        if name == "HEADER":
+            field = self.argument(name)
+            return Header(field, self.argument(name))
+        if name == "BODY":
+            return Body(self.argument(name))
+        if name == "TEXT":
+            return Text(self.argument(name))
+        if name in ("KEYWORD", "UNKEYWORD"):
+            self.separator(name)
+            flag = Flag(cursor.atom("Invalid keyword.").decode("ascii"))
+            return flag if name == "KEYWORD" else Not(flag)
+        if name in ("LARGER", "SMALLER"):
+            self.separator(name)
+            return Size(name == "LARGER", cursor.number())
+        if name == "UID":
+            self.separator(name)
+            return Messages(cursor.sequence_set(), uid=True)
+        if name in _DATES:
+            try:
+                day = parse_date(self.argument(name).decode("ascii"))
+            except ValueError:
+                raise ParseError("Invalid search date parameter.") from None
+            return Date(*_DATES[name], day)
+        raise ParseError(f"Unknown argument {name}")
+
+    def separator(self, name: str) -> None:
+        if not self.cursor.take(b" "):
+            raise ParseError(f"Missing parameter for search key (for search key: {name})")
+
+    def argument(self, name: str) -> bytes:
+        self.separator(name)
+        return self.cursor.astring()

@@ -1,0 +1,457 @@
+"""The server's side of IMAP4rev1, sans-I/O: octets in, commands out.
+
+`receive_data` takes what the client has sent, `next_event` gives commands until it returns `NEED_DATA`, and
+`data_to_send` holds continuation requests. A command that cannot be read gives `BadCommand` with the text of
+its BAD reply, and the reading goes on with the next one: after a synchronizing literal nothing more of the
+command comes; a non-synchronizing one (RFC 7888) is skipped, however long.
+
+APPEND's literals are not collected but handed on: `AppendMessage` asks for `accept_literal` or
+`refuse_literal`, then `AppendData` comes in pieces, and `AppendEnd` when the command is complete. After
+AUTHENTICATE and IDLE the lines that follow come as `ClientLine` until `resume`.
+
+Invariants: at most `line_limit` octets of text and as many of literals are held for a command; the parser
+never raises, whatever comes in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from mailstack.wire.imap.commands import Authenticate, Command, Plain
+from mailstack.wire.imap.dates import parse_date_time
+from mailstack.wire.imap.parse import PARSERS, parse_command
+from mailstack.wire.imap.states import ALLOWED, State
+from mailstack.wire.imap.tokens import BadMailboxNameError, Cursor, ParseError
+
+DEFAULT_LINE_LIMIT = 65536
+_TAG = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+")
+_LITERAL = re.compile(rb"\{([0-9]{1,20})(\+?)\}\Z")
+_MAX_PIECE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class NeedData:
+    """Nothing more to say until more octets come."""
+
+
+NEED_DATA = NeedData()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEvent:
+    """A complete command. `name` is its keyword in upper case (`UID FETCH`)."""
+
+    tag: str
+    name: str
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class BadCommand:
+    """Something that is no command: reply `<tag> <status> <text>`; the tag is `*` when there is none to use."""
+
+    tag: str
+    text: str
+    status: str = "BAD"
+    too_long: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AppendMessage:
+    """APPEND's next message is to come: `size` octets. `mailbox` is None when its name is not valid."""
+
+    tag: str
+    mailbox: str | None
+    flags: tuple[str, ...]
+    date: int | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppendData:
+    """A piece of the message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEnd:
+    """The command is complete: all its messages may be stored now."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLine:
+    """A line (without its end) after AUTHENTICATE or IDLE."""
+
+    data: bytes
+
+
+Event = NeedData | CommandEvent | BadCommand | AppendMessage | AppendData | AppendEnd | ClientLine
+
+
+class _Mode(Enum):
+    COMMAND = auto()
+    LITERAL = auto()
+    SKIP_LITERAL = auto()
+    SKIP_LINE = auto()
+    APPEND_DECIDE = auto()
+    APPEND_DATA = auto()
+    APPEND_TAIL = auto()
+    LINES = auto()
+
+
+class ServerConnection:
+    """See the module. `state` is the owner's to set; it decides which commands are known."""
+
+    __slots__ = (
+        "_append",
+        "_bad",
+        "_buffer",
+        "_literals",
+        "_literals_size",
+        "_mode",
+        "_out",
+        "_remaining",
+        "_searched",
+        "_sync",
+        "_text",
+        "line_limit",
+        "state",
+    )
+
+    def __init__(self, line_limit: int = DEFAULT_LINE_LIMIT) -> None:
+        self.state = State.NOT_AUTHENTICATED
+        self.line_limit = line_limit
+        self._buffer = bytearray()
+        self._searched = 0
+        self._mode = _Mode.COMMAND
+        self._text = b""
+        self._literals: list[bytes] = []
+        self._literals_size = 0
+        self._remaining = 0
+        self._sync = False
+        self._append = ("", None)  # type: tuple[str, str | None]
+        self._bad: BadCommand | None = None
+        self._out = b""
+
+    def receive_data(self, data: bytes) -> None:
+        """Take octets from the client."""
+        self._buffer += data
+
+    def data_to_send(self) -> bytes:
+        """Continuation requests for the client; empty when there are none."""
+        out, self._out = self._out, b""
+        return out
+
+    def discard_input(self) -> None:
+        """Forget what has come in already (after STARTTLS)."""
+        self._buffer.clear()
+        self._searched = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """No command is half read."""
+        return self._mode is _Mode.COMMAND and not self._buffer and not self._text
+
+    def resume(self) -> None:
+        """AUTHENTICATE or IDLE is over: read commands again."""
+        if self._mode is _Mode.LINES:
+            self._mode = _Mode.COMMAND
+
+    def accept_literal(self) -> None:
+        """Let the message that `AppendMessage` announced come."""
+        if self._sync:
+            self._out += b"+ OK\r\n"
+        self._mode = _Mode.APPEND_DATA
+
+    def refuse_literal(self) -> None:
+        """Do not take the message; the owner has answered the command."""
+        if self._sync:
+            self._start_over()
+        else:
+            self._mode = _Mode.SKIP_LITERAL
+
+    # ---- events
+
+    def next_event(self) -> Event:
+        """The next thing the client has said."""
+        while True:
+            event = self._step()
+            if event is not None:
+                return event
+
+    def _step(self) -> Event | None:
+        """Do one thing; None when there may be more to do at once."""
+        match self._mode:
+            case _Mode.LINES:
+                line = self._line()
+                if line is None:
+                    return self._overlong() or NEED_DATA
+                return ClientLine(line)
+            case _Mode.COMMAND | _Mode.APPEND_TAIL:
+                line = self._line()
+                if line is None:
+                    return self._overlong() or NEED_DATA
+                return self._got_line(line)
+            case _Mode.LITERAL:
+                if len(self._buffer) < self._remaining:
+                    return NEED_DATA
+                self._literals.append(self._take(self._remaining))
+                self._mode = _Mode.COMMAND
+                return None
+            case _Mode.SKIP_LITERAL:
+                self._remaining -= len(self._take(min(self._remaining, len(self._buffer))))
+                if self._remaining:
+                    return NEED_DATA
+                self._mode = _Mode.SKIP_LINE
+                return None
+            case _Mode.SKIP_LINE:
+                return self._skip_line()
+            case _Mode.APPEND_DATA:
+                if not self._remaining:
+                    self._mode = _Mode.APPEND_TAIL
+                    return None
+                if not self._buffer:
+                    return NEED_DATA
+                data = self._take(min(self._remaining, len(self._buffer)))
+                self._remaining -= len(data)
+                return AppendData(data)
+            case _Mode.APPEND_DECIDE:
+                return NEED_DATA
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(memoryview(self._buffer)[:count])
+        del self._buffer[:count]
+        self._searched = 0
+        return data
+
+    def _line(self) -> bytes | None:
+        """The next line without its CRLF (or LF alone, as Dovecot takes it), None when it is not all there."""
+        end = self._buffer.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._buffer)
+            return None
+        line = self._take(end + 1)[:-1]
+        return line[:-1] if line.endswith(b"\r") else line
+
+    def _overlong(self) -> Event | None:
+        if len(self._buffer) + len(self._text) <= self.line_limit:
+            return None
+        tag = _tag_of(self._text or bytes(self._buffer[:256]))
+        self._buffer.clear()
+        self._searched = 0
+        self._start_over()
+        self._mode = _Mode.SKIP_LINE
+        return BadCommand(tag, "Error in IMAP command: Too long line.", too_long=True)
+
+    def _skip_line(self) -> Event | None:
+        line = self._line()
+        if line is None:
+            self._buffer.clear()
+            self._searched = 0
+            return NEED_DATA
+        found = _LITERAL.search(line)
+        if found is not None and found[2]:
+            self._remaining = int(found[1])
+            self._mode = _Mode.SKIP_LITERAL
+            return None
+        bad, self._bad = self._bad, None
+        self._start_over()
+        return bad
+
+    def _start_over(self) -> None:
+        self._mode = _Mode.COMMAND
+        self._text = b""
+        self._literals = []
+        self._literals_size = 0
+        self._append = ("", None)
+
+    # ---- commands
+
+    def _got_line(self, line: bytes) -> Event | None:
+        if self._mode is _Mode.APPEND_TAIL:
+            return self._append_tail(line)
+        if b"\0" in line:
+            tag = _tag_of(self._text + line)
+            self._start_over()
+            return BadCommand(tag, "Error in IMAP command: NUL character.")
+        text = self._text + line
+        if len(text) > self.line_limit:
+            tag = _tag_of(text)
+            self._start_over()
+            return BadCommand(tag, "Error in IMAP command: Too long line.", too_long=True)
+        found = _LITERAL.search(line)
+        if found is not None:
+            return self._literal(text, found)
+        literals = self._literals
+        self._start_over()
+        return self._command(text, literals)
+
+    def _literal(self, text: bytes, found: re.Match[bytes]) -> Event | None:
+        size, plus = int(found[1]), bool(found[2])
+        head = text[: len(text) - len(found[0])]
+        if _is_append(head) and not _is_append_name(head) and State.NOT_AUTHENTICATED is not self.state:
+            return self._append_first(head, size, plus)
+        limit = self.line_limit if self.state is not State.NOT_AUTHENTICATED else 8192
+        if self._literals_size + size > limit:
+            return self._refuse(
+                BadCommand(_tag_of(text), "Literal size too large", too_long=True), size, plus
+            )
+        self._text = head + b"\0"
+        self._literals_size += size
+        self._remaining = size
+        self._mode = _Mode.LITERAL
+        if not plus:
+            self._out += b"+ OK\r\n"
+        return None
+
+    def _refuse(self, bad: BadCommand, size: int, plus: bool) -> Event | None:
+        """Answer BAD now (the client waits) or once its literal has gone by."""
+        self._start_over()
+        if not plus:
+            return bad
+        self._bad = bad
+        self._remaining = size
+        self._mode = _Mode.SKIP_LITERAL
+        return None
+
+    def _command(self, text: bytes, literals: list[bytes]) -> Event | None:
+        cursor = Cursor(text, literals)
+        found = _TAG.match(text)
+        if found is None or text[found.end() : found.end() + 1] not in (b" ", b""):
+            return BadCommand("*", "Error in IMAP tag: Invalid tag.") if text.strip() else _empty(text)
+        tag = found[0].decode("ascii")
+        cursor.at = found.end()
+        try:
+            cursor.space()
+            name = cursor.word()
+        except ParseError:
+            return BadCommand(tag, "Error in IMAP command: Invalid command name.")
+        try:
+            if name == "UID":
+                cursor.space()
+                name = f"UID {cursor.word()}"
+        except ParseError:
+            return BadCommand(tag, "Error in IMAP command UID: Missing arguments.")
+        allowed = ALLOWED.get(name)
+        if allowed is None:
+            return BadCommand(tag, f"Error in IMAP command {name[:64]}: Unknown command.")
+        if self.state not in allowed:
+            return BadCommand(tag, self._wrong_state(name, allowed))
+        if name == "APPEND":
+            return BadCommand(tag, "Error in IMAP command APPEND: Missing message literal.")
+        try:
+            command = parse_command(name, cursor)
+        except ParseError as error:
+            return BadCommand(tag, f"Error in IMAP command {name}: {str(error).removesuffix('.')}.")
+        except BadMailboxNameError as error:
+            return BadCommand(tag, str(error), "NO")
+        if isinstance(command, Authenticate) or (isinstance(command, Plain) and command.name == "IDLE"):
+            self._mode = _Mode.LINES
+        return CommandEvent(tag, name, command)
+
+    def _wrong_state(self, name: str, allowed: frozenset[State]) -> str:
+        if self.state is State.NOT_AUTHENTICATED:
+            return f"Error in IMAP command {name}: Please authenticate first."
+        if State.NOT_AUTHENTICATED in allowed:
+            return f"Error in IMAP command {name}: Already logged in."
+        return "No mailbox selected."
+
+    # ---- APPEND
+
+    def _append_first(self, head: bytes, size: int, plus: bool) -> Event | None:
+        literals = self._literals
+        found = _TAG.match(head)
+        tag = found[0].decode("ascii") if found else "*"
+        cursor = Cursor(head, literals)
+        cursor.at = found.end() if found else 0
+        mailbox: str | None = None
+        try:
+            cursor.space()
+            cursor.word()
+            cursor.space()
+            raw = cursor.astring()
+            cursor.space()
+            flags, date = _append_arguments(cursor)
+        except ParseError as error:
+            return self._refuse(BadCommand(tag, f"Error in IMAP command APPEND: {error}"), size, plus)
+        try:
+            mailbox = Cursor(b"\0", [raw]).mailbox()
+        except BadMailboxNameError as error:
+            return self._refuse(BadCommand(tag, str(error), "NO"), size, plus)
+        self._start_over()
+        self._append = (tag, mailbox)
+        return self._announce(flags, date, size, plus)
+
+    def _announce(self, flags: tuple[str, ...], date: int | None, size: int, plus: bool) -> AppendMessage:
+        self._remaining = size
+        self._sync = not plus
+        self._mode = _Mode.APPEND_DECIDE
+        tag, mailbox = self._append
+        return AppendMessage(tag, mailbox, flags, date, size)
+
+    def _append_tail(self, line: bytes) -> Event | None:
+        """What follows a message: the end of the command, or another message (RFC 3502)."""
+        tag = self._append[0]
+        found = _LITERAL.search(line)
+        if found is None:
+            self._start_over()
+            if line.strip(b" "):
+                return BadCommand(tag, "Error in IMAP command APPEND: Extra arguments.")
+            return AppendEnd(tag)
+        size, plus = int(found[1]), bool(found[2])
+        cursor = Cursor(line[: len(line) - len(found[0])].replace(b"\0", b"\x80"))
+        try:
+            cursor.space()
+            flags, date = _append_arguments(cursor)
+        except ParseError as error:
+            return self._refuse(BadCommand(tag, f"Error in IMAP command APPEND: {error}"), size, plus)
+        return self._announce(flags, date, size, plus)
+
+
+def _append_arguments(cursor: Cursor) -> tuple[tuple[str, ...], int | None]:
+    """`[(flags) SP] [date SP]` up to the end of the text."""
+    flags: tuple[str, ...] = ()
+    date = None
+    if cursor.peek() == b"(":
+        flags = cursor.flag_list()
+        cursor.space()
+    if cursor.peek() == b'"':
+        try:
+            date = parse_date_time(cursor.string().decode("ascii", "replace"))
+        except ValueError:
+            raise ParseError("Invalid internal date.") from None
+        cursor.space()
+    if cursor.at < len(cursor.text):
+        raise ParseError("Invalid arguments.")
+    return flags, date
+
+
+def _is_append(head: bytes) -> bool:
+    words = head[:300].split(b" ", 2)
+    return len(words) == 3 and words[1].upper() == b"APPEND"
+
+
+def _is_append_name(head: bytes) -> bool:
+    """The literal is the mailbox's name: nothing stands before it."""
+    return not head.split(b" ", 2)[2].strip(b" ")
+
+
+def _tag_of(text: bytes) -> str:
+    found = _TAG.match(text)
+    if found is None or text[found.end() : found.end() + 1] not in (b" ", b"") or len(found[0]) > 128:
+        return "*"
+    return found[0].decode("ascii")
+
+
+def _empty(text: bytes) -> BadCommand:
+    return BadCommand("*", "Error in IMAP tag: Empty tag.")
+
+
+_KNOWN = frozenset(PARSERS) | {"APPEND"}
+if frozenset(ALLOWED) != _KNOWN:
+    raise AssertionError("states and parsers name different commands")
