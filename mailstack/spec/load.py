@@ -191,7 +191,7 @@ class _Reader:
         return f'{shown} is {kind} in YAML; put it in quotes: "{shown}"'
 
     def _mark(self, loc: Loc, key: bool) -> Mark:
-        """Where to point: at the value, or at the key when that is the matter or the value is a collection."""
+        """Where to point: at the value; at the key when that is the matter, or the value is a collection."""
         mark = self.document.mark(loc, key=key)
         if not key and mark.raw is None:
             return self.document.mark(loc, key=True)

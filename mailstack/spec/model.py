@@ -26,17 +26,6 @@ from mailstack.spec import fields
 
 SERVICES = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "dns")
 """Every service that a stack publishes, in the order in which they are shown."""
-STANDARD_PORTS = {
-    "smtp": 25,
-    "submission": 587,
-    "submissions": 465,
-    "lmtp": 24,
-    "imap": 143,
-    "imaps": 993,
-    "pop3": 110,
-    "pop3s": 995,
-    "dns": 53,
-}
 
 
 def _text(parse: Callable[[str], object]) -> BeforeValidator:

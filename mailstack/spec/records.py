@@ -28,7 +28,7 @@ _HOST_FIELD = {"NS": 0, "MX": 1, "SRV": 3}
 
 
 class Record(NamedTuple):
-    """One resource record. `owner` is absolute, lower-case, without the final dot; names in `data` are absolute."""
+    """One record. `owner` is absolute, lower-case, without the final dot; names in `data` are absolute."""
 
     owner: str
     ttl: int | None
