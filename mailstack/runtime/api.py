@@ -8,29 +8,40 @@ need them, so that `mailstack status` starts fast.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mailstack.runtime.errors import NoSuchProject, RuntimeFailure, UsageProblem
 from mailstack.runtime.model import (
+    OWNER,
+    SERVICES,
     Check,
     DownResult,
     Endpoints,
+    Health,
     ImageInfo,
     LogLine,
     Plan,
+    Progress,
     ProgressCallback,
     ProjectSummary,
+    RuntimeKind,
     RuntimeWish,
     ServiceKey,
+    ServiceStatus,
     StackStatus,
     UpResult,
     no_progress,
 )
+from mailstack.runtime.state import Record, StateDir, list_states, state_home
 
 if TYPE_CHECKING:
     from mailstack.render import Tree
+    from mailstack.runtime.engine import Engine, Live
     from mailstack.spec import Stack
 
 
@@ -41,17 +52,63 @@ class Project:
     no `up` has left a spec's path behind.
     """
 
-    name: str
-    spec_path: Path | None
-    wish: RuntimeWish
-    state_dir: Path
+    def __init__(
+        self, name: str | None, spec_path: Path | None, wish: RuntimeWish, environ: Mapping[str, str]
+    ) -> None:
+        self.spec_path = spec_path
+        self.wish = wish
+        self.environ = environ
+        self._stack: Stack | None = None
+        self._named = name is not None
+        self._load_seconds = 0.0
+        self.name = name or self._name_from_spec()
+        self._state = StateDir(state_home(environ), self.name)
+        self.state_dir = self._state.path
+        record = self._state.load_quietly()
+        if self.spec_path is None and record is not None and record.spec is not None:
+            self.spec_path = Path(record.spec)
 
     @property
     def stack(self) -> Stack:
         """The checked spec, loaded once. Raises `SpecErrors`, `UsageProblem` (there is no spec)."""
+        if self._stack is None:
+            if self.spec_path is None:
+                raise NoSuchProject(
+                    f"there is no project {self.name!r} and no spec to make it from",
+                    hint="name the spec with -f FILE, or see `mailstack status` in its folder",
+                )
+            began = time.monotonic()
+            from mailstack.spec import load
+
+            try:
+                stack = load(self.spec_path)
+            except OSError as error:
+                raise UsageProblem(
+                    f"{self.spec_path}: {error.strerror}", hint="name the spec with -f FILE"
+                ) from error
+            self._stack = stack.model_copy(update={"project": self.name}) if self._named else stack
+            self._load_seconds += time.monotonic() - began
+        return self._stack
+
+    # ---- changing
 
     def plan(self, *, build: bool = False) -> Plan:
         """What `up` would do; changes nothing on disk, in the daemon or among the processes."""
+        from mailstack.runtime import launch, select
+
+        record = self._state.load()
+        choice = select.choose(self.wish, record, self.environ)
+        prepared = launch.prepare(
+            self.stack,
+            self._spec_text(),
+            self._state,
+            self._engine(choice.kind),
+            self.environ,
+            launch.Phases(),
+            build=build,
+            dry=True,
+        )
+        return Plan(choice.kind, choice.reason, prepared.steps)
 
     def up(
         self,
@@ -66,32 +123,274 @@ class Project:
         Raises `NotReady` after `timeout` seconds, `PortTaken`, `NoPrivilege`, `NoDocker`, `NoImage`,
         `ServiceDied`. A stack that this call began is removed again when it raises.
         """
+        from mailstack.runtime import launch, select
+
+        phases = launch.Phases()
+        with self._state.lock(launch.LOCK_TIMEOUT):
+            fresh = not self._state.exists()
+            try:
+                record = self._state.load()
+                choice = select.choose(self.wish, record, self.environ)
+                progress(
+                    Progress("choose", f"{choice.kind} runtime: {choice.reason}", elapsed=phases.elapsed)
+                )
+                self._state.make()
+                prepared = launch.up(
+                    lambda: self.stack,
+                    self._spec_text(),
+                    self._stamp(),
+                    self._state,
+                    self._engine(choice.kind, progress),
+                    self.environ,
+                    progress,
+                    phases,
+                    build=build,
+                    timeout=timeout,
+                    wait=wait,
+                )
+            except BaseException:
+                if fresh:
+                    self._state.remove()
+                raise
+        phases.seconds["load"] = phases.seconds.get("load", 0.0) + self._load_seconds
+        return UpResult(
+            plan=Plan(choice.kind, choice.reason, prepared.steps),
+            status=self._status_after(prepared.record, ready=wait),
+            seconds=phases.elapsed,
+            phases=phases.seconds,
+            warnings=prepared.ground.notes,
+        )
 
     def down(self, progress: ProgressCallback = no_progress, *, volumes: bool = False) -> DownResult:
-        """Stop and remove; with `volumes` the mail, the queue and the state folder too. Nothing there: no error."""
+        """Stop and remove; with `volumes` mail, queue and state folder too. Nothing there: no error."""
+        from mailstack.runtime.launch import LOCK_TIMEOUT
+
+        began = time.monotonic()
+        removed: list[str] = []
+        with self._state.lock(LOCK_TIMEOUT):
+            there = self._state.exists()
+            record = self._state.load_quietly() or Record(project=self.name)
+            for kind in self._kinds_to_end(record):
+                progress(Progress("step", f"stopping {self.name} ({kind})", elapsed=time.monotonic() - began))
+                removed += self._engine(kind, progress).stop(record, volumes=volumes).removed
+            if volumes and any(self.state_dir.iterdir()):
+                self._state.remove()
+                removed.append(f"state {self.state_dir}")
+            elif there:
+                self._state.save(record.but(runtime=None, services={}))
+        return DownResult(tuple(removed))
+
+    def _kinds_to_end(self, record: Record) -> tuple[RuntimeKind, ...]:
+        """Docker is asked when the stack ran there once, or is asked for: its volumes outlive `down`."""
+        kinds: list[RuntimeKind] = []
+        if record.runtime != "docker" and self.wish != "docker":
+            kinds.append("process")
+        if record.runtime == "docker" or record.docker or self.wish == "docker":
+            kinds.append("docker")
+        return tuple(kinds)
+
+    # ---- looking
 
     def status(self, *, probe_timeout: float = 2.0) -> StackStatus:
         """Services, health (each asked now, over its own protocol), addresses, ports. Needs no spec."""
+        record = self._state.load_quietly()
+        if record is None or record.runtime is None:
+            return self._stopped(record)
+        from mailstack.runtime import launch, probes
+
+        live = self._engine(record.runtime).live(record)
+        targets = [
+            probes.Target(name, record.host, port)
+            for name, port in record.ports.items()
+            if OWNER[name] in live and live[OWNER[name]].running
+        ]
+        expected = launch.expectation(record.domain, record.hostname, record.tls, self._state)
+        wrong = probes.ask_all(targets, expected, probe_timeout)
+        reasons: dict[ServiceKey, str] = {}
+        for target, why in wrong.items():
+            reasons.setdefault(target.service, f"{target}: {why}")
+        services = tuple(_service(record, name, live.get(name), reasons.get(name, "")) for name in SERVICES)
+        return self._status(record, services)
 
     def endpoints(self) -> Endpoints:
-        """Where the stack is reached. Raises `NoSuchProject` when it has never been up. Needs no spec."""
+        """Where the stack is reached. Raises `NoSuchProject` when it is not up. Needs no spec."""
+        return self._endpoints(self._running())
 
     def env(self) -> dict[str, str]:
-        """The `MAILSTACK_…` variables of `mailstack env`, in their documented order. Raises as `endpoints`."""
+        """The `MAILSTACK_…` variables of `mailstack env`, in the documented order. Raises as `endpoints`."""
+        from mailstack.runtime import launch
+
+        return launch.variables(self._running(), self._state.load_secrets(), self._state)
 
     def logs(
         self, services: Sequence[str] = (), *, follow: bool = False, since: float | None = None
     ) -> Iterator[LogLine]:
         """Log lines, oldest first; with `follow` without end. `since`: seconds before now."""
+        record = self._state.load_quietly()
+        if record is None:
+            raise self._unknown()
+        kind = record.runtime or ("docker" if record.docker else "process")
+        start = None if since is None else time.time() - since
+        return self._engine(kind).logs(services, follow=follow, since=start, record=record)
 
     def queue(self) -> list[dict[str, Any]]:
         """The queue as `postqueue -j` prints it: one mapping per message."""
+        record = self._running()
+        assert record.runtime is not None
+        engine = self._engine(record.runtime)
+        config = str(engine.paths(record).config_root / "postfix")
+        done = engine.exec("mta", "mailstack.mta.postqueue", ("--config", config, "-j"), record)
+        if done.status:
+            said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeFailure(f"the queue cannot be read: {said or f'status {done.status}'}")
+        return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
 
     def rendered(self) -> dict[str, bytes]:
         """The tree that the running stack has, relative path -> content; empty when it has never been up."""
+        from mailstack.runtime.tree import read_tree
+
+        return {path: file.data for path, file in sorted(read_tree(self._state.rendered).items())}
 
     def render(self) -> Tree:
         """The tree that `up` would write now, with the addresses and ports that this project has."""
+        from mailstack.runtime import launch, select
+
+        record = self._state.load()
+        choice = select.choose(self.wish, record, self.environ)
+        engine = self._engine(choice.kind)
+        return launch.render_only(self.stack, self._state, engine, self.environ)
+
+    # ---- inside
+
+    def _engine(self, kind: RuntimeKind, progress: ProgressCallback = no_progress) -> Engine:
+        if kind == "process":
+            from mailstack.runtime.process import ProcessEngine
+
+            return ProcessEngine(self._state, self.environ)
+        from mailstack.runtime.docker import DockerEngine
+
+        return DockerEngine(self._state, self.environ, progress)
+
+    def _spec_text(self) -> str | None:
+        return None if self.spec_path is None else str(self.spec_path)
+
+    def _stamp(self) -> str:
+        """What identifies the version of the spec whose own name this project has; empty with a given name."""
+        return "" if self._named else _spec_stamp(self.spec_path)
+
+    def _name_from_spec(self) -> str:
+        """The spec's project name, without loading it where an `up` from this very file has left it."""
+        stamp = _spec_stamp(self.spec_path)
+        for state in list_states(state_home(self.environ)) if stamp else ():
+            record = state.load_quietly()
+            if record is not None and record.spec == str(self.spec_path) and record.spec_stamp == stamp:
+                return state.project
+        return self.stack.project
+
+    def _running(self) -> Record:
+        record = self._state.load_quietly()
+        if record is None or record.runtime is None:
+            raise self._unknown()
+        return record
+
+    def _unknown(self) -> NoSuchProject:
+        return NoSuchProject(f"{self.name} is not up", hint="start it with `mailstack up`")
+
+    def _endpoints(self, record: Record) -> Endpoints:
+        from mailstack.runtime.launch import ca_file
+
+        return Endpoints(
+            project=record.project,
+            domain=record.domain,
+            hostname=record.hostname,
+            host=record.host,
+            ports=dict(record.ports),
+            ca_file=ca_file(record, self._state),
+            tls=record.tls != "off",
+            users=dict(self._state.load_secrets().users),
+            addresses={name: record.addresses[name] for name in SERVICES if name in record.addresses},
+            network=record.network if record.addresses else "",
+        )
+
+    def _stopped(self, record: Record | None) -> StackStatus:
+        services = tuple(
+            ServiceStatus(service=name, health="stopped", detail="it is not up", address="", ports={})
+            for name in SERVICES
+        )
+        return StackStatus(
+            self.name,
+            None,
+            "stopped",
+            services,
+            None,
+            str(self.state_dir),
+            record.spec if record else None,
+            {},
+        )
+
+    def _status(self, record: Record, services: tuple[ServiceStatus, ...]) -> StackStatus:
+        from mailstack.runtime import launch
+
+        order: tuple[Health, ...] = ("failing", "starting", "stopped", "ready")
+        worst = min((service.health for service in services), key=order.index)
+        if worst == "stopped" and any(service.health == "ready" for service in services):
+            worst = "failing"
+        return StackStatus(
+            project=record.project,
+            runtime=record.runtime,
+            health=worst,
+            services=services,
+            endpoints=self._endpoints(record),
+            state_dir=str(self.state_dir),
+            spec_path=record.spec,
+            env=launch.variables(record, self._state.load_secrets(), self._state),
+        )
+
+    def _status_after(self, record: Record, *, ready: bool) -> StackStatus:
+        """The status that `up` has just established: it is not asked for again."""
+        assert record.runtime is not None
+        live = self._engine(record.runtime).live(record)
+        services = tuple(
+            _service(record, name, live.get(name), "" if ready else "not waited for", starting=not ready)
+            for name in SERVICES
+        )
+        return self._status(record, services)
+
+
+def _service(
+    record: Record, name: ServiceKey, live: Live | None, wrong: str, *, starting: bool = False
+) -> ServiceStatus:
+    health: Health
+    if live is None:
+        health, detail = "stopped", "it is not there"
+    elif not live.running:
+        health, detail = ("failing" if live.detail else "stopped"), live.detail
+    elif wrong:
+        health, detail = ("starting" if starting else "failing"), wrong
+    else:
+        health, detail = "ready", ""
+    return ServiceStatus(
+        service=name,
+        health=health,
+        detail=detail,
+        address=record.addresses.get(name, ""),
+        ports={protocol: port for protocol, port in record.ports.items() if OWNER[protocol] == name},
+        pid=live.pid if live else None,
+        container=live.container if live else None,
+        started_at=live.started_at if live else None,
+        restarts=live.restarts if live else 0,
+    )
+
+
+def _spec_stamp(path: Path | None) -> str:
+    """Changes whenever the file does; empty when it cannot be looked at."""
+    if path is None:
+        return ""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
 def open_project(
@@ -104,21 +403,54 @@ def open_project(
     """Find a project. `spec_path`: its file; `project`: its name (wins over the spec's own).
 
     With a name alone, the state folder of that name tells where the spec is. Raises `NoSuchProject` when
-    neither is given.
+    neither is given; as `Project.stack` when the name has to come from the spec.
     """
+    if spec_path is None and project is None:
+        raise NoSuchProject("which project?", hint="name one with -p NAME, or its spec with -f FILE")
+    return Project(project, spec_path.absolute() if spec_path else None, runtime, environ)
 
 
-def render_host(stack: Stack) -> Tree:
-    """The tree for an administrator's own machine: standard ports on all interfaces (`mailstack render`)."""
+def render_host(stack: Stack, root: Path, environ: Mapping[str, str] = os.environ) -> Tree:
+    """The tree for an administrator's own machine, to lie at `root` (`mailstack render`).
+
+    Standard ports on all interfaces. Passwords that the spec leaves open, and zone serials, are those of the
+    project's state folder where it has one. Nothing is written.
+    """
+    from mailstack.runtime import launch
+
+    return launch.render_host(stack, root, StateDir(state_home(environ), stack.project), environ)
 
 
 def list_projects(environ: Mapping[str, str] = os.environ) -> list[ProjectSummary]:
     """Every project of this user that has a state folder, by name."""
+    found = []
+    for state in list_states(state_home(environ)):
+        record = state.load_quietly()
+        found.append(
+            ProjectSummary(
+                project=state.project,
+                runtime=record.runtime if record else None,
+                state_dir=str(state.path),
+                spec_path=record.spec if record else None,
+                running=record is not None and record.runtime is not None,
+            )
+        )
+    return found
 
 
-def image_build(base: str | None = None, progress: ProgressCallback = no_progress) -> ImageInfo:
+def image_build(
+    base: str | None = None,
+    progress: ProgressCallback = no_progress,
+    environ: Mapping[str, str] = os.environ,
+) -> ImageInfo:
     """Build the container image on `base` (default `python:3.11-slim`). Raises `NoDocker`, `NoImage`."""
+    from mailstack.runtime import image
+
+    return image.build(base, progress, environ)
 
 
 def doctor_checks(project: Project | None = None, environ: Mapping[str, str] = os.environ) -> list[Check]:
     """Read-only findings about this machine and, when given, the project."""
+    from mailstack.runtime import doctor
+
+    return doctor.checks(project, environ)

@@ -15,8 +15,14 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mailstack.runtime.errors import MachineLacks, NoPrivilege, PortTaken
+from mailstack.runtime.model import STANDARD_PORTS
+from mailstack.runtime.state import StateDir, list_states
+
+if TYPE_CHECKING:
+    from mailstack.spec import Stack
 
 LOWEST, HIGHEST = 20000, 32767
 _LISTEN = "0A"
@@ -124,6 +130,25 @@ def require_free(name: str, address: str, port: int) -> None:
     )
 
 
+def fixed_ports(stack: Stack) -> dict[str, int]:
+    """The ports that the spec names, for the protocols that it turns on."""
+    publish = stack.network.publish
+    if publish == "auto":
+        return {}
+    wished = STANDARD_PORTS if isinstance(publish, str) else publish
+    return {name: port for name, port in wished.items() if name in stack.services}
+
+
+def others_ports(state: StateDir) -> set[int]:
+    """The ports that this user's other projects have or remember."""
+    return {
+        port
+        for other in list_states(state.home)
+        if other.project != state.project and (record := other.load_quietly())
+        for port in record.ports.values()
+    }
+
+
 def holder(address: str, port: int) -> Holder | None:
     """Who listens at `address:port` (or at all addresses, or at IPv6's any), as far as this user may see."""
     found: list[tuple[str, str, str]] = []  # address, inode, uid
@@ -199,14 +224,14 @@ def _owners(inodes: Collection[str]) -> dict[str, int]:
     """Socket inode -> pid, for the processes whose descriptors we may list."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     owners: dict[str, int] = {}
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
             continue
         try:
-            for descriptor in os.scandir(f"/proc/{entry.name}/fd"):
-                inode = wanted.get(os.readlink(descriptor.path))
+            for descriptor in os.listdir(f"/proc/{name}/fd"):
+                inode = wanted.get(os.readlink(f"/proc/{name}/fd/{descriptor}"))
                 if inode is not None:
-                    owners.setdefault(inode, int(entry.name))
+                    owners.setdefault(inode, int(name))
         except OSError:
             continue  # another user's, or gone
     return owners

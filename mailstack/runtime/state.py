@@ -40,8 +40,8 @@ _POLL = 0.02
 class Deployed:
     """What one service was started from: digests by which drift is found."""
 
-    shape: str
-    """Everything outside the files: command, listeners, image, limits."""
+    shape: Mapping[str, str]
+    """What is outside the files (`listeners`, `image`, `limits` …) -> its digest or text."""
     files: Mapping[str, str]
     """Path in the rendered tree -> sha256 hex."""
 
@@ -52,6 +52,10 @@ class Record:
 
     project: str
     spec: str | None = None
+    spec_stamp: str = ""
+    """Which version of that file gave the project its name; empty when the name was given otherwise."""
+    docker: bool = False
+    """It has been up in Docker, so that volumes may be left there."""
     runtime: RuntimeKind | None = None
     """Of the stack that is up; None after `down`."""
     network: str = ""

@@ -1,0 +1,279 @@
+"""`up`, step by step, over either engine.
+
+Order: lock, spec, passwords, network and ports, certificates, rendering, plan, carrying out, waiting until
+every service answers. What can fail without touching the running stack comes first. A failure after that is
+undone: a stack that was not there before is removed with everything it made, one that was is put back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from mailstack.runtime import probes, tls
+from mailstack.runtime.engine import Engine, Ground, Launch
+from mailstack.runtime.errors import NotReady
+from mailstack.runtime.model import Progress, ProgressCallback, ServiceKey, Step
+from mailstack.runtime.plan import Wanted, make_plan
+from mailstack.runtime.site import build_site, environment, resolve_passwords
+from mailstack.runtime.state import Record, Secrets, StateDir
+from mailstack.runtime.tree import TreeFile
+
+if TYPE_CHECKING:
+    from mailstack.render import Tree
+    from mailstack.spec import Stack
+
+LOCK_TIMEOUT = 120.0
+"""Seconds to wait for another command on the project: a first `up` with an image build takes a while."""
+TLS_NAMES = ("cert.pem", "key.pem", "ca.pem")
+
+
+class Phases:
+    """How long each part took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.began = time.monotonic()
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before anything is changed."""
+
+    ground: Ground
+    secrets: Secrets
+    tree: Tree
+    files: Mapping[str, TreeFile]
+    wanted: Wanted
+    steps: tuple[Step, ...]
+    record: Record
+    """As it will be once the steps have been carried out."""
+
+
+def prepare(
+    stack: Stack,
+    spec_path: str | None,
+    state: StateDir,
+    engine: Engine,
+    environ: Mapping[str, str],
+    phases: Phases,
+    *,
+    build: bool,
+    dry: bool,
+) -> Prepared:
+    """Decide everything. With `dry` nothing is written: certificates that are missing count as changed."""
+    with phases.measure("plan"):
+        record = state.load()
+        secrets = resolve_passwords(stack, state.load_secrets(), environ)
+        ground = engine.settle(stack, record)
+        paths = engine.paths(record)
+    with phases.measure("certificates"):
+        tls_files = _certificates(stack, state, engine, ground, dry=dry)
+    with phases.measure("render"):
+        from mailstack.render import render
+
+        site = build_site(stack, engine.kind, ground, paths, record, secrets, date.today())
+        tree = render(stack, site)
+    with phases.measure("plan"):
+        files = {path: TreeFile(file.data, file.mode) for path, file in tree.files.items()} | tls_files
+        digests = {path: file.digest for path, file in files.items()}
+        wanted = engine.wanted(stack, ground, digests, build=build)
+        found = engine.find(record)
+        steps = make_plan(wanted, found)
+    primary = stack.primary
+    after = record.but(
+        spec=spec_path or record.spec,
+        runtime=engine.kind,
+        docker=record.docker or engine.kind == "docker",
+        network=str(ground.network),
+        addresses=dict(ground.addresses),
+        own=ground.own,
+        bind=ground.bind,
+        host=ground.host,
+        ports=dict(ground.ports),
+        domain=primary,
+        hostname=stack.domains[primary].hostname,
+        users=tuple(secrets.users),
+        tls=stack.tls.mode,
+        serials=dict(tree.serials),
+        services=dict(wanted.services),
+    )
+    return Prepared(ground, secrets, tree, files, wanted, steps, after)
+
+
+def _certificates(
+    stack: Stack, state: StateDir, engine: Engine, ground: Ground, *, dry: bool
+) -> dict[str, TreeFile]:
+    if stack.tls.mode == "off":
+        return {}
+    if not dry:
+        if stack.tls.mode == "files":
+            assert stack.tls.cert is not None
+            assert stack.tls.key is not None
+            tls.adopt(state.tls, stack.tls.cert, stack.tls.key)
+        else:
+            tls.ensure(state.tls, state.project, subjects(stack, engine, ground), time.time())
+    files = {}
+    for name in TLS_NAMES:
+        try:
+            data = (state.tls / name).read_bytes()
+        except FileNotFoundError:
+            if name == "ca.pem" and stack.tls.mode == "files":
+                continue
+            data = b""
+        files[f"tls/{name}"] = TreeFile(data, 0o600 if name == "key.pem" else 0o644)
+    return files
+
+
+def subjects(stack: Stack, engine: Engine, ground: Ground) -> set[str]:
+    """Every name and address by which a client may know the stack."""
+    names = {"localhost", *engine.names(ground)}
+    for domain, settings in stack.domains.items():
+        names |= {settings.hostname, *(f"{service}.{domain}" for service in ("dns", "imap", "pop3"))}
+        if settings.address is not None:
+            names.add(str(settings.address))
+    return names
+
+
+def up(
+    load: Callable[[], Stack],
+    spec_path: str | None,
+    spec_stamp: str,
+    state: StateDir,
+    engine: Engine,
+    environ: Mapping[str, str],
+    progress: ProgressCallback,
+    phases: Phases,
+    *,
+    build: bool,
+    timeout: float,
+    wait: bool,
+) -> Prepared:
+    """Bring the stack to the spec; the caller holds the project's lock. Raises as `Project.up` says.
+
+    `load` reads the spec. `spec_stamp`: see `Record`.
+    """
+    before = state.load()
+    secrets_before = state.load_secrets()
+    try:
+        engine.warm_up(before)
+        with phases.measure("load"):
+            stack = load()
+        with state.lock_home():
+            prepared = prepare(stack, spec_path, state, engine, environ, phases, build=build, dry=False)
+            # from here on the other projects of this user see which addresses and ports are ours
+            state.save(prepared.record.but(services=before.services, runtime=before.runtime))
+            state.save_secrets(prepared.secrets)
+        for note in prepared.ground.notes:
+            progress(Progress("note", note, elapsed=phases.elapsed))
+        if prepared.steps:
+            with phases.measure("apply"):
+                engine.apply(
+                    Launch(prepared.steps, prepared.files, prepared.wanted, prepared.ground),
+                    lambda step: progress(Progress("step", str(step), elapsed=phases.elapsed)),
+                )
+        state.save(prepared.record.but(spec_stamp=spec_stamp))
+        if wait:
+            with phases.measure("ready"):
+                _wait(stack, state, engine, prepared.ground, progress, phases, timeout)
+        engine.commit()
+        return prepared
+    except BaseException:
+        progress(Progress("undo", "putting back what was there before", elapsed=phases.elapsed))
+        engine.undo()
+        state.save(before)
+        state.save_secrets(secrets_before)
+        raise
+
+
+def _wait(
+    stack: Stack,
+    state: StateDir,
+    engine: Engine,
+    ground: Ground,
+    progress: ProgressCallback,
+    phases: Phases,
+    timeout: float,
+) -> None:
+    targets = [probes.Target(name, ground.host, port) for name, port in ground.ports.items()]
+
+    def ready(service: ServiceKey) -> None:
+        progress(Progress("ready", f"{service} is ready", service, phases.elapsed))
+
+    wrong = probes.wait_ready(
+        targets,
+        expectation(stack.primary, stack.domains[stack.primary].hostname, stack.tls.mode, state),
+        timeout=max(0.0, timeout - phases.elapsed),
+        on_ready=ready,
+        check=engine.check,
+    )
+    if wrong:
+        engine.check()
+        reasons = "; ".join(f"{service}: {reason}" for service, reason in sorted(wrong.items()))
+        raise NotReady(
+            f"not ready after {timeout:g} s: {reasons}",
+            hint=f"see `mailstack logs {sorted(wrong)[0]}`, or give it longer with --timeout",
+        )
+
+
+def expectation(domain: str, hostname: str, mode: str, state: StateDir) -> probes.Expected:
+    """What the probes of this stack expect; the certificates of mode `files` are not ours to judge."""
+    if mode == "off":
+        return probes.Expected(domain, hostname, None)
+    ca = str(state.tls / "ca.pem")
+    return probes.Expected(domain, hostname, probes.tls_context(ca, verify=mode == "ca"))
+
+
+def render_only(stack: Stack, state: StateDir, engine: Engine, environ: Mapping[str, str]) -> Tree:
+    """The tree that `up` would write now. Writes nothing."""
+    from mailstack.render import render
+
+    record = state.load()
+    secrets = resolve_passwords(stack, state.load_secrets(), environ)
+    ground = engine.settle(stack, record)
+    site = build_site(stack, engine.kind, ground, engine.paths(record), record, secrets, date.today())
+    return render(stack, site)
+
+
+def render_host(stack: Stack, root: Path, state: StateDir, environ: Mapping[str, str]) -> Tree:
+    """The tree for an administrator's own machine, to lie at `root`. Writes nothing."""
+    from mailstack.render import render, site_for_host
+
+    secrets = resolve_passwords(stack, state.load_secrets(), environ)
+    site = site_for_host(
+        PurePosixPath(root),
+        stack,
+        passwords=secrets.users,
+        salt_secret=bytes.fromhex(secrets.salt),
+        today=date.today(),
+        serials=state.load().serials,
+    )
+    return render(stack, site)
+
+
+def ca_file(record: Record, state: StateDir) -> str | None:
+    """The file that clients verify the stack's certificate against, if it has one of its own."""
+    path = state.tls / "ca.pem"
+    return str(path) if record.tls != "off" and path.exists() else None
+
+
+def variables(record: Record, secrets: Secrets, state: StateDir) -> dict[str, str]:
+    """The variables of `mailstack env`."""
+    return environment(record, secrets.users, ca_file(record, state))

@@ -1,0 +1,427 @@
+"""The process engine: three local processes under a supervisor, no root needed.
+
+Every project has a network of its own inside 127.0.0.0/8. Where ports below 1024 may be bound, each service
+listens at its own address on the standard port, so that the zone, a second domain's MTA and any client see
+what they would see on a real network; it always listens at `network.bind` on the published port too. Without
+that privilege, and for a standard port that somebody else holds on all interfaces, the published port is the
+only one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Network
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import mailstack
+from mailstack.runtime import control, logs, ports
+from mailstack.runtime.engine import Ground, Launch, Live, Paths, StepCallback, Swept
+from mailstack.runtime.errors import MachineLacks, RuntimeFailure, ServiceDied
+from mailstack.runtime.model import (
+    OWNER,
+    SERVICES,
+    STANDARD_PORTS,
+    ExecResult,
+    LogLine,
+    RuntimeKind,
+    ServiceKey,
+)
+from mailstack.runtime.network import LOOPBACK, Addresses, loopback_candidates
+from mailstack.runtime.plan import MISSING, Found, FoundService, Wanted, files_of
+from mailstack.runtime.state import Deployed, Record, StateDir, list_states, remove_tree
+from mailstack.runtime.tree import TreeFile, bring_to, restore
+
+if TYPE_CHECKING:
+    from mailstack.spec import Stack
+
+TRIES = 16
+"""Networks looked at before one is taken in which somebody holds a standard port."""
+FOLDER: Mapping[ServiceKey, str] = {"dns": "bind", "mailbox": "dovecot", "mta": "postfix"}
+_KEPT_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+)
+
+
+class ProcessEngine:
+    """The services of one project as processes of this machine."""
+
+    kind: RuntimeKind = "process"
+
+    def __init__(
+        self,
+        state: StateDir,
+        environ: Mapping[str, str],
+        commands: Mapping[ServiceKey, Sequence[str]] | None = None,
+    ) -> None:
+        """`commands`: what to start instead of our own servers; `{config}` stands for the service's folder."""
+        self.state = state
+        self.env = service_environment(environ)
+        self._commands = commands or {
+            name: (sys.executable, "-P", "-m", f"mailstack.{name}", "--config", "{config}")
+            for name in SERVICES
+        }
+        self._base = str(state.path)
+        self._starting: subprocess.Popen[bytes] | None = None
+        self._control: control.Control | None = None
+        self._before: Mapping[str, TreeFile | None] = {}
+        self._touched: list[ServiceKey] = []
+        self._fresh = False
+        """`apply` started from no supervisor."""
+        self._log_sizes: dict[str, int] = {}
+
+    # ---- choosing
+
+    def settle(self, stack: Stack, record: Record) -> Ground:
+        ours = self._runs()
+        network = self._network(stack, record, ours)
+        addresses = Addresses(network).as_text()
+        bind = str(stack.network.bind)
+        kept = record.ports if ours and record.bind == bind and record.runtime == "process" else {}
+        fixed = ports.fixed_ports(stack)
+        for name, port in fixed.items():
+            if kept.get(name) != port:
+                ports.require_free(name, bind, port)
+        unnamed = [name for name in stack.services if name not in kept]
+        chosen = {name: port for name, port in kept.items() if name in stack.services and name not in fixed}
+        chosen |= ports.choose(
+            [name for name in stack.services if name in fixed or name in unnamed],
+            bind=bind,
+            seed=str(self.state.path),
+            remembered=record.ports if record.bind == bind else {},
+            fixed=fixed,
+            avoid=ports.others_ports(self.state) | set(chosen.values()),
+        )
+        published = {name: chosen[name] for name in stack.services}
+        own, notes = self._own(stack, record if ours else None, addresses, bind, published)
+        return Ground(
+            network=network,
+            addresses=addresses if own else {},
+            own=own,
+            bind=bind,
+            host="127.0.0.1" if bind == "0.0.0.0" else bind,  # noqa: S104 a comparison
+            ports=published,
+            notes=notes,
+        )
+
+    def _network(self, stack: Stack, record: Record, ours: bool) -> IPv4Network:
+        wish = stack.network.subnet
+        if isinstance(wish, IPv4Network):
+            if not wish.subnet_of(LOOPBACK):
+                raise MachineLacks(
+                    f"network.subnet {wish} is no part of 127.0.0.0/8, where processes have their addresses",
+                    hint="set network.subnet to auto, or use the docker runtime",
+                )
+            return wish
+        taken = {
+            IPv4Network(other.network)
+            for state in list_states(self.state.home)
+            if state.project != self.state.project and (other := state.load_quietly()) and other.network
+        }
+        if record.runtime in ("process", None) and record.network:
+            network = IPv4Network(record.network)
+            if network.subnet_of(LOOPBACK) and (ours or network not in taken):
+                return network
+        candidates = loopback_candidates(str(self.state.path))
+        first = None
+        for network, _ in zip((n for n in candidates if n not in taken), range(TRIES), strict=False):
+            first = first or network
+            if not self._conflicts(network):
+                return network
+        assert first is not None
+        return first
+
+    def _conflicts(self, network: IPv4Network) -> bool:
+        """Somebody listens at an address of this network on one of the ports we would want."""
+        place = Addresses(network)
+        return any(
+            ports.protocol_error(name, str(place.of(OWNER[name])), STANDARD_PORTS[name]) == errno.EADDRINUSE
+            for name in ("dns", "smtp", "imap")
+        )
+
+    def _own(
+        self,
+        stack: Stack,
+        running: Record | None,
+        addresses: Mapping[str, str],
+        bind: str,
+        published: Mapping[str, int],
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        own, held, refused = [], [], False
+        for name in stack.services:
+            port = STANDARD_PORTS[name]
+            if running is not None and name in running.own:
+                own.append(name)
+                continue
+            if bind == "0.0.0.0" and published[name] == port:  # noqa: S104 a comparison
+                own.append(name)  # the published listener answers there too
+                continue
+            error = ports.protocol_error(name, addresses[OWNER[name]], port)
+            if not error:
+                own.append(name)
+            elif error == errno.EADDRINUSE:
+                held.append(f"{name} (port {port}: {ports.holder(addresses[OWNER[name]], port) or 'taken'})")
+            else:
+                refused = True
+        notes = []
+        if held:
+            notes.append(f"not at the standard port: {', '.join(held)}")
+        if refused:
+            notes.append("ports below 1024 may not be bound here: the published ports are the only ones")
+        return tuple(own), tuple(notes)
+
+    def paths(self, record: Record) -> Paths:
+        base = self._base = self.state.socket_base(record) if self.state.path.exists() else self._base
+        root = PurePosixPath(self.state.path)
+        return Paths(
+            config_root=root / "rendered",
+            queue=PurePosixPath(base) / "queue",
+            mail=root / "mail",
+            run=PurePosixPath(base) / "run",
+            tls=root / "tls",
+            uid=os.geteuid(),
+            gid=os.getegid(),
+        )
+
+    def names(self, ground: Ground) -> tuple[str, ...]:
+        return ("127.0.0.1", "::1", ground.host, *ground.addresses.values())
+
+    # ---- comparing
+
+    def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str], *, build: bool) -> Wanted:
+        places = {
+            service: ", ".join(
+                f"{name} {ground.bind}:{ground.ports[name]}"
+                + (f" {own}" if (own := name in ground.own) else "")
+                for name in ground.ports
+                if OWNER[name] == service
+            )
+            for service in SERVICES
+        }
+        return Wanted(
+            kind="process",
+            services={
+                service: Deployed(
+                    {
+                        "mailstack": mailstack.__version__,
+                        "python": sys.executable,
+                        "ports": f"{ground.addresses.get(service, '')} {places[service]}",
+                    },
+                    files_of(service, digests),
+                )
+                for service in SERVICES
+            },
+        )
+
+    def find(self, record: Record) -> Found:
+        supervisor = self._connect(record)
+        if supervisor is None:
+            return Found()
+        states = supervisor.ask("status")["services"]
+        return Found(
+            {
+                service: FoundService(
+                    "running" if states[service]["state"] == "running" else "stopped",
+                    record.services.get(service),
+                )
+                if service in states
+                else MISSING
+                for service in SERVICES
+            }
+        )
+
+    # ---- carrying out
+
+    def warm_up(self, record: Record) -> None:
+        """Begin to start a supervisor, if none runs: it comes up while the configuration is being made."""
+        self._base = self.state.socket_base(record)
+        if self._connect(record) is None:
+            control.end(self.state.run)
+            self._starting = control.launch(self._base, self.env)
+
+    def apply(self, launch: Launch, on_step: StepCallback) -> None:
+        if self._control is None:
+            self._fresh = True
+            if self._starting is None:
+                control.end(self.state.run)
+                self._starting = control.launch(self._base, self.env)
+        for step in launch.steps:
+            if step.action == "write":
+                on_step(step)
+                self._write(launch.files)
+        if self._control is None:
+            assert self._starting is not None
+            self._control = control.launched(self._starting, self._base)
+            self._starting = None
+        self._control.ask("watch")
+        start: dict[str, dict[str, object]] = {}
+        reload: list[str] = []
+        for step in launch.steps:
+            service = next((name for name in SERVICES if name == step.target), None)
+            if service is None:
+                continue
+            on_step(step)
+            self._touched.append(service)
+            self._log_sizes[service] = _size(self.state.log / f"{service}.log")
+            if step.action == "reload":
+                reload.append(service)
+            else:
+                start[service] = self._command(service)
+        if start:
+            self._control.ask("start", services=start)
+        if reload:
+            self._control.ask("reload", names=reload)
+
+    def _command(self, service: ServiceKey) -> dict[str, object]:
+        config = f"{self.state.rendered}/{FOLDER[service]}"
+        return {
+            "argv": [word.replace("{config}", config) for word in self._commands[service]],
+            "env": self.env,
+        }
+
+    def _write(self, files: Mapping[str, TreeFile]) -> None:
+        rendered = {path: file for path, file in files.items() if not path.startswith("tls/")}
+        self._before = bring_to(self.state.rendered, rendered)
+
+    def check(self) -> None:
+        if self._control is None:
+            return
+        for event in self._control.events():
+            if event["event"] == "gone":
+                raise RuntimeFailure("the supervisor has ended", hint=f"see {self.state.log}/supervisor.log")
+            service = (
+                event["service"]
+                if event["event"] == "exit" and event["state"] in ("backoff", "failed")
+                else ""
+            )
+            if service in self._touched:
+                tail = tuple(logs.tail(self.state.log / f"{service}.log", self._log_sizes.get(service, 0)))
+                how = f"signal {-event['code']}" if event["code"] < 0 else f"status {event['code']}"
+                raise ServiceDied(
+                    f"{service} ended at once ({how}){': ' + tail[-1] if tail else ''}",
+                    service=service,
+                    tail=tail,
+                    hint=f"see {self.state.log}/{service}.log",
+                )
+
+    def undo(self) -> None:
+        try:
+            if self._starting is not None:
+                self._starting.communicate(timeout=10)
+                self._starting = None
+            if self._fresh:
+                control.end(self.state.run)
+                self._clean_run()
+                return
+            restore(self.state.rendered, self._before)
+            if self._control is not None and self._touched:
+                self._control.ask("start", services={name: self._command(name) for name in self._touched})
+        except (OSError, RuntimeFailure, subprocess.SubprocessError):
+            pass  # the error that brought us here is the one to report
+
+    def commit(self) -> None:
+        self._before = {}
+        self._touched.clear()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    # ---- looking and ending
+
+    def live(self, record: Record) -> Mapping[ServiceKey, Live]:
+        supervisor = self._connect(record)
+        if supervisor is None:
+            return {}
+        states = supervisor.ask("status")["services"]
+        return {
+            service: Live(
+                running=states[service]["state"] == "running",
+                detail=_detail(states[service]),
+                pid=states[service]["pid"],
+                started_at=states[service]["started"] or None,
+                restarts=states[service]["restarts"],
+            )
+            for service in SERVICES
+            if service in states
+        }
+
+    def stop(self, record: Record, *, volumes: bool) -> Swept:
+        ended = control.end(self.state.run)
+        self._clean_run()
+        return Swept(tuple(f"process {name}" for name in ended))
+
+    def _clean_run(self) -> None:
+        """What sockets and locks are left in `run/` belongs to nobody once the processes have ended."""
+        if self.state.run.exists():
+            remove_tree(self.state.run)
+            self.state.run.mkdir(mode=0o700)
+
+    def logs(
+        self, services: Sequence[str], *, follow: bool, since: float | None, record: Record
+    ) -> Iterator[LogLine]:
+        names = services or (*SERVICES, "supervisor")
+        return logs.read({name: self.state.log / f"{name}.log" for name in names}, follow=follow, since=since)
+
+    def exec(self, service: ServiceKey, module: str, arguments: Sequence[str], record: Record) -> ExecResult:
+        try:
+            done = subprocess.run(  # noqa: S603 our own interpreter and module
+                [sys.executable, "-P", "-m", module, *arguments],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RuntimeFailure(f"{module} could not be run: {error}") from error
+        return ExecResult(done.returncode, done.stdout, done.stderr)
+
+    def _connect(self, record: Record) -> control.Control | None:
+        """The supervisor of this project, if one runs."""
+        if self._control is None:
+            self._base = record.socket_base or str(self.state.path)
+            self._control = control.connect(self._base)
+        return self._control
+
+    def _runs(self) -> bool:
+        return bool(control.leftovers(self.state.run))
+
+
+def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a service gets to see of the environment; with the package's folder where it is not installed."""
+    env = {name: environ[name] for name in _KEPT_VARIABLES if name in environ}
+    parent = str(Path(mailstack.__file__).resolve().parent.parent)
+    if not parent.endswith(("site-packages", "dist-packages")):
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (parent, env.get("PYTHONPATH"))))
+    return env
+
+
+def _detail(state: Mapping[str, object]) -> str:
+    match state["state"]:
+        case "backoff":
+            return f"it crashed ({state['last_exit']}) and will be started again"
+        case "failed":
+            return f"it refuses its configuration ({state['last_exit']})"
+        case "stopping" | "stopped":
+            return "it is stopped"
+        case _:
+            return ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,85 @@
+"""Which runtime `auto` means, and why, in words.
+
+Docker is taken where a daemon answers and the image is there or can be built without asking anybody; plain
+processes otherwise. A stack that is up stays with what it runs on. The daemon is asked over its socket by hand:
+loading the SDK only to learn that there is no daemon would take longer than starting the processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mailstack.runtime.errors import UsageProblem
+from mailstack.runtime.model import RuntimeKind, RuntimeWish
+from mailstack.runtime.state import Record
+
+PING_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A runtime and the reason for it."""
+
+    kind: RuntimeKind
+    reason: str
+
+
+def choose(wish: RuntimeWish, record: Record, environ: Mapping[str, str]) -> Choice:
+    """The runtime for `up` and `plan`. Raises `UsageProblem` when the stack is up in another one."""
+    if record.runtime is not None:
+        if wish not in ("auto", record.runtime):
+            raise UsageProblem(
+                f"{record.project} is up in the {record.runtime} runtime",
+                hint=f"`mailstack -p {record.project} down` first; its mail stays in that runtime",
+            )
+        return Choice(record.runtime, f"{record.project} is up in it")
+    if wish != "auto":
+        return Choice(wish, "it was asked for")
+    return _automatic(environ)
+
+
+def _automatic(environ: Mapping[str, str]) -> Choice:
+    socket_path, remote = daemon_socket(environ)
+    if remote:
+        return Choice(
+            "process", f"the Docker daemon is on another machine ({remote}); --runtime docker uses it"
+        )
+    if socket_path is None:
+        return Choice("process", "there is no Docker daemon")
+    if not _answers(socket_path):
+        return Choice("process", f"no Docker daemon answers at {socket_path}")
+    from mailstack.runtime import image
+
+    why_not = image.why_not_available(environ)
+    if why_not:
+        return Choice("process", f"there is a Docker daemon, but {why_not}")
+    return Choice("docker", "a Docker daemon answers and has the image")
+
+
+def daemon_socket(environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """`(path of the daemon's unix socket, address of a remote daemon)`; at most one of them is given."""
+    host = environ.get("DOCKER_HOST", "")
+    if host.startswith("unix://"):
+        return host[7:], ""
+    if host:
+        return None, host
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    places = ["/var/run/docker.sock"]
+    if runtime:
+        places.append(f"{runtime}/docker.sock")  # rootless
+    return next((place for place in places if os.path.exists(place)), None), ""
+
+
+def _answers(path: str) -> bool:
+    """A daemon says OK to `GET /_ping` (Docker Engine API)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PING_TIMEOUT)
+        try:
+            connection.connect(path)
+            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return b" 200 " in connection.recv(4096).split(b"\r\n", 1)[0]
+        except OSError:
+            return False

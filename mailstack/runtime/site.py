@@ -1,0 +1,144 @@
+"""From a checked spec and the facts of this machine to what `render` takes: its `Site`.
+
+Also where passwords come from: the spec, a file, the environment, or, when a user has none of them, a generated
+one that stays in the state folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING, cast
+
+from mailstack.runtime.engine import Ground, Paths
+from mailstack.runtime.errors import UsageProblem
+from mailstack.runtime.model import OWNER, STANDARD_PORTS, RuntimeKind
+from mailstack.runtime.state import Record, Secrets, generate_password
+
+if TYPE_CHECKING:
+    from mailstack.render import Site
+    from mailstack.render.site import ServiceName
+    from mailstack.spec import Stack, User
+
+ANYWHERE = "0.0.0.0"
+MOST_WORKERS = 4
+"""smtpd processes for `workers: auto`: one per processor, but not more than this."""
+
+
+def resolve_passwords(stack: Stack, known: Secrets, environ: Mapping[str, str]) -> Secrets:
+    """The secrets with every user's password in `users`, in the spec's order.
+
+    A generated password is kept for as long as the user exists, also while the spec gives another one.
+    Raises `UsageProblem` when a file or a variable does not hold what it should.
+    """
+    generated = dict(known.generated)
+    users: dict[str, str] = {}
+    for address, user in stack.users():
+        password = _given_password(address, user, environ)
+        if password is None:
+            password = generated.setdefault(address, generate_password())
+        users[address] = password
+    return Secrets(known.salt, {name: value for name, value in generated.items() if name in users}, users)
+
+
+def _given_password(address: str, user: User, environ: Mapping[str, str]) -> str | None:
+    if user.password is not None:
+        return user.password
+    if user.password_env is not None:
+        password = environ.get(user.password_env, "")
+        where = f"the variable {user.password_env} (password_env of {address})"
+    elif user.password_file is not None:
+        try:
+            text = user.password_file.read_text()
+        except (OSError, ValueError) as error:
+            raise UsageProblem(
+                f"{user.password_file} (password_file of {address}) cannot be read: {error}",
+                hint="its first line is the password",
+            ) from error
+        password = text.split("\n", 1)[0].rstrip("\r")
+        where = f"{user.password_file} (password_file of {address})"
+    else:
+        return None
+    if not password or not password.isprintable():
+        raise UsageProblem(
+            f"{where} holds no usable password", hint="a password is one line of printable characters"
+        )
+    return password
+
+
+def build_site(
+    stack: Stack,
+    kind: RuntimeKind,
+    ground: Ground,
+    paths: Paths,
+    record: Record,
+    secrets: Secrets,
+    today: date,
+) -> Site:
+    """The `Site` of a stack that runs here."""
+    from mailstack.render import Addresses, Listener, Site
+
+    bound = "" if ground.bind == ANYWHERE else ground.bind
+
+    def listeners(name: ServiceName) -> tuple[Listener, ...]:
+        if kind == "docker":
+            return (Listener("", STANDARD_PORTS[name]),)
+        published = Listener(bound, ground.ports[name])
+        own = Listener(ground.addresses.get(OWNER[name], ""), STANDARD_PORTS[name])
+        if name not in ground.own or (published.address == "" and published.port == own.port):
+            return (published,)
+        return (own, published)
+
+    def reachable(name: ServiceName) -> Listener:
+        if name in ground.own:
+            return Listener(ground.addresses[OWNER[name]], STANDARD_PORTS[name])
+        return Listener(ground.host, ground.ports[name])
+
+    offered = cast("tuple[ServiceName, ...]", stack.services)
+    tls = stack.tls.mode != "off"
+    return Site(
+        kind=kind,
+        config_root=paths.config_root,
+        queue_directory=paths.queue,
+        mail_root=paths.mail,
+        run_directory=paths.run,
+        tls_cert=paths.tls / "cert.pem" if tls else None,
+        tls_key=paths.tls / "key.pem" if tls else None,
+        tls_ca=paths.tls / "ca.pem" if stack.tls.mode == "ca" else None,
+        network=ground.network,
+        addresses=Addresses.in_network(ground.network),
+        listeners={name: listeners(name) for name in offered},
+        reachable={name: reachable(name) for name in offered},
+        # without LMTP mail goes into the Maildirs, and nothing asks for this
+        lmtp_nexthop=reachable("lmtp")
+        if "lmtp" in offered
+        else Listener("127.0.0.1", STANDARD_PORTS["lmtp"]),
+        resolver=(reachable("dns"),),
+        workers=min(MOST_WORKERS, os.cpu_count() or 1),
+        mail_uid=paths.uid,
+        mail_gid=paths.gid,
+        passwords=secrets.users,
+        salt_secret=bytes.fromhex(secrets.salt),
+        serials=record.serials,
+        today=today,
+    )
+
+
+def environment(record: Record, users: Mapping[str, str], ca_file: str | None) -> dict[str, str]:
+    """The variables of `mailstack env`, in their documented order; one that has no value is left out."""
+    values = {
+        "MAILSTACK_PROJECT": record.project,
+        "MAILSTACK_DOMAIN": record.domain,
+        "MAILSTACK_HOST": record.host,
+    }
+    for name in ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "dns"):
+        if name in record.ports:
+            values[f"MAILSTACK_{name.upper()}_PORT"] = str(record.ports[name])
+    if ca_file is not None:
+        values["MAILSTACK_CA_FILE"] = ca_file
+    for address, password in users.items():
+        values["MAILSTACK_USER"] = address
+        values["MAILSTACK_PASSWORD"] = password
+        break
+    return values
