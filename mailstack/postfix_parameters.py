@@ -359,6 +359,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("html_directory", _S, "/usr/share/doc/postfix/html", _NOBODY, "the same as HTML"),
     _P("virtual_uid_maps", _L, "", _NOBODY, "the account that a mailbox belongs to"),
     _P("virtual_gid_maps", _L, "", _NOBODY, "the group that a mailbox belongs to"),
+    _P("mailbox_size_limit", _Z, "51200000", _NOBODY, "octets of a local mailbox file; we write Maildirs", 0),
     _P("virtual_minimum_uid", _I, "100", _NOBODY, "the lowest account that virtual may use", 1),
 )  # fmt: skip
 
