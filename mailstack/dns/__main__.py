@@ -1,0 +1,188 @@
+"""named(8)'s place: `python -m mailstack.dns --config DIR`, where DIR holds named.conf.
+
+Serves until SIGTERM or SIGINT; SIGHUP reads configuration and zones again. A configuration or zone file that
+cannot be used is one line `fatal: FILE:LINE: …` and exit status 78 at start; on reload it is one line in the
+log, and what was in service stays: the whole configuration when named.conf is wrong, the zone as it was last
+loaded when a zone file is.
+
+Diagnostics go to standard error under the tag `named`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from mailstack.config.errors import EX_CONFIG, ConfigError
+from mailstack.config.named import NamedConf, load
+from mailstack.dns.emptyzones import empty_zones
+from mailstack.dns.forward import Forwarder
+from mailstack.dns.interfaces import locality, sockets_of
+from mailstack.dns.responder import Responder
+from mailstack.dns.server import DnsServer
+from mailstack.dns.zone import Zone
+from mailstack.dns.zonefile import load_zone
+from mailstack.net import loop
+from mailstack.net.log import Log
+
+USAGE = "usage: python -m mailstack.dns --config DIR"
+GRACE = 5.0
+"""Seconds that questions under way get when the server stops."""
+
+
+class Named:
+    """One running server: configuration, zones, sockets."""
+
+    def __init__(self, path: Path, log: Log) -> None:
+        self.path = path
+        self.log = log
+        self.zones: dict[str, Zone] = {}
+        self.conf: NamedConf
+        self.server: DnsServer
+        self.stopping = asyncio.Event()
+        self._forwarder: Forwarder | None = None
+
+    async def start(self) -> None:
+        """Read everything, then listen. Raises `ConfigError` or `OSError`."""
+        self.conf = load(self.path)
+        responder = self._responder(self.conf, keep=False)
+        self.server = DnsServer(responder, self.log)
+        await self._listen(self.conf, first=True)
+
+    async def reload(self) -> None:
+        """Read everything again; what cannot be used leaves the old in service."""
+        try:
+            conf = load(self.path)
+        except ConfigError as error:
+            self.log.error(f"reloading configuration failed: {error}")
+            return
+        previous = self._forwarder
+        self.server.replace(self._responder(conf, keep=True))
+        self.conf = conf
+        await self._listen(conf, first=False)
+        if previous is not None:
+            await previous.close()
+        self.log.info("reloading configuration succeeded")
+
+    def _responder(self, conf: NamedConf, *, keep: bool) -> Responder:
+        """Load the zones of `conf`. With `keep`, a zone that fails stays as it was."""
+        # Said only when everything is loaded: a configuration that is wrong is one line.
+        warnings, notes = list(conf.warnings), []
+        # Relative $INCLUDEs are relative to `directory`, where named would be.
+        try:
+            os.chdir(conf.options.directory)
+        except OSError as error:
+            failure = ConfigError(conf.path, 0, f"directory '{conf.options.directory}': {error.strerror}")
+            if not keep:
+                raise failure from error
+            self.log.error(str(failure))
+        zones: dict[str, Zone] = {}
+        for zone_conf in conf.zones:
+            if zone_conf.kind != "primary":
+                continue
+            shown = zone_conf.name or "."
+            try:
+                zone, odd = load_zone(zone_conf.name, zone_conf.file)
+            except ConfigError as error:
+                if not keep:
+                    raise
+                self.log.error(f"zone {shown}/IN: loading failed: {error}")
+                if zone_conf.name in self.zones:
+                    zones[zone_conf.name] = self.zones[zone_conf.name]
+                    self.log.warning(f"zone {shown}/IN: the zone as last loaded stays in service")
+                continue
+            warnings += [f"zone {shown}/IN: {text}" for text in odd]
+            notes.append(f"zone {shown}/IN: loaded serial {zone.serial}")
+            zones[zone_conf.name] = zone
+        self.zones = zones
+        served = list(zones.values())
+        options = conf.options
+        if options.recursion and options.empty_zones:
+            served += empty_zones((zone.name for zone in conf.zones), options.disabled_empty_zones)
+        if options.recursion and not options.forwarders and not any(z.forwarders for z in conf.zones):
+            notes.append("no forwarders: names outside the zones are refused")
+        for text in warnings:
+            self.log.warning(text)
+        for text in notes:
+            self.log.info(text)
+        self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
+        return Responder(conf, served, locality(), self._forwarder, self.log)
+
+    async def _listen(self, conf: NamedConf, *, first: bool) -> None:
+        wanted = {
+            (host, port): listener for host, port, listener in sockets_of(conf.options.listen_on, locality())
+        }
+        for address in self.server.bound:
+            if address not in wanted:
+                self.server.forget(address)
+                self.log.info(f"no longer listening on {address[0]}#{address[1]}")
+        for address, listener in wanted.items():
+            if address in self.server.bound:
+                continue
+            try:
+                host, port = await self.server.listen(*address)
+            except OSError as error:
+                if first and listener.line:
+                    raise ConfigError(listener.path, listener.line, str(error.strerror)) from error
+                self.log.error(f"could not listen on {address[0]}#{address[1]}: {error.strerror}")
+            else:
+                self.log.info(f"listening on {host}#{port}")
+        if first and not self.server.bound:
+            raise ConfigError(conf.path, 0, "not listening on any address")
+
+
+async def serve(directory: Path, log: Log) -> int:
+    """Run until a signal; returns the exit status."""
+    named = Named(directory / "named.conf", log)
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, named.stopping.set)
+    reload_wanted = asyncio.Event()
+    running.add_signal_handler(signal.SIGHUP, reload_wanted.set)
+    try:
+        await named.start()
+    except ConfigError as error:
+        log.fatal(str(error))
+        return EX_CONFIG
+    log.info("running")
+    reloads = named.server.tasks.start(_reload_when_asked(named, reload_wanted), "reload")
+    await named.stopping.wait()
+    log.info("shutting down")
+    reloads.cancel()
+    await named.server.close(GRACE)
+    log.info("exiting")
+    return 0
+
+
+async def _reload_when_asked(named: Named, wanted: asyncio.Event) -> None:
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        named.log.info("received SIGHUP signal to reload zones")
+        try:
+            await named.reload()
+        except Exception as fault:  # the old configuration goes on
+            named.log.exception("reloading failed", fault)
+
+
+def main(arguments: list[str]) -> int:
+    """The command. Exit status 0, 2 (usage) or 78 (configuration)."""
+    match arguments:
+        case ["--config", directory]:
+            pass
+        case ["-h" | "--help"]:
+            os.write(1, (USAGE + "\n").encode())
+            return 0
+        case _:
+            os.write(2, (USAGE + "\n").encode())
+            return 2
+    log = Log("named", socket.gethostname().partition(".")[0])
+    return loop.run(serve(Path(directory).absolute(), log))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,262 @@
+"""What the zones say to a question: no sockets, no wire form, no access lists.
+
+`Authority.answer` follows RFC 1034 §4.3.2 with the clarifications of RFC 2308 (negative answers), RFC 4592
+(wildcards), RFC 6672 (DNAME), RFC 8020 (NXDOMAIN means nothing below) and RFC 9471 (glue), and puts into the
+authority and additional sections what BIND 9.18 puts there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from mailstack.config.named.model import MinimalResponses
+from mailstack.dns import names
+from mailstack.dns.message import NOERROR, NXDOMAIN
+from mailstack.dns.zone import (
+    AAAA,
+    ANY,
+    CDNSKEY,
+    CDS,
+    CNAME,
+    DNAME,
+    DNSKEY,
+    DS,
+    KEY,
+    NS,
+    NSEC,
+    RRSIG,
+    A,
+    Node,
+    RRset,
+    Zone,
+)
+
+CHAIN_LIMIT: Final = 11
+"""Aliases followed in one answer (BIND's max-query-restarts)."""
+NAME_LIMIT: Final = 255
+YXDOMAIN: Final = 6
+_KEY_MATERIAL: Final = frozenset((DS, KEY, DNSKEY, CDS, CDNSKEY))
+_NOT_ALIASED: Final = frozenset((CNAME, ANY, KEY, NSEC, RRSIG))
+"""Types that are looked for beside a CNAME instead of following it."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """The sections of an answer, as (owner, set) pairs."""
+
+    rcode: int = NOERROR
+    authoritative: bool = True
+    answer: list[tuple[bytes, RRset]] = field(default_factory=list)
+    authority: list[tuple[bytes, RRset]] = field(default_factory=list)
+    additional: list[tuple[bytes, RRset]] = field(default_factory=list)
+    glue: int = 0
+    """How many sets at the start of `additional` a referral cannot do without."""
+    zone: Zone | None = None
+    """The zone that the question fell into."""
+    onward: bytes | None = None
+    """The name to go on with when somebody else has to be asked: an alias's target outside our zones, or the
+    question itself below a delegation."""
+
+
+class Authority:
+    """Answers from a set of zones. `minimal_any` and `minimal_responses` as in named.conf."""
+
+    def __init__(
+        self,
+        zones: Iterable[Zone],
+        *,
+        minimal_responses: MinimalResponses = "no-auth-recursive",
+        minimal_any: bool = False,
+    ) -> None:
+        self.zones = {zone.origin: zone for zone in zones}
+        self._minimal_responses = minimal_responses
+        self._minimal_any = minimal_any
+
+    def zone_of(self, name: bytes) -> Zone | None:
+        """The closest zone that holds a lower-case name."""
+        zones = self.zones
+        while True:
+            zone = zones.get(name)
+            if zone is not None:
+                return zone
+            if name == names.ROOT:
+                return None
+            name = names.parent(name)
+
+    def answer(self, name: bytes, rdtype: int, *, recursive: bool, tcp: bool) -> Answer | None:
+        """The answer to a question of class IN; None when no zone holds the name.
+
+        `name` is the question's in the client's case; `recursive` is its RD bit, `tcp` how it came (RFC 8482
+        minimal answers to ANY are for UDP).
+        """
+        zone = self._start(name.lower(), rdtype)
+        if zone is None:
+            return None
+        out = Answer(zone=zone)
+        with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
+        self._follow(out, zone, name, rdtype, with_authority=with_authority)
+        self._additional(out, with_additional=with_additional)
+        return out
+
+    def _start(self, lower: bytes, rdtype: int) -> Zone | None:
+        zone = self.zone_of(lower)
+        if rdtype == DS and zone is not None and lower == zone.origin and lower != names.ROOT:
+            # DS lives on the parent's side of the cut (RFC 4035 §3.1.4.1), if we have that side.
+            return self.zone_of(names.parent(lower)) or zone
+        return zone
+
+    def _sections(self, rdtype: int, *, recursive: bool, tcp: bool) -> tuple[bool, bool]:
+        """Whether authority and additional sections are filled beyond what is needed."""
+        minimal = self._minimal_responses
+        authority = minimal == "no" or (minimal == "no-auth-recursive" and not recursive)
+        additional = minimal != "yes"
+        if rdtype == NS:
+            return True, True
+        if rdtype in _KEY_MATERIAL or (rdtype == ANY and self._minimal_any and not tcp):
+            return False, False
+        return authority, additional
+
+    # ---- the chain of aliases
+
+    def _follow(self, out: Answer, zone: Zone, name: bytes, rdtype: int, *, with_authority: bool) -> None:
+        seen: set[bytes] = set()
+        for _ in range(CHAIN_LIMIT + 1):
+            lower = name.lower()
+            seen.add(lower)
+            target = self._step(out, zone, name, lower, rdtype, with_authority=with_authority)
+            if target is None or target.lower() in seen:
+                return
+            name = target
+            following = self.zone_of(target.lower())
+            if following is None:
+                out.onward = target
+                return
+            zone = following
+
+    def _step(
+        self, out: Answer, zone: Zone, name: bytes, lower: bytes, rdtype: int, *, with_authority: bool
+    ) -> bytes | None:
+        """One name in one zone; returns the alias's target when the question goes on there."""
+        above = self._highest_break(zone, lower, rdtype)
+        if above is not None:
+            node = zone.nodes[above]
+            if above in zone.cuts:
+                self._refer(out, node, name)
+                return None
+            return self._substitute(out, node, name, lower)
+        node_at = zone.nodes.get(lower)
+        if node_at is None:
+            node_at = self._wildcard(zone, lower)
+            if node_at is None:
+                out.rcode = NXDOMAIN
+                out.authority.append((zone.apex.owner, zone.negative_soa))
+                return None
+        rrsets = node_at.rrsets
+        if CNAME in rrsets and rdtype not in _NOT_ALIASED:
+            alias = rrsets[CNAME]
+            out.answer.append((name, alias))
+            return _target(alias)
+        found = list(rrsets.values()) if rdtype == ANY else [rrsets[rdtype]] if rdtype in rrsets else []
+        if not found:
+            out.authority.append((zone.apex.owner, zone.negative_soa))
+            return None
+        out.answer.extend((name, rrset) for rrset in found)
+        if with_authority and not (lower == zone.origin and rdtype in (NS, ANY)):
+            out.authority.append((zone.apex.owner, zone.apex.rrsets[NS]))
+        return None
+
+    def _highest_break(self, zone: Zone, lower: bytes, rdtype: int) -> bytes | None:
+        """The name nearest the apex that takes `lower` out of the zone: a cut, or a DNAME above."""
+        if not zone.cuts and not zone.dnames:
+            return None
+        found = None
+        at = lower
+        size = len(zone.origin)
+        while len(at) >= size:
+            if at in zone.cuts:
+                # The delegating side answers for DS itself.
+                if at != lower or rdtype != DS:
+                    found = at
+            elif at in zone.dnames and at != lower:
+                found = at
+            if at == names.ROOT:
+                break
+            at = names.parent(at)
+        return found
+
+    def _wildcard(self, zone: Zone, lower: bytes) -> Node | None:
+        """The source of synthesis for a name that does not exist (RFC 4592 §3.3.1)."""
+        if not zone.wild:
+            return None
+        encloser = names.parent(lower)
+        while encloser not in zone.nodes:
+            encloser = names.parent(encloser)
+        return zone.nodes.get(b"\1*" + encloser)
+
+    def _refer(self, out: Answer, cut: Node, name: bytes) -> None:
+        if not out.answer:
+            out.authoritative = False
+        out.onward = name
+        out.authority.append((cut.owner, cut.rrsets[NS]))
+        if DS in cut.rrsets:
+            out.authority.append((cut.owner, cut.rrsets[DS]))
+
+    def _substitute(self, out: Answer, node: Node, name: bytes, lower: bytes) -> bytes | None:
+        """A DNAME above the name: answer it with the CNAME made from it (RFC 6672 §3.2)."""
+        dname = node.rrsets[DNAME]
+        out.answer.append((node.owner, dname))
+        rdata = dname.rdatas[0]
+        assert isinstance(rdata, bytes)
+        target = name[: len(name) - len(node.owner)] + rdata
+        if len(target) > NAME_LIMIT:
+            out.rcode = YXDOMAIN
+            return None
+        out.answer.append((name, RRset(CNAME, dname.ttl, ((b"", (target,), b""),))))
+        return target
+
+    # ---- the additional section
+
+    def _additional(self, out: Answer, *, with_additional: bool) -> None:
+        present = {(owner.lower(), rrset.rdtype) for owner, rrset in out.answer}
+        present.update((owner.lower(), rrset.rdtype) for owner, rrset in out.authority)
+        referral = bool(out.authority) and out.authority[0][1].rdtype == NS and out.onward is not None
+        if referral:
+            cut, ns = out.authority[0]
+            below = cut.lower()
+            inside = [target for target in ns.targets if names.is_below(target.lower(), below)]
+            for target in inside:
+                self._add_addresses(out, target, present)
+            out.glue = len(out.additional)
+        if not with_additional and not referral:
+            return
+        sections: Sequence[list[tuple[bytes, RRset]]] = (
+            (out.answer, out.authority) if with_additional else (out.authority,)
+        )
+        for section in sections:
+            for _, rrset in section:
+                for target in rrset.targets:
+                    self._add_addresses(out, target, present)
+
+    def _add_addresses(self, out: Answer, target: bytes, present: set[tuple[bytes, int]]) -> None:
+        lower = target.lower()
+        zone = self.zone_of(lower)
+        if zone is None:
+            return
+        node = zone.nodes.get(lower)
+        if node is None and self._highest_break(zone, lower, A) is None:
+            node = self._wildcard(zone, lower)
+        if node is None:
+            return
+        for kind in (A, AAAA):
+            rrset = node.rrsets.get(kind)
+            if rrset is not None and (lower, kind) not in present:
+                present.add((lower, kind))
+                out.additional.append((target, rrset))
+
+
+def _target(alias: RRset) -> bytes:
+    rdata = alias.rdatas[0]
+    assert isinstance(rdata, tuple)
+    return rdata[1][0]

@@ -1,0 +1,418 @@
+"""From a datagram to its answer: access lists, EDNS, limits, and the prepared answers.
+
+A `Responder` belongs to one load of the configuration. `prepared(host)` is a dictionary from a query without
+its id to the answer without its id: an answer that was computed once is a look-up the next time. It is right
+because everything that an authoritative answer depends on is in the key: the query's octets, the transport,
+and the access lists' verdict on the client (`View`). It is bounded by `PREPARED_LIMIT`.
+
+`respond` never raises for what a client sends: malformed messages get FORMERR, unknown opcodes NOTIMP
+(RFC 1035 §4.1.1), a fault of ours SERVFAIL and a line in the log.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import dns.message
+import dns.rdatatype
+import dns.rrset
+
+from mailstack.config.named import Acl, Address, Locality, NamedConf
+from mailstack.config.named import Zone as ZoneConf
+from mailstack.dns import chaos, names, transfer
+from mailstack.dns.authority import Answer, Authority
+from mailstack.dns.forward import Forwarded, Forwarder, Server
+from mailstack.dns.message import (
+    AA,
+    AD,
+    BADVERS,
+    CD,
+    DO,
+    FORMERR,
+    HEADER,
+    NOTAUTH,
+    NOTIMP,
+    NSID,
+    OPCODE_MASK,
+    QR,
+    RA,
+    RD,
+    REFUSED,
+    SERVFAIL,
+    TC,
+    Malformed,
+    Query,
+    error,
+    opt,
+    parse,
+    render,
+)
+from mailstack.dns.zone import (
+    AXFR,
+    CH,
+    CLASS_ANY,
+    IN,
+    IXFR,
+    MAILA,
+    MAILB,
+    OPT,
+    SOA,
+    TKEY,
+    TSIG,
+    RRset,
+    Zone,
+)
+from mailstack.dns.zonefile import compact
+from mailstack.net.log import Log
+
+PREPARED_LIMIT = 10_000
+"""Prepared answers per view and transport; the dictionary starts anew when it is full."""
+PREPARED_SIZE = 2048
+"""Octets of the largest answer that is kept prepared."""
+CLIENT_LIMIT = 10_000
+"""Clients whose access rights are remembered."""
+UDP_PLAIN = 512
+"""Octets of an answer to a client without EDNS (RFC 1035 §4.2.1)."""
+TCP_LIMIT = 65_535
+_META = frozenset((0, OPT, TSIG))
+
+
+@dataclass(slots=True)
+class View:
+    """What one kind of client may do. Clients with the same rights share the prepared answers."""
+
+    ignored: bool
+    query: Mapping[bytes, bool]
+    """By zone; a zone that is not there may be asked."""
+    transfer: Mapping[bytes, bool]
+    recursion: bool
+    udp: dict[bytes, bytes]
+    tcp: dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A question that somebody else has to answer; `Responder.complete` does it."""
+
+    query: Query
+    view: View
+    limit: int
+    question: bytes
+    servers: Sequence[Server]
+    so_far: Answer | None
+    """The alias chain up to where it leaves our zones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A zone transfer that is allowed: the messages to send, in order."""
+
+    messages: Iterator[bytes]
+
+
+class Responder:
+    """Answers for one configuration. `zones` are those of the configuration plus the empty ones."""
+
+    def __init__(
+        self, conf: NamedConf, zones: Sequence[Zone], locality: Locality, forwarder: Forwarder, log: Log
+    ) -> None:
+        self.options = conf.options
+        self.zones = zones
+        self._locality = locality
+        self._forwarder = forwarder
+        self._log = log
+        self._authority = Authority(
+            zones,
+            minimal_responses=conf.options.minimal_responses,
+            minimal_any=conf.options.minimal_any,
+        )
+        self._zone_confs = {names.from_text(zone.name): zone for zone in conf.zones}
+        self._views: dict[str, View] = {}
+        self._by_rights: dict[tuple[bool, ...], View] = {}
+        self._only: View | None = None
+        if not conf.options.querylog and self._everybody_alike():
+            self._only = self._view("192.0.2.1")
+        self._nsid = self._server_identity()
+
+    # ---- clients
+
+    def prepared(self, host: str) -> dict[bytes, bytes]:
+        """The prepared UDP answers for a client."""
+        return (self._only or self.view(host)).udp
+
+    @property
+    def shared(self) -> dict[bytes, bytes] | None:
+        """The prepared UDP answers when they are the same for every client."""
+        return None if self._only is None else self._only.udp
+
+    def view(self, host: str) -> View:
+        """The rights of a client's address."""
+        if self._only is not None:
+            return self._only
+        view = self._views.get(host)
+        if view is None:
+            if len(self._views) >= CLIENT_LIMIT:
+                self._views.clear()
+            view = self._views[host] = self._view(host)
+        return view
+
+    def _acls(self) -> list[Acl]:
+        options = self.options
+        found = [options.blackhole, options.allow_recursion]
+        for conf in self._zone_confs.values():
+            found.append(_acl(conf.allow_query, options.allow_query))
+            found.append(_acl(conf.allow_transfer, options.allow_transfer))
+        return found
+
+    def _everybody_alike(self) -> bool:
+        recursion = self.options.recursion and self._any_forwarders()
+        return all(
+            acl.is_any or acl.is_none or (acl is self.options.allow_recursion and not recursion)
+            for acl in self._acls()
+        )
+
+    def _any_forwarders(self) -> bool:
+        return bool(self.options.forwarders or any(conf.forwarders for conf in self._zone_confs.values()))
+
+    def _view(self, host: str) -> View:
+        address: Address = ipaddress.ip_address(host.partition("%")[0])
+        options, locality = self.options, self._locality
+        recursion = (
+            options.recursion
+            and self._any_forwarders()
+            and options.allow_recursion.matches(address, locality)
+        )
+        query: dict[bytes, bool] = {}
+        transfers: dict[bytes, bool] = {}
+        for origin, conf in self._zone_confs.items():
+            query[origin] = _acl(conf.allow_query, options.allow_query).matches(address, locality)
+            transfers[origin] = _acl(conf.allow_transfer, options.allow_transfer).matches(address, locality)
+        ignored = options.blackhole.matches(address, locality)
+        rights = (ignored, recursion, *query.values(), *transfers.values())
+        view = self._by_rights.get(rights)
+        if view is None:
+            view = self._by_rights[rights] = View(ignored, query, transfers, recursion, {}, {})
+        return view
+
+    def _server_identity(self) -> bytes:
+        text = self.options.server_id
+        if text == "":
+            text = socket.gethostname()
+        return (text or "").encode("utf-8")[:255]
+
+    # ---- answers
+
+    def respond(self, data: bytes, host: str, port: int, *, tcp: bool) -> bytes | Pending | Transfer | None:
+        """The answer to a message; None when there is to be none."""
+        if len(data) < HEADER.size or data[2] & 0x80:
+            return None
+        view = self.view(host)
+        if view.ignored:
+            return None
+        prepared = view.tcp if tcp else view.udp
+        tail = prepared.get(data[2:])
+        if tail is not None:
+            return data[:2] + tail
+        if int.from_bytes(data[2:4], "big") & OPCODE_MASK:
+            return error(data, NOTIMP, recursion=False)
+        try:
+            query = parse(data)
+        except Malformed:
+            return error(data, FORMERR, recursion=view.recursion)
+        try:
+            result = self._answer(data, query, view, host, tcp=tcp)
+            if self.options.querylog:
+                self._log_query(query, host, port, tcp=tcp)
+            elif (
+                isinstance(result, bytes)
+                and len(result) <= PREPARED_SIZE
+                and (query.edns is None or not query.edns.options)
+            ):
+                if len(prepared) >= PREPARED_LIMIT:
+                    prepared.clear()
+                prepared[data[2:]] = result[2:]
+            return result
+        except Exception as fault:  # a bug of ours must not take the service down
+            self._log.exception(f"{host}#{port}: query failed", fault)
+            return error(data, SERVFAIL, recursion=view.recursion)
+
+    def _answer(
+        self, data: bytes, query: Query, view: View, host: str, *, tcp: bool
+    ) -> bytes | Pending | Transfer | None:
+        edns = query.edns
+        if edns is not None and edns.version > 0:
+            return self._plain(query, view, BADVERS)
+        if query.signed:
+            return self._plain(query, view, NOTAUTH)
+        if query.rdclass == CH:
+            return chaos.answer(data, query, self.options)
+        if query.rdclass not in (IN, CLASS_ANY):
+            return self._plain(query, view, REFUSED)
+        rdtype = query.rdtype
+        if rdtype in _META:
+            return self._plain(query, view, FORMERR)
+        if rdtype in (MAILA, MAILB, TKEY):
+            return self._plain(query, view, NOTIMP)
+        if rdtype in (AXFR, IXFR):
+            return self._transfer(query, view, host, tcp=tcp)
+        limit = TCP_LIMIT if tcp else self._udp_limit(query)
+        found = self._authority.answer(query.name, rdtype, recursive=bool(query.flags & RD), tcp=tcp)
+        if found is None:
+            servers = self._forwarders(query, view, query.name.lower())
+            if not servers:
+                return self._plain(query, view, REFUSED)
+            return self._onward(query, view, limit, query.question, servers, None)
+        assert found.zone is not None
+        if not view.query.get(found.zone.origin, True):
+            return self._plain(query, view, REFUSED)
+        if found.onward is not None:
+            servers = self._forwarders(query, view, found.onward.lower())
+            if servers:
+                question = found.onward + rdtype.to_bytes(2, "big") + IN.to_bytes(2, "big")
+                return self._onward(query, view, limit, question, servers, found)
+        return self._render(query, view, found, limit)
+
+    def _udp_limit(self, query: Query) -> int:
+        if query.edns is None:
+            return UDP_PLAIN
+        return min(query.edns.payload, self.options.max_udp_size)
+
+    def _render(self, query: Query, view: View, found: Answer, limit: int) -> bytes:
+        flags = self._flags(query, view) | (AA if found.authoritative else 0) | found.rcode
+        return render(
+            query,
+            flags,
+            found.answer,
+            found.authority,
+            found.additional,
+            limit=limit,
+            opt_record=self._opt(query, 0),
+            glue=found.glue,
+        )
+
+    def _plain(self, query: Query, view: View, rcode: int) -> bytes:
+        """An answer without records."""
+        flags = self._flags(query, view) | rcode & 0xF
+        return render(query, flags, (), (), (), limit=TCP_LIMIT, opt_record=self._opt(query, rcode))
+
+    def _flags(self, query: Query, view: View) -> int:
+        return QR | query.flags & (RD | CD) | (RA if view.recursion else 0)
+
+    def _opt(self, query: Query, rcode: int) -> bytes:
+        edns = query.edns
+        if edns is None:
+            return b""
+        options = b""
+        if self._nsid and edns.option(NSID) is not None:
+            options = struct.pack("!HH", NSID, len(self._nsid)) + self._nsid
+        return opt(self.options.edns_udp_size, rcode, edns.flags & DO, options)
+
+    def _log_query(self, query: Query, host: str, port: int, *, tcp: bool) -> None:
+        name = names.to_text(query.name)
+        kind = dns.rdatatype.to_text(dns.rdatatype.RdataType.make(query.rdtype))
+        marks = "+" if query.flags & RD else "-"
+        marks += f"E({query.edns.version})" if query.edns is not None else ""
+        marks += ("T" if tcp else "") + ("D" if query.do else "") + ("C" if query.flags & CD else "")
+        self._log.info(f"client {host}#{port} ({name}): query: {name} IN {kind} {marks}")
+
+    # ---- transfers
+
+    def _transfer(self, query: Query, view: View, host: str, *, tcp: bool) -> bytes | Transfer:
+        zone = self._authority.zones.get(query.name.lower())
+        if zone is None:
+            return self._plain(query, view, NOTAUTH)
+        if not view.transfer.get(zone.origin, False):
+            self._log.info(f"client {host}: zone transfer '{names.to_text(zone.origin)}/IN' denied")
+            return self._plain(query, view, REFUSED)
+        if not tcp:
+            if query.rdtype == AXFR:
+                return self._plain(query, view, FORMERR)
+            # RFC 1995 §2: an answer that does not fit is the SOA alone, and the client turns to TCP.
+            answer = Answer(answer=[(query.name, zone.soa)])
+            return self._render(query, view, answer, self._udp_limit(query))
+        self._log.info(f"client {host}: transfer of '{names.to_text(zone.origin)}/IN': AXFR started")
+        return Transfer(transfer.messages(query, zone, self._opt(query, 0)))
+
+    # ---- forwarding
+
+    def _forwarders(self, query: Query, view: View, name: bytes) -> Sequence[Server]:
+        """Who is asked about a name on behalf of this client; nobody, mostly."""
+        if not (query.flags & RD and view.recursion):
+            return ()
+        conf: ZoneConf | None = None
+        while conf is None or conf.forwarders is None:
+            conf = self._zone_confs.get(name)
+            if name == names.ROOT:
+                break
+            name = names.parent(name)
+        if conf is not None and conf.forwarders is not None:
+            return conf.forwarders
+        return self.options.forwarders
+
+    def _onward(
+        self,
+        query: Query,
+        view: View,
+        limit: int,
+        question: bytes,
+        servers: Sequence[Server],
+        so_far: Answer | None,
+    ) -> bytes | Pending:
+        pending = Pending(query, view, limit, question, servers, so_far)
+        held = self._forwarder.cached(query, question)
+        if held is None:
+            return pending
+        return self._relay(pending, held[0], held[1])
+
+    async def complete(self, pending: Pending) -> bytes:
+        """Ask the forwarders; SERVFAIL when none of them answers."""
+        answer = await self._forwarder.ask(pending.query, pending.question, pending.servers)
+        if answer is None:
+            if pending.so_far is not None and pending.so_far.answer:
+                # The part of the chain that is ours is still true.
+                pending.so_far.rcode = SERVFAIL
+                return self._render(pending.query, pending.view, pending.so_far, pending.limit)
+            return self._plain(pending.query, pending.view, SERVFAIL)
+        return self._relay(pending, answer, 0)
+
+    def _relay(self, pending: Pending, answer: Forwarded, age: int) -> bytes:
+        query, view = pending.query, pending.view
+        if pending.so_far is not None and pending.so_far.answer:
+            return self._join(pending, answer, age)
+        flags = self._flags(query, view) | answer.rcode & 0xF
+        if answer.authentic and (query.do or query.flags & AD):
+            flags |= AD
+        opt_record = self._opt(query, answer.rcode)
+        body, counts = answer.aged(age), answer.counts
+        if 12 + len(query.question) + len(body) + len(opt_record) > pending.limit:
+            flags, body, counts = flags | TC, b"", (0, 0, 0)
+        header = HEADER.pack(query.id, flags, 1, counts[0], counts[1], counts[2] + (1 if opt_record else 0))
+        return header + query.question + body + opt_record
+
+    def _join(self, pending: Pending, answer: Forwarded, age: int) -> bytes:
+        """Our part of an alias chain, and the forwarder's rest of it."""
+        so_far = pending.so_far
+        assert so_far is not None
+        head = HEADER.pack(0, QR | answer.rcode & 0xF, 1, *answer.counts)
+        rest = dns.message.from_wire(head + pending.question + answer.aged(age))
+        joined = Answer(rcode=answer.rcode & 0xF, authoritative=so_far.authoritative)
+        joined.answer = [*so_far.answer, *_sets(rest.answer)]
+        joined.authority = [pair for pair in _sets(rest.authority) if pair[1].rdtype == SOA]
+        return self._render(pending.query, pending.view, joined, pending.limit)
+
+
+def _acl(own: Acl | None, general: Acl) -> Acl:
+    return general if own is None else own
+
+
+def _sets(section: Sequence[dns.rrset.RRset]) -> list[tuple[bytes, RRset]]:
+    found: list[tuple[bytes, RRset]] = []
+    for rrset in section:
+        kind = int(rrset.rdtype)
+        rdatas = tuple(compact(kind, rdata)[0] for rdata in rrset)
+        found.append((rrset.name.to_wire() or names.ROOT, RRset(kind, int(rrset.ttl), rdatas)))
+    return found

@@ -1,0 +1,304 @@
+"""Sockets: UDP read in batches straight from the socket, TCP with pipelining and idle limits.
+
+UDP bypasses the event loop's datagram transports: a readable socket is drained by up to `BATCH` datagrams,
+each a dictionary look-up and one `sendto`. An answer that the socket does not take at once is dropped, as the
+network might have done.
+
+A TCP connection is served in the order that answers become ready (RFC 7766 §6.2.1.1); it is closed when it is
+idle, when it has too much under way, and when its peer does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+from mailstack.dns.message import SERVFAIL, error
+from mailstack.dns.responder import Pending, Responder, Transfer
+from mailstack.net.listen import bind_tcp
+from mailstack.net.log import Log
+from mailstack.net.tasks import TaskSet
+
+BATCH = 64
+"""Datagrams read before other events get their turn."""
+DATAGRAM = 4096
+"""Octets read of a query; a longer one is malformed anyway."""
+RECEIVE_BUFFER = 1024 * 1024
+"""Octets that the kernel holds for a UDP socket while the process is busy."""
+PIPELINE_LIMIT = 100
+"""Answers under way on one connection before reading stops."""
+TASK_LIMIT = 2000
+"""Questions waiting for forwarders, over all clients; more are dropped."""
+PREFERRED_TCP_WRITE = 256 * 1024
+
+
+class DnsServer:
+    """The sockets of one process. `responder` may be replaced at any time (reload)."""
+
+    def __init__(self, responder: Responder, log: Log) -> None:
+        self.responder = responder
+        self.log = log
+        self.tasks = TaskSet(lambda name, fault: log.exception(name, fault))
+        self.connections: set[TcpConnection] = set()
+        self._udp: dict[tuple[str, int], UdpSocket] = {}
+        self._tcp: dict[tuple[str, int], asyncio.Server] = {}
+
+    @property
+    def bound(self) -> list[tuple[str, int]]:
+        """Addresses and ports in use."""
+        return list(self._udp)
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Answer on an address; port 0 picks one that is free for both transports. Raises `OSError`."""
+        listener, datagrams = _bind(host, port)
+        actual = (host, listener.getsockname()[1])
+        loop = asyncio.get_running_loop()
+        self._udp[actual] = UdpSocket(self, datagrams)
+        self._tcp[actual] = await loop.create_server(lambda: TcpConnection(self), sock=listener)
+        return actual
+
+    def forget(self, address: tuple[str, int]) -> None:
+        """Answer there no more; connections go on."""
+        self._udp.pop(address).close()
+        self._tcp.pop(address).close()
+
+    def replace(self, responder: Responder) -> None:
+        """Answer from another configuration from the next question on."""
+        self.responder = responder
+        for udp in self._udp.values():
+            udp.refresh()
+
+    async def close(self, grace: float) -> None:
+        """Stop listening, let what is under way end for up to `grace` seconds, close connections."""
+        for address in list(self._udp):
+            self.forget(address)
+        await self.tasks.drain(grace)
+        for connection in list(self.connections):
+            connection.abort()
+
+
+def _bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A TCP listener and a UDP socket on the same address and port."""
+    last: OSError | None = None
+    for _ in range(20 if port == 0 else 1):
+        listener = bind_tcp(host, port)
+        chosen = listener.getsockname()[1]
+        datagrams = socket.socket(listener.family, socket.SOCK_DGRAM)
+        try:
+            datagrams.setblocking(False)
+            datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            if listener.family == socket.AF_INET6:
+                datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            datagrams.bind((host, chosen))
+        except OSError as failure:
+            listener.close()
+            datagrams.close()
+            last = OSError(failure.errno, f"bind {host} port {chosen}: {failure.strerror}")
+        else:
+            return listener, datagrams
+    assert last is not None
+    raise last
+
+
+class UdpSocket:
+    """One UDP socket in the event loop."""
+
+    def __init__(self, server: DnsServer, sock: socket.socket) -> None:
+        self._server = server
+        self._sock = sock
+        self._shared: dict[bytes, bytes] | None = None
+        self.refresh()
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
+
+    def refresh(self) -> None:
+        """The server's responder has been replaced."""
+        self._shared = self._server.responder.shared
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _readable(self) -> None:
+        sock, shared = self._sock, self._shared
+        receive, send = sock.recvfrom, sock.sendto
+        try:
+            for _ in range(BATCH):
+                data, peer = receive(DATAGRAM)
+                tail = shared.get(data[2:]) if shared is not None else None
+                if tail is not None:
+                    send(data[:2] + tail, peer)
+                else:
+                    self._respond(data, peer)
+        except OSError:
+            return  # nothing more to read, or the send buffer is full
+
+    def _respond(self, data: bytes, peer: tuple[str, int]) -> None:
+        server = self._server
+        result = server.responder.respond(data, peer[0], peer[1], tcp=False)
+        if isinstance(result, bytes):
+            self._send(result, peer)
+        elif isinstance(result, Pending) and len(server.tasks) < TASK_LIMIT:
+            server.tasks.start(self._complete(server.responder, result, peer), "forward")
+
+    async def _complete(self, responder: Responder, pending: Pending, peer: tuple[str, int]) -> None:
+        self._send(await responder.complete(pending), peer)
+
+    def _send(self, data: bytes, peer: tuple[str, int]) -> None:
+        try:
+            self._sock.sendto(data, peer)
+        except OSError:
+            pass
+
+
+class TcpConnection(asyncio.Protocol):
+    """One connection: messages of two octets of length and that many octets (RFC 1035 §4.2.2)."""
+
+    def __init__(self, server: DnsServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._peer = ("", 0)
+        self._underway = 0
+        self._blocked = False
+        self._eof = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._transfers: list[Iterator[bytes]] = []
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=PREFERRED_TCP_WRITE)
+        options = self._server.responder.options
+        self._server.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        if peer is None or len(self._server.connections) > options.tcp_clients:
+            self._transport.abort()
+            return
+        self._peer = (str(peer[0]), int(peer[1]))
+        self._restart_timer(options.tcp_initial_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+        self._work()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._close_when_done()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._transport = None
+        self._transfers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._flow()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._continue_transfer()
+        self._flow()
+        self._work()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---- messages
+
+    def _work(self) -> None:
+        """Answer the complete messages in the buffer, as far as the connection's limits let it."""
+        buffer, position = self._buffer, 0
+        answers: list[bytes] = []
+        while not self._busy() and len(buffer) - position >= 2:
+            end = position + 2 + int.from_bytes(buffer[position : position + 2], "big")
+            if len(buffer) < end:
+                break
+            answer = self._respond(buffer[position + 2 : end])
+            if answer is not None:
+                answers.append(len(answer).to_bytes(2, "big"))
+                answers.append(answer)
+            position = end
+        self._buffer = buffer[position:]
+        if position and self._transport is not None:
+            if answers:
+                self._transport.write(b"".join(answers))
+            self._restart_timer(self._server.responder.options.tcp_idle_timeout)
+        self._flow()
+        self._close_when_done()
+
+    def _respond(self, data: bytes) -> bytes | None:
+        server = self._server
+        result = server.responder.respond(data, self._peer[0], self._peer[1], tcp=True)
+        if isinstance(result, Pending):
+            if len(server.tasks) >= TASK_LIMIT:
+                return error(data, SERVFAIL)
+            self._underway += 1
+            server.tasks.start(self._complete(server.responder, result), "forward")
+            return None
+        if isinstance(result, Transfer):
+            self._transfers.append(result.messages)
+            asyncio.get_running_loop().call_soon(self._continue_transfer)
+            return None
+        return result
+
+    async def _complete(self, responder: Responder, pending: Pending) -> None:
+        try:
+            self._send(await responder.complete(pending))
+        finally:
+            self._underway -= 1
+            self._work()
+
+    def _continue_transfer(self) -> None:
+        """Send a transfer's messages while the peer takes them."""
+        while self._transfers and not self._blocked and self._transport is not None:
+            message = next(self._transfers[0], None)
+            if message is None:
+                self._transfers.pop(0)
+            else:
+                self._send(message)
+                self._restart_timer(self._server.responder.options.tcp_idle_timeout)
+        if not self._transfers and self._buffer:
+            self._work()
+        self._close_when_done()
+
+    def _send(self, message: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(len(message).to_bytes(2, "big") + message)
+
+    # ---- limits
+
+    def _busy(self) -> bool:
+        return self._blocked or self._underway >= PIPELINE_LIMIT or bool(self._transfers)
+
+    def _flow(self) -> None:
+        """Read only while there is room for another answer."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._busy():
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _close_when_done(self) -> None:
+        if self._eof and not self._underway and not self._transfers and self._transport is not None:
+            self._transport.close()
+
+    def _restart_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expired)
+
+    def _expired(self) -> None:
+        if self._transport is None:
+            return
+        if self._underway and not self._blocked:
+            self._restart_timer(self._server.responder.options.tcp_idle_timeout)
+        else:
+            self._transport.abort()

@@ -1,0 +1,98 @@
+"""A zone in the form that answers are made from.
+
+`Zone.nodes` maps a lower-case wire name to its node and holds every name that exists, empty non-terminals
+included (RFC 4592 §2.2.2). Names below a delegation are there, too: glue. `cuts` and `dnames` are the names
+that shadow what lies below them. A zone is never changed once it serves: a reload makes another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mailstack.dns.names import parent
+
+A, NS, CNAME, SOA, PTR, MX, AAAA, SRV, NAPTR, DNAME, OPT = 1, 2, 5, 6, 12, 15, 28, 33, 35, 39, 41
+AFSDB, RT, KX, DS, RRSIG, NSEC, DNSKEY, CDS, CDNSKEY = 18, 21, 36, 43, 46, 47, 48, 59, 60
+KEY, SVCB, HTTPS, TKEY, TSIG = 25, 64, 65, 249, 250
+IXFR, AXFR, MAILB, MAILA, ANY = 251, 252, 253, 254, 255
+IN, CH, CLASS_ANY = 1, 3, 255
+
+Rdata = bytes | tuple[bytes, tuple[bytes, ...], bytes]
+"""Wire form; for the types whose names may be compressed (RFC 3597 §4): octets, names, octets."""
+
+
+class RRset:
+    """The records of one name and type. Immutable by convention; slots, because there are many."""
+
+    __slots__ = ("rdatas", "rdtype", "targets", "ttl")
+
+    def __init__(
+        self, rdtype: int, ttl: int, rdatas: tuple[Rdata, ...], targets: tuple[bytes, ...] = ()
+    ) -> None:
+        self.rdtype = rdtype
+        self.ttl = ttl
+        self.rdatas = rdatas
+        self.targets = targets
+        """Hosts whose addresses belong beside this set (NS, MX, SRV…), in the zone's case."""
+
+    def with_ttl(self, ttl: int) -> RRset:
+        """The same records under another TTL (seconds)."""
+        return RRset(self.rdtype, ttl, self.rdatas, self.targets)
+
+
+class Node:
+    """One name: its owner in the zone file's case, and its sets by type; none for an empty non-terminal."""
+
+    __slots__ = ("owner", "rrsets")
+
+    def __init__(self, owner: bytes) -> None:
+        self.owner = owner
+        self.rrsets: dict[int, RRset] = {}
+
+
+class Zone:
+    """What one zone file says. `origin` is a lower-case wire name."""
+
+    __slots__ = ("cuts", "dnames", "negative_soa", "nodes", "origin", "serial", "soa", "wild")
+
+    def __init__(self, origin: bytes, nodes: dict[bytes, Node]) -> None:
+        self.origin = origin
+        self.nodes = nodes
+        apex = nodes[origin]
+        self.soa = apex.rrsets[SOA]
+        rdata = self.soa.rdatas[0]
+        assert isinstance(rdata, tuple)
+        self.serial = int.from_bytes(rdata[2][0:4], "big")
+        minimum = int.from_bytes(rdata[2][16:20], "big")
+        self.negative_soa = self.soa.with_ttl(min(self.soa.ttl, minimum))
+        """The SOA as negative answers carry it (RFC 2308 §3)."""
+        self.cuts = {name for name, node in nodes.items() if NS in node.rrsets and name != origin}
+        self.dnames = {name for name, node in nodes.items() if DNAME in node.rrsets}
+        self.wild = any(name.startswith(b"\1*") for name in nodes)
+        self._add_empty_nonterminals()
+
+    @property
+    def apex(self) -> Node:
+        return self.nodes[self.origin]
+
+    def _add_empty_nonterminals(self) -> None:
+        nodes = self.nodes
+        for name in list(nodes):
+            owner = nodes[name].owner
+            while len(name) > len(self.origin):
+                name, owner = parent(name), parent(owner)
+                if name in nodes:
+                    break
+                nodes[name] = Node(owner)
+
+    def records(self) -> Iterator[tuple[bytes, RRset]]:
+        """Every set with its owner, the SOA first."""
+        yield self.apex.owner, self.soa
+        for node in self.nodes.values():
+            for rrset in node.rrsets.values():
+                if rrset is not self.soa:
+                    yield node.owner, rrset
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return sum(len(rrset.rdatas) for node in self.nodes.values() for rrset in node.rrsets.values())

@@ -1,0 +1,232 @@
+"""Zone files into zones, through dnspython: $ORIGIN, $TTL, $INCLUDE, $GENERATE, every type, unknown types.
+
+A zone that named would not load is refused here, too: no SOA, more than one, no NS, an NS host of the zone
+without address or that is an alias, a CNAME beside other data. What named warns of is a warning here.
+
+A relative $INCLUDE is relative to the process's directory, as with named (which changes to `directory`).
+Raises `ConfigError` with file and line; line zero where the zone as a whole is meant.
+
+Standards: RFC 1035 §5, RFC 2181 §10.1, RFC 3597.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import dns.exception
+import dns.name
+import dns.rdataclass
+import dns.tokenizer
+import dns.zone
+import dns.zonefile
+
+from mailstack.config.errors import ConfigError
+from mailstack.dns import names
+from mailstack.dns.zone import AAAA, AFSDB, CNAME, DNAME, MX, NS, SOA, SRV, A, Node, Rdata, RRset, Zone
+
+if TYPE_CHECKING:
+    import dns.rdataset
+    import dns.transaction
+
+_IN_ADDR = dns.name.from_text("in-addr.arpa")
+_IP6 = dns.name.from_text("ip6.arpa")
+
+_WHERE = re.compile(r"(?P<file>.+?):(?P<line>\d+): (?P<message>.*)\Z", re.DOTALL)
+_HOST_LABEL = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\Z")
+_SINGLETON = frozenset((CNAME, DNAME, SOA))
+
+
+class _Reader(dns.zonefile.Reader):
+    """Remembers where the record begins that is being read: its end may be read before its error is found."""
+
+    begun: tuple[str, int] | None = None
+
+    def _rr_line(self) -> None:
+        self.begun = self.tok.where()
+        super()._rr_line()
+        self.begun = None
+
+
+def load_zone(origin: str, path: str) -> tuple[Zone, list[str]]:
+    """Read a zone file. Returns the zone and what is odd about it, one `file: text` each.
+
+    `origin` is the zone's name without final dot ('' for the root). Raises `ConfigError`.
+    """
+    top = dns.name.from_text(origin or ".")
+    parsed = dns.zone.Zone(top, relativize=False)
+    reader: _Reader | None = None
+    try:
+        with (
+            open(path, encoding="utf-8", errors="surrogateescape") as file,
+            parsed.writer(True) as transaction,
+        ):
+            tokens = dns.tokenizer.Tokenizer(file, path)
+            reader = _Reader(tokens, dns.rdataclass.IN, transaction, allow_include=True)
+            transaction.check_put_rdataset(_check_record)
+            reader.read()
+    except OSError as error:
+        if error.filename == path:
+            raise ConfigError(path, 0, error.strerror or str(error)) from error
+        raise _located(path, reader, error) from error
+    except (dns.exception.DNSException, UnicodeError, ValueError, KeyError, RecursionError) as error:
+        raise _located(path, reader, error) from error
+    nodes: dict[bytes, Node] = {}
+    for name, dns_node in parsed.nodes.items():
+        wire = _wire(name)
+        node = nodes[wire.lower()] = Node(wire)
+        for rdataset in dns_node.rdatasets:
+            node.rrsets[int(rdataset.rdtype)] = _rrset(rdataset)
+    root = _wire(top).lower()
+    warnings = _check_zone(path, root, nodes)
+    return Zone(root, nodes), warnings
+
+
+def _located(path: str, reader: _Reader | None, error: Exception) -> ConfigError:
+    text = str(error) or type(error).__name__
+    match = _WHERE.match(text)
+    file, line = path, 0
+    if match is not None:
+        file, line, text = match["file"], int(match["line"]), match["message"] or "syntax error"
+    elif reader is not None:
+        file, line = reader.tok.where()
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}"
+    if reader is not None and reader.begun is not None:
+        file, line = reader.begun
+    elif line > 1 and _line_of(file, line - 1).startswith("$"):
+        line -= 1  # a directive: the tokenizer has read past the end of its line
+    return ConfigError(file, line, text)
+
+
+def _line_of(path: str, number: int) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for index, line in enumerate(file, 1):
+            if index == number:
+                return line.lstrip()
+    return ""
+
+
+def _check_record(
+    transaction: dns.transaction.Transaction, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset
+) -> None:
+    """What named checks record by record (check-names; one CNAME). Raises `ValueError`."""
+    kind = int(rdataset.rdtype)
+    if kind in (A, AAAA, MX) and not _is_host(owner, wildcard=True):
+        raise ValueError(f"{owner.to_text(True)}: bad owner name (check-names)")
+    for rdata in rdataset:
+        for name in _host_names(kind, owner, rdata):
+            if not _is_host(name):
+                raise ValueError(f"{name.to_text(True)}: bad name (check-names)")
+    if kind in _SINGLETON:
+        before = transaction.get(owner, rdataset.rdtype)
+        if before is not None and before[0] != rdataset[0]:
+            raise ValueError(f"{owner.to_text(True)}: multiple RRs of singleton type")
+
+
+def _host_names(kind: int, owner: dns.name.Name, rdata: Any) -> tuple[dns.name.Name, ...]:
+    """The names in a record that have to be host names."""
+    match kind:
+        case 2 | 33:  # NS SRV
+            return (rdata.target,)
+        case 12:  # PTR
+            reverse = owner.is_subdomain(_IN_ADDR) or owner.is_subdomain(_IP6)
+            return (rdata.target,) if reverse else ()
+        case 15 | 21:  # MX RT
+            return (rdata.exchange,)
+        case 18:  # AFSDB
+            return (rdata.hostname,)
+        case 6:  # SOA; the first label of the mailbox is a local part
+            return (rdata.mname, rdata.rname.parent() if rdata.rname.labels[0] else rdata.rname)
+    return ()
+
+
+def _is_host(name: dns.name.Name, *, wildcard: bool = False) -> bool:
+    labels = name.labels[:-1]
+    if wildcard and labels and labels[0] == b"*":
+        labels = labels[1:]
+    return all(_HOST_LABEL.match(label) for label in labels)
+
+
+def _wire(name: dns.name.Name) -> bytes:
+    return name.to_wire() or names.ROOT
+
+
+def _rrset(rdataset: dns.rdataset.Rdataset) -> RRset:
+    kind = int(rdataset.rdtype)
+    rdatas: list[Rdata] = []
+    targets: list[bytes] = []
+    for rdata in rdataset:
+        form, target = compact(kind, rdata)
+        rdatas.append(form)
+        if target is not None and target not in targets:
+            targets.append(target)
+    return RRset(kind, int(rdataset.ttl), tuple(rdatas), tuple(targets))
+
+
+def compact(kind: int, rdata: Any) -> tuple[Rdata, bytes | None]:
+    """The stored form of a dnspython record, and the host whose addresses go beside it."""
+    match kind:
+        case 2 | 5 | 12:  # NS CNAME PTR
+            target = _wire(rdata.target)
+            return (b"", (target,), b""), target if kind == NS else None
+        case 15:  # MX
+            target = _wire(rdata.exchange)
+            return (rdata.preference.to_bytes(2, "big"), (target,), b""), target
+        case 6:  # SOA
+            numbers = (rdata.serial, rdata.refresh, rdata.retry, rdata.expire, rdata.minimum)
+            tail = b"".join(number.to_bytes(4, "big") for number in numbers)
+            return (b"", (_wire(rdata.mname), _wire(rdata.rname)), tail), None
+        case 33 | 64 | 65:  # SRV SVCB HTTPS
+            return rdata.to_wire() or b"", _wire(rdata.target)
+        case 18 | 21:  # AFSDB RT
+            return rdata.to_wire() or b"", _wire(rdata.hostname if kind == AFSDB else rdata.exchange)
+        case 36:  # KX
+            return rdata.to_wire() or b"", _wire(rdata.exchange)
+        case 35:  # NAPTR: hosts for "A", services for "S"
+            flags = rdata.flags.lower()
+            return rdata.to_wire() or b"", _wire(rdata.replacement) if flags in (b"a", b"s") else None
+        case _:
+            return rdata.to_wire() or b"", None
+
+
+def _check_zone(path: str, origin: bytes, nodes: dict[bytes, Node]) -> list[str]:
+    apex = nodes.get(origin)
+    if apex is None or SOA not in apex.rrsets:
+        raise ConfigError(path, 0, f"zone {names.to_text(origin)}: has 0 SOA records")
+    if NS not in apex.rrsets:
+        raise ConfigError(path, 0, f"zone {names.to_text(origin)}: has no NS records")
+    if DNAME in apex.rrsets and any(names.is_below(t.lower(), origin) for t in apex.rrsets[NS].targets):
+        raise ConfigError(path, 0, f"zone {names.to_text(origin)}: an NS host is below a DNAME (illegal)")
+    warnings: list[str] = []
+    cuts = {name for name, node in nodes.items() if NS in node.rrsets and name != origin}
+    for name, node in nodes.items():
+        where = names.to_text(node.owner)
+        for kind, label in ((NS, "NS"), (MX, "MX"), (SRV, "SRV")):
+            rrset = node.rrsets.get(kind)
+            for target in rrset.targets if rrset is not None else ():
+                problem = _target_problem(target.lower(), origin, nodes, cuts)
+                if problem is None:
+                    continue
+                text = f"{where}/{label} '{names.to_text(target)}' {problem}"
+                if kind == NS and name == origin:
+                    raise ConfigError(path, 0, text)
+                warnings.append(f"{path}: {text}")
+    return warnings
+
+
+def _target_problem(target: bytes, origin: bytes, nodes: dict[bytes, Node], cuts: set[bytes]) -> str | None:
+    """What is wrong with a host that a record of the zone names; None when all is well or not ours to say."""
+    if target == names.ROOT or not names.is_below(target, origin):
+        return None
+    node = nodes.get(target)
+    if node is not None and CNAME in node.rrsets:
+        return "is a CNAME (illegal)"
+    if node is not None and (A in node.rrsets or AAAA in node.rrsets):
+        return None
+    above = target
+    while above != origin:
+        if above in cuts or b"\1*" + names.parent(above) in nodes:
+            return None
+        above = names.parent(above)
+    return "has no address records (A or AAAA)"
