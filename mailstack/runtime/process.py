@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mailstack
 from mailstack.runtime import control, logs, ports
@@ -226,10 +226,9 @@ class ProcessEngine:
         )
 
     def find(self, record: Record) -> Found:
-        supervisor = self._connect(record)
-        if supervisor is None:
+        states = self._states(record)
+        if states is None:
             return Found()
-        states = supervisor.ask("status")["services"]
         return Found(
             {
                 service: FoundService(
@@ -247,24 +246,27 @@ class ProcessEngine:
     def warm_up(self, record: Record) -> None:
         """Begin to start a supervisor, if none runs: it comes up while the configuration is being made."""
         self._base = self.state.socket_base(record)
-        if self._connect(record) is None:
-            control.end(self.state.run)
-            self._starting = control.launch(self._base, self.env)
+        if self._states(record) is None:
+            self._launch()
+
+    def _launch(self) -> None:
+        control.end(self.state.run)  # what a supervisor that was killed may have left
+        self._starting = control.launch(self._base, self.env)
+        self._fresh = True
 
     def apply(self, launch: Launch, on_step: StepCallback) -> None:
-        if self._control is None:
-            self._fresh = True
-            if self._starting is None:
-                control.end(self.state.run)
-                self._starting = control.launch(self._base, self.env)
+        if self._starting is None:
+            self._control = control.connect(self._base)
+            if self._control is None:
+                self._launch()
         for step in launch.steps:
             if step.action == "write":
                 on_step(step)
                 self._write(launch.files)
-        if self._control is None:
-            assert self._starting is not None
-            self._control = control.launched(self._starting, self._base)
-            self._starting = None
+        if self._starting is not None:
+            starting, self._starting = self._starting, None
+            self._control = control.launched(starting, self._base)
+        assert self._control is not None
         self._control.ask("watch")
         start: dict[str, dict[str, object]] = {}
         reload: list[str] = []
@@ -320,7 +322,6 @@ class ProcessEngine:
         try:
             if self._starting is not None:
                 self._starting.communicate(timeout=10)
-                self._starting = None
             if self._fresh:
                 control.end(self.state.run)
                 self._clean_run()
@@ -330,10 +331,19 @@ class ProcessEngine:
                 self._control.ask("start", services={name: self._command(name) for name in self._touched})
         except (OSError, RuntimeFailure, subprocess.SubprocessError):
             pass  # the error that brought us here is the one to report
+        finally:
+            self._finish()
 
     def commit(self) -> None:
+        if self._starting is not None:  # nothing had to be done, so nobody has waited for it
+            control.launched(self._starting, self._base).close()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._starting = None
         self._before = {}
         self._touched.clear()
+        self._fresh = False
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -341,10 +351,7 @@ class ProcessEngine:
     # ---- looking and ending
 
     def live(self, record: Record) -> Mapping[ServiceKey, Live]:
-        supervisor = self._connect(record)
-        if supervisor is None:
-            return {}
-        states = supervisor.ask("status")["services"]
+        states = self._states(record) or {}
         return {
             service: Live(
                 running=states[service]["state"] == "running",
@@ -388,12 +395,18 @@ class ProcessEngine:
             raise RuntimeFailure(f"{module} could not be run: {error}") from error
         return ExecResult(done.returncode, done.stdout, done.stderr)
 
-    def _connect(self, record: Record) -> control.Control | None:
-        """The supervisor of this project, if one runs."""
-        if self._control is None:
-            self._base = record.socket_base or str(self.state.path)
-            self._control = control.connect(self._base)
-        return self._control
+    def _states(self, record: Record) -> Mapping[str, Any] | None:
+        """What the supervisor says of each service; None when there is no supervisor."""
+        self._base = record.socket_base or str(self.state.path)
+        connection = self._control or control.connect(self._base)
+        if connection is None:
+            return None
+        try:
+            states: Mapping[str, Any] = connection.ask("status")["services"]
+            return states
+        finally:
+            if connection is not self._control:
+                connection.close()
 
     def _runs(self) -> bool:
         return bool(control.leftovers(self.state.run))
