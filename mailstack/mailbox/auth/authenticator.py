@@ -29,6 +29,7 @@ class Denied(Enum):
     CREDENTIALS = "authentication failed"
     AUTHORIZATION = "may not act for that user"
     UNAVAILABLE = "temporary failure"
+    TOO_MANY = "too many connections from that user and address"
 
 
 Sleep = Callable[[float], Awaitable[None]]

@@ -1,0 +1,5 @@
+"""POP3 (RFC 1939): the INBOX as a drop of messages, one session at a time."""
+
+from mailstack.mailbox.pop3.session import Pop3Service, Pop3Session, Pop3Settings
+
+__all__ = ["Pop3Service", "Pop3Session", "Pop3Settings"]

@@ -1,0 +1,116 @@
+"""The INBOX as one POP3 session sees it: the messages that were there at login, numbered from one.
+
+What arrives later is the next session's. Message numbers never change; deletions are marks until `finish`.
+Sizes are octets with CRLF line ends (RFC 1939 §11), taken from the file names where those say (`,W=`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from mailstack.config.dovecot import expand
+from mailstack.mailbox.views import MailStore, SharedMailbox
+from mailstack.storage.maildir.message import Data, open_message, wire_size
+from mailstack.storage.maildir.names import SEEN, split_name
+
+
+class GoneError(Exception):
+    """The message has been removed by another session or program meanwhile."""
+
+
+class Drop:
+    """Made by `open_drop`; `close` has to be called."""
+
+    def __init__(self, store: MailStore, box: SharedMailbox) -> None:
+        self._store = store
+        self._box = box
+        self._uids = tuple(box.folder.uids)
+        self._sizes: list[int | None] = [box.folder.size_in_name(i, "W") for i in range(len(self._uids))]
+        self.deleted: set[int] = set()
+        self.seen: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._uids)
+
+    def exists(self, number: int) -> bool:
+        """Whether there is a message `number`, deleted or not."""
+        return 1 <= number <= len(self._uids)
+
+    def numbers(self) -> list[int]:
+        """The messages that are not marked as deleted."""
+        return [number for number in range(1, len(self._uids) + 1) if number not in self.deleted]
+
+    async def measure(self) -> None:
+        """Find the sizes that the file names do not say."""
+        unknown = [index for index, size in enumerate(self._sizes) if size is None]
+        if unknown:
+            paths = [self._path(index) for index in unknown]
+            sizes = await asyncio.to_thread(lambda: [_measured(path) for path in paths])
+            for index, size in zip(unknown, sizes, strict=True):
+                self._sizes[index] = size
+
+    def size(self, number: int) -> int:
+        """Octets on the wire; call `measure` before."""
+        return self._sizes[number - 1] or 0
+
+    def total(self) -> int:
+        """Octets of all messages that are not marked as deleted."""
+        return sum(self.size(number) for number in self.numbers())
+
+    def uidl(self, number: int, template: str) -> str:
+        """The unique id (pop3_uidl_format): %u the UID, %v UIDVALIDITY, %f the file's base name."""
+        index = number - 1
+        variables = {"u": str(self._uids[index]), "v": str(self._box.folder.uid_validity)}
+        if "f" in template:
+            path = self._path(index)
+            variables["f"] = split_name(os.path.basename(path))[0] if path else ""
+        return expand(template, variables)
+
+    async def read(self, number: int) -> Data:
+        """The message as it lies on disk. Raises `GoneError`, `OSError`."""
+        try:
+            return open_message(self._path(number - 1))
+        except FileNotFoundError:
+            await self._box.refresh()  # another program may have renamed it (flags): look again, once
+        path = self._path(number - 1)
+        if not path:
+            raise GoneError
+        try:
+            return open_message(path)
+        except FileNotFoundError:
+            raise GoneError from None
+
+    async def finish(self) -> None:
+        """Enter UPDATE (RFC 1939 §6): remove what is marked. Raises `OSError`."""
+        if self.deleted:
+            uids = [self._uids[number - 1] for number in sorted(self.deleted)]
+            self.deleted.clear()
+            await self._box.expunge(uids)
+
+    async def keep_seen(self) -> None:
+        """Flag what was fetched. Raises `OSError`."""
+        uids = [self._uids[number - 1] for number in sorted(self.seen)]
+        self.seen.clear()
+        if uids:
+            await self._box.store_flags(uids, lambda flags: flags | SEEN, None)
+
+    def close(self) -> None:
+        """The session is over."""
+        self._store.unpin(self._box)
+
+    def _path(self, index: int) -> str:
+        at = self._box.folder.index(self._uids[index])
+        return self._box.folder.file(at) if at >= 0 else ""
+
+
+async def open_drop(store: MailStore, root: str) -> Drop:
+    """Open the INBOX at `root`. Raises `OSError`."""
+    return Drop(store, await store.open(root))
+
+
+def _measured(path: str) -> int:
+    try:
+        return wire_size(open_message(path))
+    except OSError:
+        return 0

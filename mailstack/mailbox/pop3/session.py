@@ -1,0 +1,452 @@
+"""One POP3 connection.
+
+Always: messages are removed only by QUIT in the TRANSACTION state, never by a lost connection; one session at
+a time has a mailbox (`[IN-USE]`, RFC 2449 §8.1.1); a password is not taken in plain text where
+`disable_plaintext_auth` or `ssl = required` says so.
+
+Logs, in Dovecot's words: `pop3-login: Disconnected (auth failed, 2 attempts in 4 secs): user=<zs>, …` and
+`pop3(zs)<…>: Disconnected: Logged out top=0/0, retr=1/4096, del=1/3, size=12288`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mailstack.mailbox.auth import Denied, User
+from mailstack.mailbox.ids import session_id
+from mailstack.mailbox.pop3.drop import Drop, GoneError, open_drop
+from mailstack.mailbox.views import MailStore
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.net.stream import PeerAddress, Stream
+from mailstack.storage.maildir.message import PIECE, release
+from mailstack.wire.pop3 import (
+    NEED_DATA,
+    Auth,
+    AuthResponse,
+    Closed,
+    Command,
+    Event,
+    ServerConnection,
+    State,
+    Stuffer,
+    Top,
+)
+from mailstack.wire.sasl import Challenge, Credentials, SASLError, ServerMechanism, server_mechanism
+
+LOGIN_TIMEOUT = 180.0
+IDLE_TIMEOUT = 600.0
+"""RFC 1939 §3: the autologout timer is ten minutes at the least."""
+WRITE_TIMEOUT = 300.0
+HANDSHAKE_TIMEOUT = 30.0
+FAILURES_LIMIT = 10
+
+_CAPABILITIES = ("CAPA", "TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE", "EXPIRE NEVER")
+_PLAINTEXT = "Plaintext authentication disallowed on non-secure (SSL/TLS) connections."
+_DENIED = {
+    Denied.CREDENTIALS: ("AUTH", "Authentication failed."),
+    Denied.AUTHORIZATION: ("AUTH", "Authorization failed."),
+    Denied.UNAVAILABLE: ("SYS/TEMP", "Temporary authentication failure."),
+    Denied.TOO_MANY: ("IN-USE", "Maximum number of connections from user+IP exceeded."),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pop3Settings:
+    """Values of dovecot.conf that a session follows."""
+
+    greeting: str = "Dovecot ready."
+    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
+    plaintext_needs_tls: bool = True
+    """disable_plaintext_auth, or ssl = required."""
+    uidl_format: str = "%08Xu%08Xv"
+    no_flag_updates: bool = False
+
+
+class Pop3Service(Protocol):
+    """The process as a session sees it."""
+
+    @property
+    def pop3(self) -> Pop3Settings: ...
+
+    @property
+    def tls(self) -> ssl.SSLContext | None: ...
+
+    @property
+    def store(self) -> MailStore: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    @property
+    def pop3_locks(self) -> set[str]:
+        """The Maildirs that a POP3 session has open."""
+        ...
+
+    async def login(
+        self,
+        service: str,
+        credentials: Credentials,
+        *,
+        mechanism: str,
+        peer: PeerAddress,
+        local: PeerAddress,
+        secured: bool,
+        session: str = "",
+    ) -> User | Denied:
+        """Who the credentials let in; logs a success."""
+        ...
+
+
+class Pop3Session:
+    """One connected client."""
+
+    def __init__(self, stream: Stream, service: Pop3Service) -> None:
+        self._stream = stream
+        self._service = service
+        self._conn = ServerConnection()
+        self._id = session_id()
+        self._began = service.clock.monotonic()
+        self._waiting = False
+        self._stopping = False
+        self._name = ""
+        self._failures = 0
+        self._method = ""
+        self._mechanism: ServerMechanism | None = None
+        self._user: User | None = None
+        self._drop: Drop | None = None
+        self._counts = [0, 0, 0, 0]  # TOP: times and octets; RETR: times and octets
+        self._reason = "Connection closed"
+        self._deleted = 0
+
+    async def run(self) -> None:
+        """From greeting to close."""
+        self._conn.greet(self._service.pop3.greeting)
+        try:
+            while True:
+                event = self._conn.next_event()
+                if event is NEED_DATA:
+                    await self._flush()
+                    self._conn.receive_data(await self._read())
+                elif isinstance(event, Closed):
+                    break
+                else:
+                    await self._handle(event)
+            await self._flush()
+        except TimeoutError:
+            self._reason = "Disconnected for inactivity"
+            self._conn.say("Disconnected for inactivity.")
+            self._stream.write(self._conn.data_to_send())
+        except OSError:
+            pass
+        finally:
+            await self._leave()
+
+    def shutdown(self) -> None:
+        """Say goodbye: at once when the client is silent, else after the command under way."""
+        self._stopping = True
+        if self._waiting:
+            self._goodbye()
+            self._stream.write(self._conn.data_to_send())
+            self._stream.close()
+
+    def _goodbye(self) -> None:
+        self._reason = "Server shutting down"
+        self._conn.say("[SYS/TEMP] Server shutting down.")
+
+    async def _read(self) -> bytes:
+        if self._stopping:
+            self._goodbye()
+            return b""
+        self._waiting = True
+        try:
+            return await self._stream.read(LOGIN_TIMEOUT if self._user is None else IDLE_TIMEOUT)
+        finally:
+            self._waiting = False
+
+    async def _flush(self) -> None:
+        self._stream.write(self._conn.data_to_send())
+        await self._stream.drain(WRITE_TIMEOUT)
+
+    async def _leave(self) -> None:
+        """Give the mailbox back; say in the log how it ended."""
+        stream, log = self._stream, self._service.log
+        if self._drop is None or self._user is None:
+            seconds = int(self._service.clock.monotonic() - self._began)
+            what = f"auth failed, {self._failures} attempts" if self._failures else "no auth attempts"
+            method = f" method={self._method}," if self._method else ""
+            tls = ", TLS" if stream.tls is not None else ""
+            log.info(
+                f"pop3-login: {self._reason} ({what} in {seconds} secs): "
+                f"user=<{_shown(self._name)}>,{method} rip={stream.peer[0]}, lip={stream.local[0]}{tls}, "
+                f"session=<{self._id}>"
+            )
+            return
+        drop = self._drop
+        try:
+            await drop.keep_seen()
+        except OSError as error:
+            log.error(f"pop3({self._user.name})<{self._id}>: flags not stored: {error}")
+        finally:
+            drop.close()
+            self._service.pop3_locks.discard(self._user.mail_root)
+        top, top_bytes, retr, retr_bytes = self._counts
+        log.info(
+            f"pop3({self._user.name})<{self._id}>: Disconnected: {self._reason} top={top}/{top_bytes}, "
+            f"retr={retr}/{retr_bytes}, del={self._deleted}/{len(drop)}"
+        )
+
+    # ---- events
+
+    async def _handle(self, event: Event) -> None:
+        if isinstance(event, Command):
+            await _HANDLERS[event.verb](self, event)
+        elif isinstance(event, Auth):
+            await self._auth(event)
+        elif isinstance(event, AuthResponse):
+            await self._step(event.data)
+
+    @property
+    def _may_log_in(self) -> bool:
+        return self._stream.tls is not None or not self._service.pop3.plaintext_needs_tls
+
+    async def _capa(self, command: Command) -> None:
+        lines = list(_CAPABILITIES)
+        if self._conn.state is State.AUTHORIZATION and self._service.tls and self._stream.tls is None:
+            lines.append("STLS")
+        if self._may_log_in:
+            lines += ["USER", "SASL " + " ".join(self._service.pop3.mechanisms)]
+        self._conn.listing("", lines)
+
+    async def _stls(self, command: Command) -> None:
+        context = self._service.tls
+        if self._stream.tls is not None:
+            self._conn.error("TLS is already active.")
+        elif context is None:
+            self._conn.error("TLS support isn't enabled.")
+        else:
+            self._conn.ok("Begin TLS negotiation now.")
+            await self._flush()
+            await self._stream.start_tls(context, HANDSHAKE_TIMEOUT, server_side=True)
+            self._conn.tls_started()
+            self._name = ""
+
+    # ---- logging in
+
+    async def _user_command(self, command: Command) -> None:
+        if not self._may_log_in:
+            self._conn.error(_PLAINTEXT, "AUTH")
+            return
+        self._name = command.text.strip()
+        self._conn.ok()
+
+    async def _pass(self, command: Command) -> None:
+        if not self._may_log_in:
+            self._conn.error(_PLAINTEXT, "AUTH")
+        elif not self._name:
+            self._conn.error("No username given.")
+        else:
+            await self._log_in(Credentials("", self._name, command.text), "PLAIN")
+
+    async def _auth(self, event: Auth) -> None:
+        mechanisms = self._service.pop3.mechanisms
+        if not event.mechanism:
+            self._conn.listing("", mechanisms if self._may_log_in else ())
+        elif not self._may_log_in:
+            self._conn.error(_PLAINTEXT, "AUTH")
+        elif event.mechanism not in mechanisms:
+            self._conn.error("Unsupported authentication mechanism.")
+        else:
+            self._mechanism = server_mechanism(event.mechanism)
+            await self._step(event.initial)
+
+    async def _step(self, response: bytes | None) -> None:
+        mechanism = self._mechanism
+        assert mechanism is not None
+        try:
+            outcome = mechanism.step(response)
+        except SASLError as error:
+            self._conn.error(str(error), "AUTH")
+            return
+        if isinstance(outcome, Challenge):
+            self._conn.challenge(outcome.data)
+        else:
+            await self._log_in(outcome, mechanism.name)
+
+    async def _log_in(self, credentials: Credentials, mechanism: str) -> None:
+        await self._flush()
+        stream = self._stream
+        self._name, self._method = credentials.authcid, mechanism
+        outcome = await self._service.login(
+            "pop3",
+            credentials,
+            mechanism=mechanism,
+            peer=stream.peer,
+            local=stream.local,
+            secured=stream.tls is not None,
+            session=self._id,
+        )
+        if isinstance(outcome, Denied):
+            self._failures += 1
+            code, text = _DENIED[outcome]
+            self._conn.error(text, code)
+            if self._failures >= FAILURES_LIMIT:
+                self._conn.say("Too many failed logins.")
+            return
+        locks = self._service.pop3_locks
+        if outcome.mail_root in locks:
+            self._conn.error("Mailbox is already in use by another POP3 session.", "IN-USE")
+            return
+        locks.add(outcome.mail_root)
+        try:
+            self._drop = await open_drop(self._service.store, outcome.mail_root)
+        except BaseException as error:
+            locks.discard(outcome.mail_root)
+            if not isinstance(error, OSError):
+                raise
+            self._service.log.error(f"pop3({outcome.name})<{self._id}>: INBOX cannot be opened: {error}")
+            self._conn.error("Mailbox cannot be opened.", "SYS/TEMP")
+            return
+        self._user = outcome
+        self._conn.logged_in("Logged in.")
+
+    # ---- the mailbox
+
+    @property
+    def _open(self) -> Drop:
+        assert self._drop is not None
+        return self._drop
+
+    def _usable(self, number: int) -> bool:
+        """Whether the message can be named; answers the command when not."""
+        if not self._open.exists(number):
+            self._conn.error(f"There's no message {number}.")
+        elif number in self._open.deleted:
+            self._conn.error("Message is deleted.")
+        else:
+            return True
+        return False
+
+    async def _stat(self, command: Command) -> None:
+        await self._open.measure()
+        self._conn.ok(f"{len(self._open) - len(self._open.deleted)} {self._open.total()}")
+
+    async def _list(self, command: Command) -> None:
+        drop = self._open
+        await drop.measure()
+        if command.number:
+            if self._usable(command.number):
+                self._conn.ok(f"{command.number} {drop.size(command.number)}")
+            return
+        numbers = drop.numbers()
+        self._conn.listing(f"{len(numbers)} messages:", (f"{n} {drop.size(n)}" for n in numbers))
+
+    async def _uidl(self, command: Command) -> None:
+        drop, template = self._open, self._service.pop3.uidl_format
+        if command.number:
+            if self._usable(command.number):
+                self._conn.ok(f"{command.number} {drop.uidl(command.number, template)}")
+            return
+        self._conn.listing("", (f"{n} {drop.uidl(n, template)}" for n in drop.numbers()))
+
+    async def _retr(self, command: Command) -> None:
+        if self._usable(command.number):
+            self._counts[3] += await self._send(command.number, None)
+            self._counts[2] += 1
+            if not self._service.pop3.no_flag_updates:
+                self._open.seen.add(command.number)
+
+    async def _top(self, command: Command) -> None:
+        if self._usable(command.number):
+            self._counts[1] += await self._send(command.number, Top(command.lines))
+            self._counts[0] += 1
+
+    async def _send(self, number: int, top: Top | None) -> int:
+        """Answer with a message, piece by piece; the octets sent for it."""
+        drop = self._open
+        try:
+            data = await drop.read(number)
+        except GoneError:
+            self._conn.error("Message is gone.", "SYS/TEMP")
+            return 0
+        except OSError as error:
+            self._service.log.error(f"pop3({self._name})<{self._id}>: message cannot be read: {error}")
+            self._conn.error("Message cannot be read.", "SYS/TEMP")
+            return 0
+        if top is None:
+            await drop.measure()
+        self._conn.ok(f"{drop.size(number)} octets" if top is None else "")
+        stuffer = Stuffer()
+        sent = 0
+        self._stream.write(self._conn.data_to_send())
+        for at in range(0, len(data), PIECE):
+            piece = data[at : at + PIECE]
+            if top is not None:
+                piece = top.feed(piece)
+            piece = stuffer.feed(piece)
+            sent += len(piece)
+            self._stream.write(piece)
+            await self._stream.drain(WRITE_TIMEOUT)
+            if not isinstance(data, bytes):
+                release(data)
+            if top is not None and top.done:
+                break
+        self._stream.write(stuffer.end())
+        if not isinstance(data, bytes):
+            data.close()
+        return sent
+
+    async def _dele(self, command: Command) -> None:
+        if self._usable(command.number):
+            self._open.deleted.add(command.number)
+            self._conn.ok("Marked to be deleted.")
+
+    async def _rset(self, command: Command) -> None:
+        self._open.deleted.clear()
+        self._conn.ok()
+
+    async def _noop(self, command: Command) -> None:
+        self._conn.ok()
+
+    async def _quit(self, command: Command) -> None:
+        self._reason = "Logged out" if self._drop is not None else "Aborted login by logging out"
+        if self._drop is None or not self._drop.deleted:
+            self._conn.ok("Logging out.")
+            return
+        marked = len(self._drop.deleted)
+        try:
+            await self._drop.finish()
+        except OSError as error:
+            self._service.log.error(f"pop3({self._name})<{self._id}>: messages not deleted: {error}")
+            self._conn.error("Couldn't delete all messages.", "SYS/TEMP")
+            return
+        self._deleted = marked
+        self._conn.ok("Logging out, messages deleted.")
+
+
+_Handler = Callable[[Pop3Session, Command], Awaitable[None]]
+_HANDLERS: dict[str, _Handler] = {
+    "CAPA": Pop3Session._capa,
+    "STLS": Pop3Session._stls,
+    "USER": Pop3Session._user_command,
+    "PASS": Pop3Session._pass,
+    "STAT": Pop3Session._stat,
+    "LIST": Pop3Session._list,
+    "UIDL": Pop3Session._uidl,
+    "RETR": Pop3Session._retr,
+    "TOP": Pop3Session._top,
+    "DELE": Pop3Session._dele,
+    "RSET": Pop3Session._rset,
+    "NOOP": Pop3Session._noop,
+    "QUIT": Pop3Session._quit,
+}
+
+
+def _shown(name: str) -> str:
+    return "".join(char if char.isprintable() and char not in "<>" else "?" for char in name[:100])

@@ -1,0 +1,175 @@
+"""What all sessions of the process share: settings, TLS, mailboxes, authentication, who is connected.
+
+`MailboxService` is the object behind the `ImapService`, `Pop3Service` and `LmtpService` protocols.
+`configure` replaces everything that came from the configuration; sessions ask for what they need when they
+need it.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections import Counter
+from typing import Protocol
+
+from mailstack.config.dovecot import DovecotConfig
+from mailstack.mailbox.auth import Authenticator, Denied, User
+from mailstack.mailbox.ids import session_id
+from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
+from mailstack.mailbox.lmtp import LmtpSettings
+from mailstack.mailbox.pop3 import Pop3Settings
+from mailstack.mailbox.views import MailStore
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.net.stream import PeerAddress
+from mailstack.net.tls import server_context
+from mailstack.storage.durable import GroupCommit
+from mailstack.wire.sasl import Credentials
+
+_REFUSALS = {
+    Denied.CREDENTIALS: Refusal.CREDENTIALS,
+    Denied.AUTHORIZATION: Refusal.AUTHORIZATION,
+    Denied.UNAVAILABLE: Refusal.UNAVAILABLE,
+    Denied.TOO_MANY: Refusal.UNAVAILABLE,
+}
+_TLS_VERSIONS = {
+    "TLSv1": ssl.TLSVersion.TLSv1,
+    "TLSv1.1": ssl.TLSVersion.TLSv1_1,
+    "TLSv1.2": ssl.TLSVersion.TLSv1_2,
+    "TLSv1.3": ssl.TLSVersion.TLSv1_3,
+}
+
+_Connection = tuple[PeerAddress, PeerAddress]
+_Login = tuple[str, str, str]
+
+
+class Drainable(Protocol):
+    """A session that can be asked to go."""
+
+    def shutdown(self) -> None:
+        """Say goodbye: at once when idle, else after what is under way."""
+        ...
+
+
+class MailboxService:
+    """One per process."""
+
+    def __init__(
+        self, config: DovecotConfig, tls: ssl.SSLContext | None, commit: GroupCommit, clock: Clock, log: Log
+    ) -> None:
+        self.clock = clock
+        self.log = log
+        self.commit = commit
+        self.store = MailStore(commit, clock, config.hostname, log.warning)
+        self.auth = Authenticator(config, log)
+        self.pop3_locks: set[str] = set()
+        self.sessions: set[Drainable] = set()
+        self._logins: dict[_Connection, _Login] = {}
+        self._counts: Counter[_Login] = Counter()
+        self.configure(config, tls)
+
+    def configure(self, config: DovecotConfig, tls: ssl.SSLContext | None) -> None:
+        """Follow another configuration from now on."""
+        self.config = config
+        self.tls = tls
+        self.auth.configure(config)
+        needs_tls = config.disable_plaintext_auth or config.ssl == "required"
+        self.settings = ImapSettings(
+            greeting=config.login_greeting,
+            mechanisms=config.auth_mechanisms,
+            disable_plaintext_auth=needs_tls,
+            mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
+            idle_notify_interval=config.imap_idle_notify_interval,
+            line_limit=config.imap_max_line_length,
+        )
+        self.pop3 = Pop3Settings(
+            greeting=config.login_greeting,
+            mechanisms=config.auth_mechanisms,
+            plaintext_needs_tls=needs_tls,
+            uidl_format=config.pop3_uidl_format,
+            no_flag_updates=config.pop3_no_flag_updates,
+        )
+        self.lmtp = LmtpSettings(
+            hostname=config.hostname,
+            greeting=config.login_greeting,
+            recipient_delimiter=config.recipient_delimiter,
+            add_received=config.lmtp_add_received_header,
+            delivery_address=config.lmtp_hdr_delivery_address,
+        )
+
+    def lookup(self, name: str) -> User | None:
+        """The user behind an address. Raises `Unavailable`."""
+        return self.auth.lookup(name)
+
+    async def login(
+        self,
+        service: str,
+        credentials: Credentials,
+        *,
+        mechanism: str,
+        peer: PeerAddress,
+        local: PeerAddress,
+        secured: bool,
+        session: str = "",
+    ) -> User | Denied:
+        """Check credentials for a connection; count it and log it when they are good.
+
+        `disconnected` has to be called when the connection is over.
+        """
+        outcome = await self.auth.check(credentials, service=service, rip=peer[0])
+        if isinstance(outcome, Denied):
+            return outcome
+        login = (service, outcome.name, peer[0])
+        limit = self.config.mail_max_userip_connections.get(service, 0)
+        tls = ", TLS" if secured else ""
+        where = f"user=<{outcome.name}>, method={mechanism}, rip={peer[0]}, lip={local[0]}"
+        if limit and self._counts[login] >= limit:
+            self.log.info(
+                f"{service}-login: Maximum number of connections from user+IP exceeded "
+                f"(mail_max_userip_connections={limit}): {where}{tls}"
+            )
+            return Denied.TOO_MANY
+        self.disconnected((peer, local))  # a connection logs in once; whatever came before is over
+        self._counts[login] += 1
+        self._logins[peer, local] = login
+        self.log.info(
+            f"{service}-login: Login: {where}, mpid={os.getpid()}{tls}, session=<{session or session_id()}>"
+        )
+        return outcome
+
+    async def authenticate(
+        self,
+        credentials: Credentials,
+        *,
+        mechanism: str,
+        peer: PeerAddress,
+        local: PeerAddress,
+        secured: bool,
+    ) -> User | Refusal:
+        """`login` for IMAP sessions."""
+        outcome = await self.login(
+            "imap", credentials, mechanism=mechanism, peer=peer, local=local, secured=secured
+        )
+        return _REFUSALS[outcome] if isinstance(outcome, Denied) else outcome
+
+    def disconnected(self, connection: _Connection) -> None:
+        """A connection is over: it counts no more."""
+        login = self._logins.pop(connection, None)
+        if login is not None:
+            self._counts[login] -= 1
+            if self._counts[login] <= 0:
+                del self._counts[login]
+
+    def close(self) -> None:
+        """End the watching and the writers (blocks until what is queued is on disk)."""
+        self.store.close()
+        self.commit.close()
+
+
+def tls_context(config: DovecotConfig) -> ssl.SSLContext | None:
+    """The context for ssl_cert and ssl_key; None with `ssl = no`. Raises `OSError`, `ssl.SSLError`."""
+    if config.ssl_cert is None or config.ssl_key is None:
+        return None
+    context = server_context(config.ssl_cert, config.ssl_key)
+    context.minimum_version = max(_TLS_VERSIONS[config.ssl_min_protocol], context.minimum_version)
+    return context
