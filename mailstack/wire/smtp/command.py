@@ -59,35 +59,55 @@ def hello_name(argument: str) -> str:
     return _NEUTER.sub("?", argument)
 
 
-def parse_mail(argument: str, size_limit: int) -> tuple[str, MailParameters]:
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to read MAIL FROM; the fields are `ServerConnection`'s of the same names."""
+
+    size_limit: int
+    strict_paths: bool
+    utf8: bool
+    strict_utf8: bool
+
+
+def parse_mail(argument: str, rules: Rules) -> tuple[str, MailParameters]:
     """Sender (internal form) and parameters of `FROM:<…> …`. Raises `SyntaxRefusal`."""
-    path, rest = _split_path(argument, "FROM:", MAIL_SYNTAX, BAD_SENDER)
+    path, rest = _split_path(argument, "FROM:", MAIL_SYNTAX, BAD_SENDER, rules.strict_paths)
     sender = _address(path, BAD_SENDER)
-    parameters = _mail_parameters(rest, size_limit) if rest else NO_PARAMETERS
+    parameters = _mail_parameters(rest, rules) if rest else NO_PARAMETERS
     if not sender.isascii() and not parameters.smtputf8:
-        raise SyntaxRefusal(NEED_SMTPUTF8)
+        _check_ascii(sender, rules.strict_utf8, BAD_SENDER)
     return sender, parameters
 
 
-def parse_rcpt(argument: str, smtputf8: bool) -> str:
+def _check_ascii(address: str, strict: bool, bad: Reply) -> None:
+    """Refuse what is not ASCII without SMTPUTF8: always a domain, a local part where that is strict."""
+    if strict:
+        raise SyntaxRefusal(NEED_SMTPUTF8)
+    if not address.rpartition("@")[2].isascii() and "@" in address:
+        raise SyntaxRefusal(bad)
+
+
+def parse_rcpt(argument: str, smtputf8: bool, strict_paths: bool, strict_utf8: bool) -> str:
     """Recipient (internal form) of `TO:<…>`. Raises `SyntaxRefusal`."""
-    path, rest = _split_path(argument, "TO:", RCPT_SYNTAX, BAD_RECIPIENT)
+    path, rest = _split_path(argument, "TO:", RCPT_SYNTAX, BAD_RECIPIENT, strict_paths)
     recipient = _address(path, BAD_RECIPIENT)
     if not recipient:
         raise SyntaxRefusal(BAD_RECIPIENT)
     if rest:
         raise SyntaxRefusal(_unsupported(rest.split()[0]))
     if not recipient.isascii() and not smtputf8:
-        raise SyntaxRefusal(NEED_SMTPUTF8)
+        _check_ascii(recipient, strict_utf8, BAD_RECIPIENT)
     return recipient
 
 
-def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply) -> tuple[str, str]:
+def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply, strict: bool) -> tuple[str, str]:
     if argument[: len(keyword)].upper() != keyword:
         raise SyntaxRefusal(syntax)
     text = argument[len(keyword) :].lstrip()
     if not text:
         raise SyntaxRefusal(syntax)
+    if strict and text[0] != "<":
+        raise SyntaxRefusal(bad)
     found = _BRACKETED.match(text) if text[0] == "<" else _ATOM.match(text)
     if found is None:
         raise SyntaxRefusal(bad)
@@ -108,7 +128,7 @@ def _unsupported(token: str) -> Reply:
     return Reply(555, "5.5.4", f"Unsupported option: {token}")
 
 
-def _mail_parameters(text: str, size_limit: int) -> MailParameters:
+def _mail_parameters(text: str, rules: Rules) -> MailParameters:
     size = 0
     body = ""
     smtputf8 = False
@@ -117,10 +137,10 @@ def _mail_parameters(text: str, size_limit: int) -> MailParameters:
         key, equals, value = token.partition("=")
         match key.upper():
             case "SIZE" if equals:
-                size = _size(value, size_limit)
+                size = _size(value, rules.size_limit)
             case "BODY" if value.upper() in ("7BIT", "8BITMIME"):
                 body = value.upper()
-            case "SMTPUTF8" if not equals:
+            case "SMTPUTF8" if rules.utf8 and not equals:
                 smtputf8 = True
             case "AUTH" if equals:
                 if value != "<>" and not _XTEXT.match(value):

@@ -105,6 +105,9 @@ class ServerConnection:
         "require_tls",
         "starttls_refusal",
         "state",
+        "strict_paths",
+        "strict_utf8",
+        "utf8",
     )
 
     def __init__(
@@ -122,6 +125,12 @@ class ServerConnection:
         """What STARTTLS is told; None where it is offered."""
         self.auth_refusal: Reply | None = NOT_ENABLED
         """What AUTH is told; None where it is offered."""
+        self.strict_paths = False
+        """Addresses without angle brackets are refused (Postfix `strict_rfc821_envelopes`)."""
+        self.utf8 = True
+        """SMTPUTF8 is offered."""
+        self.strict_utf8 = True
+        """A local part outside ASCII needs SMTPUTF8 (a domain always does)."""
         self.authenticated = False
         self.recipients = 0
         """Recipients accepted in this transaction."""
@@ -388,12 +397,13 @@ class ServerConnection:
         return self._hello("LHLO", argument)
 
     def _on_mail(self, argument: str) -> Event:
-        sender, parameters = command.parse_mail(argument, self.limits.message)
+        rules = command.Rules(self.limits.message, self.strict_paths, self.utf8, self.strict_utf8)
+        sender, parameters = command.parse_mail(argument, rules)
         self._utf8 = parameters.smtputf8
         return events.Mail(sender, parameters)
 
     def _on_rcpt(self, argument: str) -> Event:
-        return events.Rcpt(command.parse_rcpt(argument, self._utf8))
+        return events.Rcpt(command.parse_rcpt(argument, self._utf8, self.strict_paths, self.strict_utf8))
 
     def _on_data(self, argument: str) -> Event:
         _no_argument("DATA", argument)

@@ -1,0 +1,88 @@
+"""Who exists: recipients that no table knows are refused at RCPT TO, not bounced later.
+
+The tables are those of the recipient's address class (LOCAL_RECIPIENT_README, ADDRESS_CLASS_README); an empty
+list of tables means that every recipient of the class is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.address_maps import AddressMaps, OpenTable
+from mailstack.mta.rewrite import AddressClass, Rewriter
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """Why an address does not exist: reply code, enhanced code, Postfix's words."""
+
+    code: int
+    enhanced: str
+    text: str
+
+
+class Recipients:
+    """The recipient tables of one configuration."""
+
+    def __init__(self, conf: MainCf, rewriter: Rewriter, aliases: AddressMaps, open_table: OpenTable) -> None:
+        self._rewriter = rewriter
+        self._aliases = aliases
+        table_name = conf.bool("show_user_unknown_table_name")
+        self._maps: dict[AddressClass, AddressMaps] = {}
+        self._unknown: dict[AddressClass, Unlisted] = {}
+        for kind, maps, code, words in _CLASSES:
+            if maps:
+                self._maps[kind] = AddressMaps(
+                    conf.list(maps),
+                    open_table,
+                    delimiters=rewriter.delimiters,
+                    is_local=rewriter.is_local,
+                )
+            text = f"User unknown in {words} table" if table_name else "User unknown"
+            self._unknown[kind] = Unlisted(conf.int(code), "5.1.1", text)
+
+    def unlisted(self, address: str) -> Unlisted | None:
+        """Why nobody can get mail at a completed address; None: somebody may. Raises what a table raises."""
+        resolution = self._rewriter.resolve(address)
+        kind = resolution.address_class
+        if self._rewriter.relocated:
+            moved = self._rewriter.relocated.find(resolution.recipient)
+            if moved is not None:
+                return Unlisted(550, "5.1.6", f"User has moved to {moved.value}")
+        if self._aliases and self._aliases.find(resolution.recipient) is not None:
+            return None
+        if kind is AddressClass.ALIAS:
+            return self._unknown[kind]
+        maps = self._maps.get(kind)
+        if not maps or maps.find(resolution.recipient) is not None:
+            return None
+        return self._unknown[kind]
+
+
+_CLASSES = (
+    (
+        AddressClass.LOCAL,
+        "local_recipient_maps",
+        "unknown_local_recipient_reject_code",
+        "local recipient",
+    ),
+    (
+        AddressClass.VIRTUAL,
+        "virtual_mailbox_maps",
+        "unknown_virtual_mailbox_reject_code",
+        "virtual mailbox",
+    ),
+    (
+        AddressClass.RELAY,
+        "relay_recipient_maps",
+        "unknown_relay_recipient_reject_code",
+        "relay recipient",
+    ),
+    (
+        AddressClass.ALIAS,
+        "",
+        "unknown_virtual_alias_reject_code",
+        "virtual alias",
+    ),
+)

@@ -1,0 +1,229 @@
+"""What one smtpd line of master.cf means: main.cf with its `-o` overrides, typed and compiled once.
+
+Raises `ConfigError` for whatever a session could not work with: an unknown restriction, a table or a
+certificate that cannot be read, TLS demanded without a certificate.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.address_maps import DomainList, OpenTable
+from mailstack.mta.cleanup import Cleanup
+from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.sasl import Authenticator, make_authenticator
+from mailstack.mta.smtpd.networks import NetworkList
+from mailstack.mta.smtpd.recipients import Recipients
+from mailstack.mta.smtpd.restrictions import Compiler, Phase, Restrictions
+from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
+from mailstack.net.tls import server_context
+
+_REWRITE_CLIENTS = frozenset({"permit_inet_interfaces", "permit_mynetworks", "permit_sasl_authenticated"})
+_PLAINTEXT = frozenset({"PLAIN", "LOGIN"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The compiled configuration of one service. Times in seconds, sizes in octets."""
+
+    service: str
+    conf: MainCf
+    host: str
+    mail_name: str
+    banner: str
+    queue_directory: str
+    restrictions: dict[Phase, Restrictions]
+    relay_first: bool
+    delay_reject: bool
+    reject_unlisted_recipient: bool
+    reject_unlisted_sender: bool
+    rewriter: Rewriter
+    recipients: Recipients
+    cleanup: Cleanup
+    networks: NetworkList
+    authenticator: Authenticator | None
+    auth_exceptions: NetworkList
+    auth_only_in_tls: bool
+    auth_header: bool
+    broken_auth: bool
+    tls: ssl.SSLContext | None
+    tls_required: bool
+    tls_wrapper: bool
+    tls_header: bool
+    tls_log: bool
+    timeout: float
+    tls_timeout: float
+    message_limit: int
+    minimum_free: int
+    line_limit: int
+    auth_line_limit: int
+    recipient_limit: int
+    recipient_overshoot: int
+    soft_errors: int
+    hard_errors: int
+    junk_commands: int
+    error_sleep: float
+    connection_limit: int
+    limit_exceptions: NetworkList
+    lookup_names: bool
+    helo_required: bool
+    vrfy_disabled: bool
+    strict_envelopes: bool
+    utf8: bool
+    strict_utf8: bool
+    forbid_pipelining: bool
+    discarded_keywords: frozenset[str]
+    header_clients: frozenset[str]
+    flush_domains: DomainList
+    soft_bounce: bool
+    bare_newline_code: int
+    """Reply code for content with a bare newline; 0: it is repaired."""
+    bare_newline_exclusions: NetworkList
+
+    def mechanisms(self, offered: Sequence[str], *, secured: bool) -> tuple[str, ...]:
+        """Of the mechanisms that the authenticator offers, those that the security options leave."""
+        name = "smtpd_sasl_tls_security_options" if secured else "smtpd_sasl_security_options"
+        options = self.conf.list(name)
+        return tuple(
+            mechanism
+            for mechanism in offered
+            if not ("noanonymous" in options and mechanism == "ANONYMOUS")
+            and not ("noplaintext" in options and mechanism in _PLAINTEXT)
+        )
+
+
+def load_settings(
+    service: str,
+    conf: MainCf,
+    config_dir: Path,
+    *,
+    resolver: Resolver,
+    open_table: OpenTable,
+    log: Log,
+) -> Settings:
+    """Compile `conf`. Raises `ConfigError`."""
+    rewriter = Rewriter(conf, open_table)
+    cleanup = Cleanup(conf, rewriter, open_table)
+    recipients = Recipients(conf, rewriter, cleanup.aliases, open_table)
+    compiler = Compiler(conf, rewriter, recipients, resolver, open_table)
+    lists = {
+        Phase.CLIENT: "smtpd_client_restrictions",
+        Phase.HELO: "smtpd_helo_restrictions",
+        Phase.SENDER: "smtpd_sender_restrictions",
+        Phase.RELAY: "smtpd_relay_restrictions",
+        Phase.RECIPIENT: "smtpd_recipient_restrictions",
+        Phase.DATA: "smtpd_data_restrictions",
+        Phase.END_OF_DATA: "smtpd_end_of_data_restrictions",
+        Phase.ETRN: "smtpd_etrn_restrictions",
+    }
+    _demand_relay_control(conf)
+    level = conf.str("smtpd_tls_security_level")
+    wrapper = conf.bool("smtpd_tls_wrappermode")
+    auth = conf.bool("smtpd_sasl_auth_enable")
+    header_clients = frozenset(conf.list("local_header_rewrite_clients"))
+    if header_clients - _REWRITE_CLIENTS:
+        unknown = ", ".join(sorted(header_clients - _REWRITE_CLIENTS))
+        raise conf.error("local_header_rewrite_clients", f"unknown or unsupported: {unknown}")
+    utf8 = conf.bool("smtputf8_enable")
+    return Settings(
+        service=service,
+        conf=conf,
+        host=conf.str("myhostname"),
+        mail_name=conf.str("mail_name"),
+        banner=conf.str("smtpd_banner"),
+        queue_directory=conf.str("queue_directory"),
+        restrictions={phase: compiler.compile(name, phase) for phase, name in lists.items()},
+        relay_first=conf.bool("smtpd_relay_before_recipient_restrictions"),
+        delay_reject=conf.bool("smtpd_delay_reject"),
+        reject_unlisted_recipient=conf.bool("smtpd_reject_unlisted_recipient"),
+        reject_unlisted_sender=conf.bool("smtpd_reject_unlisted_sender"),
+        rewriter=rewriter,
+        recipients=recipients,
+        cleanup=cleanup,
+        networks=compiler.networks,
+        authenticator=make_authenticator(conf, config_dir, log) if auth else None,
+        auth_exceptions=_networks(conf, "smtpd_sasl_exceptions_networks"),
+        auth_only_in_tls=conf.bool("smtpd_tls_auth_only"),
+        auth_header=conf.bool("smtpd_sasl_authenticated_header"),
+        broken_auth=conf.bool("broken_sasl_auth_clients"),
+        tls=_tls(conf, config_dir) if level in ("may", "encrypt") or wrapper else None,
+        tls_required=level == "encrypt",
+        tls_wrapper=wrapper,
+        tls_header=conf.bool("smtpd_tls_received_header"),
+        tls_log=conf.int("smtpd_tls_loglevel") > 0,
+        timeout=conf.time("smtpd_timeout"),
+        tls_timeout=conf.time("smtpd_starttls_timeout"),
+        message_limit=conf.size("message_size_limit"),
+        minimum_free=conf.size("queue_minfree"),
+        line_limit=conf.int("line_length_limit"),
+        auth_line_limit=conf.int("smtpd_sasl_response_limit"),
+        recipient_limit=conf.int("smtpd_recipient_limit"),
+        recipient_overshoot=conf.int("smtpd_recipient_overshoot_limit"),
+        soft_errors=conf.int("smtpd_soft_error_limit"),
+        hard_errors=conf.int("smtpd_hard_error_limit"),
+        junk_commands=conf.int("smtpd_junk_command_limit"),
+        error_sleep=conf.time("smtpd_error_sleep_time"),
+        connection_limit=conf.int("smtpd_client_connection_count_limit"),
+        limit_exceptions=_networks(conf, "smtpd_client_event_limit_exceptions"),
+        lookup_names=conf.bool("smtpd_peername_lookup"),
+        helo_required=conf.bool("smtpd_helo_required"),
+        vrfy_disabled=conf.bool("disable_vrfy_command"),
+        strict_envelopes=conf.bool("strict_rfc821_envelopes"),
+        utf8=utf8,
+        strict_utf8=conf.bool("strict_smtputf8"),
+        forbid_pipelining=conf.bool("smtpd_forbid_unauth_pipelining"),
+        discarded_keywords=_discarded(conf),
+        header_clients=header_clients,
+        flush_domains=DomainList(conf.list("relay_domains"), open_table, parents=True),
+        soft_bounce=conf.bool("soft_bounce"),
+        bare_newline_code=(
+            conf.int("smtpd_forbid_bare_newline_reject_code")
+            if conf.str("smtpd_forbid_bare_newline") == "reject"
+            else 0
+        ),
+        bare_newline_exclusions=_networks(conf, "smtpd_forbid_bare_newline_exclusions"),
+    )
+
+
+def _networks(conf: MainCf, name: str) -> NetworkList:
+    try:
+        return NetworkList(conf.list(name))
+    except (ValueError, OSError) as error:
+        raise conf.error(name, str(error)) from None
+
+
+def _demand_relay_control(conf: MainCf) -> None:
+    """Refuse to run as an open relay, as Postfix does: one of the two lists must hold a word against it."""
+    stops = {"reject_unauth_destination", "defer_unauth_destination", "reject", "defer"}
+    names = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
+    if not any(stops & {word.lower() for word in conf.list(name)} for name in names):
+        message = f"specify at least one working instance of: {', '.join(sorted(stops))}"
+        raise conf.error("smtpd_relay_restrictions", f"or smtpd_recipient_restrictions: {message}")
+
+
+def _tls(conf: MainCf, config_dir: Path) -> ssl.SSLContext:
+    cert = conf.str("smtpd_tls_cert_file")
+    key = conf.str("smtpd_tls_key_file")
+    if cert in ("", "none"):
+        raise conf.error("smtpd_tls_cert_file", "TLS needs a certificate")
+    try:
+        return server_context(config_dir / cert, config_dir / key)
+    except (OSError, ssl.SSLError) as error:
+        raise conf.error("smtpd_tls_cert_file", f"{cert}: {error}") from None
+
+
+def _discarded(conf: MainCf) -> frozenset[str]:
+    known = {
+        "pipelining", "size", "vrfy", "etrn", "starttls", "auth", "enhancedstatuscodes", "8bitmime",
+        "smtputf8", "dsn", "chunking", "silent-discard",
+    }  # fmt: skip
+    words = {word.lower() for word in conf.list("smtpd_discard_ehlo_keywords")}
+    if words - known:
+        unknown = ", ".join(sorted(words - known))
+        raise conf.error("smtpd_discard_ehlo_keywords", f"unknown EHLO keyword: {unknown}")
+    return frozenset(words)
