@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mailstack.cli.errors import shown_path
 from mailstack.cli.exits import Exit, Failure
 from mailstack.cli.options import Command, Invocation
 from mailstack.cli.output import Result
@@ -43,7 +44,7 @@ def check(
         "users": users,
         "problems": [],
     }
-    summary = f"{path}: ok ({_count(len(stack.domains), 'domain')}, {_count(users, 'user')})"
+    summary = f"{shown_path(str(path))}: ok ({_count(len(stack.domains), 'domain')}, {_count(users, 'user')})"
     if not native:
         return Result(data, summary)
 

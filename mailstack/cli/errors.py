@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mailstack.cli.exits import Exit, Failure
@@ -57,12 +59,13 @@ def failure_of(error: BaseException) -> Failure:
 def spec_failure(error: SpecErrors) -> Failure:
     """Every problem of a spec on a line of its own."""
     count = len(error.problems)
-    where = error.problems[0].path if error.problems else "the spec"
+    problems = [replace(problem, path=shown_path(problem.path)) for problem in error.problems]
+    where = problems[0].path if problems else "the spec"
     return Failure(
         "spec-invalid",
         f"{where} has {count} problem{'s' if count != 1 else ''}",
         exit=Exit.USAGE,
-        details=[str(problem) for problem in error.problems],
+        details=[str(problem) for problem in problems],
         data={
             "problems": [
                 {
@@ -72,10 +75,15 @@ def spec_failure(error: SpecErrors) -> Failure:
                     "field": problem.field,
                     "message": problem.message,
                 }
-                for problem in error.problems
+                for problem in problems
             ]
         },
     )
+
+
+def shown_path(path: str) -> str:
+    """A path as a user here would write it: relative when it lies below the current folder."""
+    return path.removeprefix(os.getcwd().rstrip("/") + "/")
 
 
 def _os_failure(error: OSError) -> Failure:

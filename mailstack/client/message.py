@@ -123,7 +123,7 @@ def _leaves(part: MIMEPart) -> Iterator[MIMEPart]:
 
 
 def _headers(parsed: EmailMessage) -> Iterator[tuple[str, str]]:
-    """Names and decoded values, each on one line. The email package raises all sorts of things on bad ones."""
+    """Names and decoded values, each on one line. The email package raises many things on bad ones."""
     for name, raw in parsed.raw_items():
         try:
             value = str(parsed.policy.header_fetch_parse(name, raw))

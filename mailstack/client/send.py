@@ -51,7 +51,11 @@ def compose(
     from mimetypes import guess_type
 
     utf8 = not all(address.isascii() for address in (sender, *recipients))
-    message = EmailMessage(policy=SMTPUTF8 if utf8 else SMTP)
+    # Seven bits, so that it passes any later hop; only addresses may need more (RFC 6531).
+    message = EmailMessage(policy=(SMTPUTF8 if utf8 else SMTP).clone(cte_type="7bit"))
+    for value in (sender, subject, *recipients):
+        if "\r" in value or "\n" in value or "\0" in value:
+            raise ClientError("bad-message", f"the message cannot be made: a line break in {value!r}")
     try:
         message["From"] = sender
         message["To"] = ", ".join(recipients)

@@ -124,7 +124,7 @@ class FakeProject:
             project=self.name,
             runtime="process",
             health=self.health,  # type: ignore[arg-type]
-            services=services,  # type: ignore[arg-type]
+            services=services,
             endpoints=ENDPOINTS,
             state_dir="/state/demo",
             spec_path="/spec/mailstack.yaml",

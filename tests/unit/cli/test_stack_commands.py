@@ -1,0 +1,159 @@
+"""Commands about a stack, against one that only pretends to run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from mailstack.cli.run import throwaway_name
+from mailstack.runtime.errors import NotReady
+from mailstack.runtime.model import LogLine
+from tests.unit.cli.support import ENV, FakeProject, Shell, envelope
+
+
+def test_plan(shell: Shell, project: FakeProject) -> None:
+    ran = shell("plan")
+    assert ran.out == "demo: process runtime (no Docker daemon answers)\n  start dns: it does not run\n"
+    data = shell("plan", "-o", "json").json["data"]
+    assert data["steps"] == [{"action": "start", "target": "dns", "reason": "it does not run"}]
+
+
+def test_up_and_down(shell: Shell, project: FakeProject) -> None:
+    data = shell("up", "--timeout", "2m", "--no-wait", "--build", "-o", "json").json["data"]
+    assert project.calls[-1] == "up build=True timeout=120.0 wait=False"
+    assert data["env"] == ENV
+    assert data["health"] == "ready"
+    assert data["services"][0]["service"] == "dns"
+    assert "secret" not in str({key: value for key, value in data.items() if key != "env"})
+    down = shell("down", "--volumes", "-o", "json").json["data"]
+    assert project.calls[-1] == "down volumes=True"
+    assert down["removed"] == ["process dns"]
+
+
+@pytest.mark.parametrize(
+    ("health", "status", "code"),
+    [("stopped", 3, "not-running"), ("starting", 3, "not-ready"), ("failing", 3, "not-ready")],
+)
+def test_status_of_an_unhealthy_stack(
+    health: str, status: int, code: str, shell: Shell, project: FakeProject
+) -> None:
+    project.health = health
+    ran = shell("status", "-o", "json")
+    assert ran.status == status
+    assert ran.json["error"]["code"] == code
+    assert ran.json["data"]["health"] == health
+    text = shell("status")
+    assert text.status == status
+    assert f"demo: {health}" in text.out
+
+
+def test_logs(shell: Shell, project: FakeProject) -> None:
+    project.lines = [LogLine("mta", 1.5, "one"), LogLine("dns", None, "two\x1b")]
+    assert shell("logs").out == "mta        | one\ndns        | two\x1b\n"
+    assert shell("logs", "mta", "--since", "5m").out.startswith("mta | one\n")
+    assert project.calls[-1] == "logs ['mta'] follow=False since=300.0"
+    assert shell("logs", "-o", "json").json["data"]["lines"][0] == {
+        "service": "mta",
+        "time": 1.5,
+        "text": "one",
+    }
+    streamed = shell("logs", "-f", "-o", "json").out.splitlines()
+    assert [envelope(line)["data"]["text"] for line in streamed] == ["one", "two\x1b"]
+
+
+def test_queue(shell: Shell, project: FakeProject) -> None:
+    assert shell("queue", "ls").out == "Mail queue is empty\n"
+    project.messages = [
+        {
+            "queue_name": "deferred",
+            "queue_id": "4A1",
+            "arrival_time": 1700000000,
+            "message_size": 321,
+            "sender": "",
+            "recipients": [
+                {"address": "a@x.test", "delay_reason": "no route"},
+                {"address": "b@x.test", "delay_reason": "no"},
+            ],
+        }
+    ]
+    lines = shell("queue", "ls").out.splitlines()
+    assert len(lines) == 3
+    assert "4A1" in lines[1]
+    assert "MAILER-DAEMON" in lines[1]
+    assert lines[1].endswith("a@x.test   no route")
+    assert lines[2].strip() == "b@x.test   no"
+    data = shell("queue", "ls", "-o", "json").json["data"]
+    assert data["messages"] == project.messages
+    assert data["counts"] == {"total": 1, "deferred": 1}
+
+
+def test_a_mailbox_of_nobody(shell: Shell, project: FakeProject) -> None:
+    ran = shell("mail", "ls", "carol", "-o", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (2, "no-such-user")
+    assert "alice@mail.test" in ran.json["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143)],
+)
+def test_run_passes_the_exit_status_on_and_always_takes_the_stack_down(
+    script: str, status: int, shell: Shell, project: FakeProject
+) -> None:
+    ran = shell("run", "--", "sh", "-c", script)
+    assert ran.status == status
+    assert project.name.startswith("demo-run-")
+    assert project.calls[-1] == "down volumes=True"
+
+
+def test_run_sets_the_variables_and_leaves_options_to_the_command(
+    shell: Shell, project: FakeProject, folder: Path
+) -> None:
+    script = (
+        "import os,sys; open('seen','w').write(os.environ['MAILSTACK_PASSWORD'] + ' '.join(sys.argv[1:]))"
+    )
+    for separator in (["--"], []):
+        ran = shell("run", *separator, sys.executable, "-c", script, "-o", "json", "--keep")
+        assert ran.status == 0, ran.err
+        assert (folder / "seen").read_text() == ENV["MAILSTACK_PASSWORD"] + "-o json --keep"
+        assert project.calls[-1] == "down volumes=True"
+
+
+def test_run_in_json_mode_keeps_standard_output_to_itself(project: FakeProject, shell: Shell) -> None:
+    project.name = "demo"
+    ran = shell("-o", "json", "run", "--keep", "--", "sh", "-c", "echo noise; exit 3")
+    assert ran.status == 3
+    assert "down" not in " ".join(project.calls)
+    assert ran.json["data"]["exitStatus"] == 3
+    assert ran.json["error"]["code"] == "command-failed"
+
+
+def test_run_takes_the_stack_down_when_up_fails_or_the_command_is_not_there(
+    shell: Shell, project: FakeProject
+) -> None:
+    assert shell("run", "--", "no-such-command").status == 127
+    assert project.calls == []
+    project.error = NotReady("mta does not answer")
+    assert shell("run", "--", "true").status == 3
+    assert project.calls[-1] == "down volumes=True"
+
+
+def test_run_passes_signals_on(shell: Shell, project: FakeProject, folder: Path) -> None:
+    """The command sends us SIGTERM; it comes back to it, and the stack goes down after its end."""
+    script = f"trap 'echo got > got; exit 5' TERM; kill -TERM {os.getpid()}; while :; do sleep 0.02; done"
+    assert shell("run", "--", "sh", "-c", script).status == 5
+    assert (folder / "got").exists()
+    assert project.calls[-1] == "down volumes=True"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_throwaway_names_are_project_names() -> None:
+    names = {throwaway_name(base) for base in ("a", "a" * 40, "a" * 26 + "-b") for _ in range(3)}
+    assert len(names) == 9
+    for name in names:
+        assert len(name) <= 40
+        assert "--" not in name
