@@ -1,0 +1,83 @@
+"""Group commit: everybody gets his own outcome, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mailstack.storage.durable import LARGE, GroupCommit, Publication, publish_now
+
+
+def publication(folder: Path, name: str, data: bytes, **more: object) -> Publication:
+    return Publication(f"{folder}/tmp-{name}", f"{folder}/new/{name}", (data,), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "new").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_at_once(folder: Path, threads: int) -> None:
+    async def main() -> None:
+        commit = GroupCommit(threads)
+        items = [publication(folder, str(n), b"%d" % n * (LARGE if n == 7 else 1)) for n in range(200)]
+        await asyncio.gather(*(commit.publish(item) for item in items))
+        commit.close()
+        with pytest.raises(RuntimeError):
+            await commit.publish(items[0])
+
+    asyncio.run(main())
+    assert sorted(os.listdir(folder / "new")) == sorted(map(str, range(200)))
+    assert (folder / "new" / "199").read_bytes() == b"199"
+    assert (folder / "new" / "7").stat().st_size == LARGE
+    assert os.listdir(folder) == ["new"]
+
+
+def test_one_failure_is_one_callers(folder: Path) -> None:
+    async def main() -> list[object]:
+        commit = GroupCommit()
+        (folder / "tmp-taken").write_bytes(b"somebody else's")
+        missing = Publication(f"{folder}/tmp-m", f"{folder}/nowhere/m", (b"x",))
+        items = [publication(folder, "a", b"a"), publication(folder, "taken", b"b"), missing]
+        results = await asyncio.gather(*(commit.publish(item) for item in items), return_exceptions=True)
+        commit.close()
+        return list(results)
+
+    first, second, third = asyncio.run(main())
+    assert first is None
+    assert isinstance(second, FileExistsError)
+    assert isinstance(third, FileNotFoundError)
+    assert (folder / "tmp-taken").read_bytes() == b"somebody else's"
+    assert not (folder / "tmp-m").exists()
+    assert os.listdir(folder / "new") == ["a"]
+
+
+def test_a_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> None:
+        commit = GroupCommit()
+        with pytest.raises(OSError, match="No space left"):
+            await commit.publish(publication(folder, "a", b"a"))
+        commit.close()
+
+    monkeypatch.setattr(os, "fsync", full)
+    asyncio.run(main())
+    assert os.listdir(folder) == ["new"]
+    assert os.listdir(folder / "new") == []
+
+
+def test_append_mode_and_time(folder: Path) -> None:
+    (folder / "tmp-a").write_bytes(b"begun, ")
+    publish_now(publication(folder, "a", b"done", append=True, mtime=1_700_000_000.0))
+    publish_now(publication(folder, "b", b"", mode=0o640))
+    assert (folder / "new" / "a").read_bytes() == b"begun, done"
+    assert (folder / "new" / "a").stat().st_mtime == 1_700_000_000.0
+    assert (folder / "new" / "b").stat().st_mode & 0o777 == 0o640
