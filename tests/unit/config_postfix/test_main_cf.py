@@ -42,7 +42,7 @@ EXPANSIONS = [
     ("${{3.10} >level {3.9} ? {newer} : {older}}", "newer"),
     ("${{a} == {a}}", "true"),
     ("$self_safe", "value"),
-    ("one,\n\n# a comment\n   two\n\tthree", "one,   two\tthree"),
+    ("one,\n\n# a comment\n two\n three", "one, two three"),
     ("a = b = c", "a = b = c"),
 ]
 
