@@ -5,8 +5,9 @@ A reload opens what is new before it closes what is gone, so that a failure leav
 
 from __future__ import annotations
 
+import grp
 import os
-import shutil
+import pwd
 import socket
 import ssl
 from collections.abc import Mapping
@@ -111,7 +112,9 @@ def _bind(listener: Listener) -> socket.socket:
         return bind_tcp(listener.address, listener.port)
     sock = bind_unix(listener.path, listener.mode)
     if isinstance(listener, UnixListener) and (listener.user or listener.group) and os.geteuid() == 0:
-        shutil.chown(listener.path, listener.user or None, listener.group or None)
+        uid = pwd.getpwnam(listener.user).pw_uid if listener.user else -1
+        gid = grp.getgrnam(listener.group).gr_gid if listener.group else -1
+        os.chown(listener.path, uid, gid)
     return sock
 
 

@@ -25,16 +25,12 @@ from pathlib import Path
 
 from mailstack.config.dovecot import DovecotConfig, load
 from mailstack.config.errors import EX_CONFIG, ConfigError
-from mailstack.mailbox.auth.dovecot import DovecotAuthSession
-from mailstack.mailbox.auth.saslauthd import serve_saslauthd
+from mailstack.mailbox.handlers import handlers
 from mailstack.mailbox.listeners import Listeners
-from mailstack.mailbox.lmtp import LmtpSession
-from mailstack.mailbox.pop3 import Pop3Session
 from mailstack.mailbox.service import MailboxService, tls_context
 from mailstack.net.clock import SystemClock
 from mailstack.net.log import Log
 from mailstack.net.loop import run
-from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 
@@ -52,13 +48,7 @@ class Process:
         self._auth_tasks = TaskSet(log.exception)
         self._service = MailboxService(config, tls, GroupCommit(), SystemClock(), log)
         self._listeners = Listeners(
-            {
-                "imap": self._imap,
-                "pop3": self._pop3,
-                "lmtp": self._lmtp,
-                "auth": self._auth,
-                "saslauthd": self._saslauthd,
-            },
+            handlers(self._service),
             self._tasks,
             self._auth_tasks,
         )
@@ -114,41 +104,6 @@ class Process:
     def _warn(self, config: DovecotConfig) -> None:
         for text in config.warnings:
             self._log.warning(text)
-
-    # ---- one handler per service
-
-    async def _imap(self, stream: Stream) -> None:
-        from mailstack.mailbox.imap import run_imap_session
-
-        connection = (stream.peer, stream.local)
-        try:
-            await run_imap_session(stream, self._service)
-        finally:
-            self._service.disconnected(connection)
-
-    async def _pop3(self, stream: Stream) -> None:
-        connection = (stream.peer, stream.local)
-        session = Pop3Session(stream, self._service)
-        self._service.sessions.add(session)
-        try:
-            await session.run()
-        finally:
-            self._service.sessions.discard(session)
-            self._service.disconnected(connection)
-
-    async def _lmtp(self, stream: Stream) -> None:
-        session = LmtpSession(stream, self._service)
-        self._service.sessions.add(session)
-        try:
-            await session.run()
-        finally:
-            self._service.sessions.discard(session)
-
-    async def _auth(self, stream: Stream) -> None:
-        await DovecotAuthSession(stream, self._service.auth, self._log).run()
-
-    async def _saslauthd(self, stream: Stream) -> None:
-        await serve_saslauthd(stream, self._service.auth, self._log)
 
 
 def _context(config: DovecotConfig) -> ssl.SSLContext | None:

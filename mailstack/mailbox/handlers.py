@@ -1,0 +1,52 @@
+"""What runs when somebody connects: one handler per service, from greeting to close."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mailstack.mailbox.auth.dovecot import DovecotAuthSession
+from mailstack.mailbox.auth.saslauthd import serve_saslauthd
+from mailstack.mailbox.lmtp import LmtpSession
+from mailstack.mailbox.pop3 import Pop3Session
+from mailstack.mailbox.service import MailboxService
+from mailstack.net.listen import Handler
+from mailstack.net.stream import Stream
+
+
+def handlers(service: MailboxService) -> Mapping[str, Handler]:
+    """The handlers by service name: imap, pop3, lmtp, auth, saslauthd."""
+
+    async def imap(stream: Stream) -> None:
+        from mailstack.mailbox.imap import run_imap_session
+
+        connection = (stream.peer, stream.local)
+        try:
+            await run_imap_session(stream, service)
+        finally:
+            service.disconnected(connection)
+
+    async def pop3(stream: Stream) -> None:
+        connection = (stream.peer, stream.local)
+        session = Pop3Session(stream, service)
+        service.sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            service.sessions.discard(session)
+            service.disconnected(connection)
+
+    async def lmtp(stream: Stream) -> None:
+        session = LmtpSession(stream, service)
+        service.sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            service.sessions.discard(session)
+
+    async def auth(stream: Stream) -> None:
+        await DovecotAuthSession(stream, service.auth, service.log).run()
+
+    async def saslauthd(stream: Stream) -> None:
+        await serve_saslauthd(stream, service.auth, service.log)
+
+    return {"imap": imap, "pop3": pop3, "lmtp": lmtp, "auth": auth, "saslauthd": saslauthd}
