@@ -11,8 +11,9 @@ import os
 
 from mailstack.config.dovecot import expand
 from mailstack.mailbox.views import MailStore, SharedMailbox
-from mailstack.storage.maildir.message import Data, open_message, wire_size
+from mailstack.storage.maildir.message import open_message
 from mailstack.storage.maildir.names import SEEN, split_name
+from mailstack.wire.mime.lines import Data, wire_size
 
 
 class GoneError(Exception):

@@ -22,7 +22,7 @@ from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.stream import PeerAddress, Stream
-from mailstack.storage.maildir.message import PIECE, release
+from mailstack.wire.mime.lines import PIECE, release
 from mailstack.wire.pop3 import (
     NEED_DATA,
     Auth,
