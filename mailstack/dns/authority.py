@@ -7,13 +7,13 @@ authority and additional sections what BIND 9.18 puts there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from mailstack.config.named.model import MinimalResponses
 from mailstack.dns import names
-from mailstack.dns.message import NOERROR, NXDOMAIN
+from mailstack.dns.message import NOERROR, NXDOMAIN, SERVFAIL
 from mailstack.dns.zone import (
     AAAA,
     ANY,
@@ -24,9 +24,12 @@ from mailstack.dns.zone import (
     DNSKEY,
     DS,
     KEY,
+    MX,
     NS,
     NSEC,
     RRSIG,
+    SOA,
+    TLSA,
     A,
     Node,
     RRset,
@@ -40,6 +43,11 @@ YXDOMAIN: Final = 6
 _KEY_MATERIAL: Final = frozenset((DS, KEY, DNSKEY, CDS, CDNSKEY))
 _NOT_ALIASED: Final = frozenset((CNAME, ANY, KEY, NSEC, RRSIG))
 """Types that are looked for beside a CNAME instead of following it."""
+
+
+_ADDRESSES: Final = (A, AAAA)
+_SMTP: Final = b"\x03_25\x04_tcp"
+"""TLSA beside MX: the records for DANE with SMTP (RFC 7672 §2.2)."""
 
 
 @dataclass(slots=True)
@@ -85,19 +93,22 @@ class Authority:
                 return None
             name = names.parent(name)
 
-    def answer(self, name: bytes, rdtype: int, *, recursive: bool, tcp: bool) -> Answer | None:
+    def answer(
+        self, name: bytes, rdtype: int, *, recursive: bool, tcp: bool, across: bool = False
+    ) -> Answer | None:
         """The answer to a question of class IN; None when no zone holds the name.
 
         `name` is the question's in the client's case; `recursive` is its RD bit, `tcp` how it came (RFC 8482
-        minimal answers to ANY are for UDP).
+        minimal answers to ANY are for UDP). With `across`, aliases and additional addresses lead into other
+        zones of this server: named does so only for clients that may recurse and want to.
         """
         zone = self._start(name.lower(), rdtype)
         if zone is None:
             return None
         out = Answer(zone=zone)
         with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
-        self._follow(out, zone, name, rdtype, with_authority=with_authority)
-        self._additional(out, with_additional=with_additional)
+        self._follow(out, zone, name, rdtype, with_authority=with_authority, across=across)
+        self._additional(out, rdtype, with_additional=with_additional, across=across)
         return out
 
     def _start(self, lower: bytes, rdtype: int) -> Zone | None:
@@ -120,20 +131,22 @@ class Authority:
 
     # ---- the chain of aliases
 
-    def _follow(self, out: Answer, zone: Zone, name: bytes, rdtype: int, *, with_authority: bool) -> None:
-        seen: set[bytes] = set()
+    def _follow(
+        self, out: Answer, zone: Zone, name: bytes, rdtype: int, *, with_authority: bool, across: bool
+    ) -> None:
         for _ in range(CHAIN_LIMIT + 1):
-            lower = name.lower()
-            seen.add(lower)
-            target = self._step(out, zone, name, lower, rdtype, with_authority=with_authority)
-            if target is None or target.lower() in seen:
+            target = self._step(out, zone, name, name.lower(), rdtype, with_authority=with_authority)
+            if target is None:
                 return
+            if any(owner == target and rrset.rdtype == CNAME for owner, rrset in out.answer):
+                break
             name = target
             following = self.zone_of(target.lower())
-            if following is None:
-                out.onward = target
+            if following is None or (following is not zone and not across):
+                out.onward = target if following is None else None
                 return
             zone = following
+        out.rcode = SERVFAIL
 
     def _step(
         self, out: Answer, zone: Zone, name: bytes, lower: bytes, rdtype: int, *, with_authority: bool
@@ -145,13 +158,19 @@ class Authority:
             if above in zone.cuts:
                 self._refer(out, node, name)
                 return None
-            return self._substitute(out, node, name, lower)
+            target = self._substitute(out, node, name)
+            if target is not None and rdtype in (CNAME, ANY):
+                self._add_authority(out, zone, with_authority=with_authority)
+                return None
+            return target
         node_at = zone.nodes.get(lower)
         if node_at is None:
             node_at = self._wildcard(zone, lower)
             if node_at is None:
                 out.rcode = NXDOMAIN
-                out.authority.append((zone.apex.owner, zone.negative_soa))
+                # BIND's zero-no-soa-ttl: a SOA that was asked for is not to be cached with NXDOMAIN.
+                soa = zone.negative_soa.with_ttl(0) if rdtype == SOA else zone.negative_soa
+                out.authority.append((zone.apex.owner, soa))
                 return None
         rrsets = node_at.rrsets
         if CNAME in rrsets and rdtype not in _NOT_ALIASED:
@@ -163,9 +182,13 @@ class Authority:
             out.authority.append((zone.apex.owner, zone.negative_soa))
             return None
         out.answer.extend((name, rrset) for rrset in found)
-        if with_authority and not (lower == zone.origin and rdtype in (NS, ANY)):
-            out.authority.append((zone.apex.owner, zone.apex.rrsets[NS]))
+        if not (lower == zone.origin and rdtype in (NS, ANY)):
+            self._add_authority(out, zone, with_authority=with_authority)
         return None
+
+    def _add_authority(self, out: Answer, zone: Zone, *, with_authority: bool) -> None:
+        if with_authority:
+            out.authority.append((zone.apex.owner, zone.apex.rrsets[NS]))
 
     def _highest_break(self, zone: Zone, lower: bytes, rdtype: int) -> bytes | None:
         """The name nearest the apex that takes `lower` out of the zone: a cut, or a DNAME above."""
@@ -200,10 +223,8 @@ class Authority:
             out.authoritative = False
         out.onward = name
         out.authority.append((cut.owner, cut.rrsets[NS]))
-        if DS in cut.rrsets:
-            out.authority.append((cut.owner, cut.rrsets[DS]))
 
-    def _substitute(self, out: Answer, node: Node, name: bytes, lower: bytes) -> bytes | None:
+    def _substitute(self, out: Answer, node: Node, name: bytes) -> bytes | None:
         """A DNAME above the name: answer it with the CNAME made from it (RFC 6672 §3.2)."""
         dname = node.rrsets[DNAME]
         out.answer.append((node.owner, dname))
@@ -218,38 +239,59 @@ class Authority:
 
     # ---- the additional section
 
-    def _additional(self, out: Answer, *, with_additional: bool) -> None:
+    def _additional(self, out: Answer, rdtype: int, *, with_additional: bool, across: bool) -> None:
         present = {(owner.lower(), rrset.rdtype) for owner, rrset in out.answer}
         present.update((owner.lower(), rrset.rdtype) for owner, rrset in out.authority)
+        beside = None if across else out.zone
         referral = bool(out.authority) and out.authority[0][1].rdtype == NS and out.onward is not None
         if referral:
-            cut, ns = out.authority[0]
-            below = cut.lower()
-            inside = [target for target in ns.targets if names.is_below(target.lower(), below)]
-            for target in inside:
-                self._add_addresses(out, target, present)
-            out.glue = len(out.additional)
-        if not with_additional and not referral:
+            self._add_glue(out, present)
+        if not with_additional or rdtype == ANY:
             return
-        sections: Sequence[list[tuple[bytes, RRset]]] = (
-            (out.answer, out.authority) if with_additional else (out.authority,)
-        )
-        for section in sections:
+        for section in (out.answer, () if referral else out.authority):
             for _, rrset in section:
                 for target in rrset.targets:
-                    self._add_addresses(out, target, present)
+                    self._add(out, target, _ADDRESSES, present, beside)
+                    if rrset.rdtype == MX:
+                        self._add(out, _SMTP + target, (TLSA,), present, beside)
 
-    def _add_addresses(self, out: Answer, target: bytes, present: set[tuple[bytes, int]]) -> None:
+    def _add_glue(self, out: Answer, present: set[tuple[bytes, int]]) -> None:
+        """The addresses of a referral's servers that nobody else can tell: those below cuts of the zone.
+
+        Those below the referral's own cut come first: without them it leads nowhere (RFC 9471 §3.1).
+        """
+        cut, ns = out.authority[0]
+        zone = self.zone_of(cut.lower())
+        assert zone is not None
+        inside = [target for target in ns.targets if names.is_below(target.lower(), cut.lower())]
+        for target in inside:
+            self._add(out, target, _ADDRESSES, present, zone)
+        out.glue = len(out.additional)
+        for target in ns.targets:
+            if target not in inside and self._highest_break(zone, target.lower(), A) in zone.cuts:
+                self._add(out, target, _ADDRESSES, present, zone)
+
+    def _add(
+        self,
+        out: Answer,
+        target: bytes,
+        kinds: tuple[int, ...],
+        present: set[tuple[bytes, int]],
+        only: Zone | None,
+    ) -> None:
+        """The sets of `target` that are there, from zone `only` when that is given."""
         lower = target.lower()
+        if len(lower) > NAME_LIMIT:
+            return
         zone = self.zone_of(lower)
-        if zone is None:
+        if zone is None or (only is not None and zone is not only):
             return
         node = zone.nodes.get(lower)
         if node is None and self._highest_break(zone, lower, A) is None:
             node = self._wildcard(zone, lower)
         if node is None:
             return
-        for kind in (A, AAAA):
+        for kind in kinds:
             rrset = node.rrsets.get(kind)
             if rrset is not None and (lower, kind) not in present:
                 present.add((lower, kind))

@@ -78,7 +78,7 @@ CLIENT_LIMIT = 10_000
 UDP_PLAIN = 512
 """Octets of an answer to a client without EDNS (RFC 1035 §4.2.1)."""
 TCP_LIMIT = 65_535
-_META = frozenset((0, OPT, TSIG))
+_META = frozenset((OPT, TSIG))
 
 
 @dataclass(slots=True)
@@ -90,6 +90,9 @@ class View:
     """By zone; a zone that is not there may be asked."""
     transfer: Mapping[bytes, bool]
     recursion: bool
+    """`recursion` and `allow-recursion` let it; whether there is a forwarder is another question."""
+    available: bool
+    """There is one: the RA bit."""
     udp: dict[bytes, bytes]
     tcp: dict[bytes, bytes]
 
@@ -169,9 +172,8 @@ class Responder:
         return found
 
     def _everybody_alike(self) -> bool:
-        recursion = self.options.recursion and self._any_forwarders()
         return all(
-            acl.is_any or acl.is_none or (acl is self.options.allow_recursion and not recursion)
+            acl.is_any or acl.is_none or (acl is self.options.allow_recursion and not self.options.recursion)
             for acl in self._acls()
         )
 
@@ -181,11 +183,7 @@ class Responder:
     def _view(self, host: str) -> View:
         address: Address = ipaddress.ip_address(host.partition("%")[0])
         options, locality = self.options, self._locality
-        recursion = (
-            options.recursion
-            and self._any_forwarders()
-            and options.allow_recursion.matches(address, locality)
-        )
+        recursion = options.recursion and options.allow_recursion.matches(address, locality)
         query: dict[bytes, bool] = {}
         transfers: dict[bytes, bool] = {}
         for origin, conf in self._zone_confs.items():
@@ -195,7 +193,9 @@ class Responder:
         rights = (ignored, recursion, *query.values(), *transfers.values())
         view = self._by_rights.get(rights)
         if view is None:
-            view = self._by_rights[rights] = View(ignored, query, transfers, recursion, {}, {})
+            view = self._by_rights[rights] = View(
+                ignored, query, transfers, recursion, recursion and self._any_forwarders(), {}, {}
+            )
         return view
 
     def _server_identity(self) -> bytes:
@@ -222,7 +222,7 @@ class Responder:
         try:
             query = parse(data)
         except Malformed:
-            return error(data, FORMERR, recursion=view.recursion)
+            return error(data, FORMERR, recursion=view.available)
         try:
             result = self._answer(data, query, view, host, tcp=tcp)
             if self.options.querylog:
@@ -238,7 +238,7 @@ class Responder:
             return result
         except Exception as fault:  # a bug of ours must not take the service down
             self._log.exception(f"{host}#{port}: query failed", fault)
-            return error(data, SERVFAIL, recursion=view.recursion)
+            return error(data, SERVFAIL, recursion=view.available)
 
     def _answer(
         self, data: bytes, query: Query, view: View, host: str, *, tcp: bool
@@ -260,7 +260,14 @@ class Responder:
         if rdtype in (AXFR, IXFR):
             return self._transfer(query, view, host, tcp=tcp)
         limit = TCP_LIMIT if tcp else self._udp_limit(query)
-        found = self._authority.answer(query.name, rdtype, recursive=bool(query.flags & RD), tcp=tcp)
+        recursive = bool(query.flags & RD)
+        found = self._authority.answer(
+            query.name,
+            rdtype,
+            recursive=recursive,
+            tcp=tcp,
+            across=recursive and view.recursion,
+        )
         if found is None:
             servers = self._forwarders(query, view, query.name.lower())
             if not servers:
@@ -300,7 +307,7 @@ class Responder:
         return render(query, flags, (), (), (), limit=TCP_LIMIT, opt_record=self._opt(query, rcode))
 
     def _flags(self, query: Query, view: View) -> int:
-        return QR | query.flags & (RD | CD) | (RA if view.recursion else 0)
+        return QR | query.flags & (RD | CD) | (RA if view.available else 0)
 
     def _opt(self, query: Query, rcode: int) -> bytes:
         edns = query.edns
@@ -341,7 +348,7 @@ class Responder:
 
     def _forwarders(self, query: Query, view: View, name: bytes) -> Sequence[Server]:
         """Who is asked about a name on behalf of this client; nobody, mostly."""
-        if not (query.flags & RD and view.recursion):
+        if not (query.flags & RD and view.available):
             return ()
         conf: ZoneConf | None = None
         while conf is None or conf.forwarders is None:
