@@ -1,0 +1,135 @@
+"""Question by question, our server and the real named on the same zones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import dns.zone
+import pytest
+
+from tests.interop.dns_servers import ZONES, bind, configure, free_port, ours
+
+pytestmark = pytest.mark.real
+
+ORIGINS = {
+    "rich.test": "rich.zone",
+    "other.test": "other.zone",
+    "child.other.test": "child.zone",
+    "2.0.192.in-addr.arpa": "rev.zone",
+}
+TYPES = "A AAAA NS SOA MX TXT CNAME SRV PTR DS ANY TYPE65400".split()
+FLAGS = dns.flags.QR | dns.flags.AA | dns.flags.TC | dns.flags.RD | dns.flags.RA | dns.flags.AD
+ODD = [
+    ("rich.test", "AXFR"),
+    ("rich.test", "IXFR"),
+    ("rich.test", "MAILA"),
+    ("rich.test", "MAILB"),
+    ("rich.test", "TYPE0"),
+    ("rich.test", "OPT"),
+    ("rich.test", "TSIG"),
+    ("rich.test", "NSEC"),
+    ("rich.test", "RRSIG"),
+    ("rich.test", "DNSKEY"),
+    ("elsewhere.example", "A"),
+    (".", "NS"),
+    ("test", "NS"),
+]
+
+Summary = tuple[str, str, frozenset[str], frozenset[str], frozenset[str]]
+
+
+def questions() -> Iterator[tuple[str, str]]:
+    """Every name of the zones with every type; names beside, below and above; what is nobody's."""
+    seen: set[tuple[str, str]] = set()
+    for origin, file in ORIGINS.items():
+        zone = dns.zone.from_file(str(ZONES / file), origin=origin, relativize=False)
+        for name in sorted(zone.nodes):
+            text = name.to_text()
+            variants = [text, "nx." + text]
+            if len(name.labels) > len(zone.origin.labels if zone.origin else ()):
+                variants.append("zz" + text if not text.startswith("*") else "a.b." + name.parent().to_text())
+                variants.append(name.parent().to_text())
+            numbered = text.startswith(("h", "1")) and text[1:2].isdigit()
+            for variant in variants:
+                for rdtype in TYPES if not numbered else ("A", "PTR"):
+                    if (variant, rdtype) not in seen:
+                        seen.add((variant, rdtype))
+                        yield variant, rdtype
+    yield from ODD
+
+
+def ask(name: str, rdtype: str, port: int, **options: object) -> Summary:
+    rd = bool(options.pop("rd", True))
+    query = dns.message.make_query(name, rdtype, **options)  # type: ignore[arg-type]
+    if not rd:
+        query.flags &= ~dns.flags.RD
+    response = dns.query.udp(query, "127.0.0.1", port=port, timeout=3)
+    truncated = bool(response.flags & dns.flags.TC)
+    full = len(response.wire or b"") > max(512, query.payload) - 60
+    return (
+        dns.rcode.to_text(response.rcode()),
+        dns.flags.to_text(dns.flags.Flag(response.flags & FLAGS)),
+        # What part of a truncated answer is there is nobody's business: the client asks again over TCP.
+        frozenset() if truncated else flat(response.answer),
+        frozenset() if truncated else flat(response.authority),
+        # Nor which addresses were left out for want of room.
+        frozenset() if truncated or full else flat(response.additional),
+    )
+
+
+def flat(section: list[dns.rrset.RRset]) -> frozenset[str]:
+    """One line per record, owner in lower case."""
+    return frozenset(
+        f"{str(rrset.name).lower()} {rrset.ttl} {dns.rdatatype.to_text(rrset.rdtype)} {rdata}"
+        for rrset in section
+        for rdata in rrset
+    )
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+    """Ports of ours and of named, both serving the same zones."""
+    root = tmp_path_factory.mktemp("differential")
+    mine, theirs = free_port(), free_port()
+    options = "recursion no; allow-transfer { none; };"
+    with (
+        ours(configure(root / "ours", mine, options), mine),
+        bind(configure(root / "bind", theirs, options), theirs),
+    ):
+        yield mine, theirs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_edns": 0, "payload": 1232},
+        {"use_edns": 0, "payload": 1232, "rd": False},
+        {"use_edns": False},
+        {"use_edns": 0, "payload": 600, "want_dnssec": True},
+    ],
+    ids=["edns", "not recursive", "plain", "do"],
+)
+def test_same_answers(ports: tuple[int, int], options: dict[str, object]) -> None:
+    mine, theirs = ports
+    different: list[str] = []
+    asked = 0
+    for name, rdtype in questions():
+        asked += 1
+        here, there = ask(name, rdtype, mine, **options), ask(name, rdtype, theirs, **options)
+        if here != there:
+            different.append(f"{name} {rdtype}\n   ours {show(here)}\n  named {show(there)}")
+    assert asked > 300
+    assert not different, f"{len(different)} of {asked}:\n" + "\n".join(different[:40])
+
+
+def show(summary: Summary) -> str:
+    rcode, flags, *sections = summary
+    return f"{rcode} {flags} " + " | ".join("; ".join(sorted(section)) for section in sections)
