@@ -191,8 +191,8 @@ def _commit(items: list[Publication]) -> list[Exception | None]:
     """Write a batch; one outcome per item, in order.
 
     Every file is written and its write-back begun before the first is flushed, and every file is flushed
-    before the first is renamed: so the first flush commits the journal for all of them, the others find nothing
-    left to do, and one more commit, at the directory's flush, covers the renames.
+    before the first is renamed: so the first flush commits the journal for all of them, the others find
+    nothing left to do, and one more commit, at the directory's flush, covers the renames.
     """
     outcomes: list[Exception | None] = [None] * len(items)
     opened: list[tuple[int, int]] = []
