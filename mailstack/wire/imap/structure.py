@@ -1,0 +1,142 @@
+"""ENVELOPE, BODY and BODYSTRUCTURE (RFC 3501 §7.4.2), spelled as Dovecot spells them."""
+
+from __future__ import annotations
+
+import re
+
+from mailstack.wire.imap.encode import string
+from mailstack.wire.mime.address import parse_addresses
+from mailstack.wire.mime.headers import Field, unfold
+from mailstack.wire.mime.lines import Data, line_count, wire_size
+from mailstack.wire.mime.params import Parameters, parse_disposition, parse_languages, parse_token
+from mailstack.wire.mime.structure import Part
+
+_PLAIN_TEXT = re.compile(rb"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*\Z")
+_SPACES = re.compile(rb"[ \t\r\n]+")
+_EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0'
+_ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+
+
+def _one_line(value: bytes) -> bytes:
+    """NUL becomes U+FFFD, as in every string that Dovecot takes from a header."""
+    return value.replace(b"\0", b"\xef\xbf\xbd") if b"\0" in value else value
+
+
+def _text(value: bytes) -> bytes:
+    """Text for people: runs of blanks become one space; a literal unless it is quite plain."""
+    if _PLAIN_TEXT.match(value) or not value:
+        return b'"' + value + b'"'
+    value = _SPACES.sub(b" ", _one_line(value)).strip(b" ")
+    return b"{%d}\r\n%b" % (len(value), value)
+
+
+def _nstring(value: bytes | None) -> bytes:
+    return b"NIL" if value is None else string(_one_line(value))
+
+
+def envelope(fields: list[Field]) -> bytes:
+    """`(date subject from sender reply-to to cc bcc in-reply-to message-id)` of a header's fields.
+
+    Of a text field that stands more than once the last one counts; addresses of all fields are listed.
+    """
+    texts: dict[bytes, bytes] = {}
+    addresses: dict[bytes, bytes] = {}
+    for name, value, _, _ in fields:
+        if name in _ADDRESS_FIELDS:
+            listed = _addresses(unfold(value))
+            if listed:
+                addresses[name] = addresses.get(name, b"") + listed
+        elif name in (b"date", b"subject", b"in-reply-to", b"message-id"):
+            texts[name] = unfold(value)
+    default = addresses.get(b"from")
+    people = [
+        addresses.get(name, default if name in (b"sender", b"reply-to") else None) for name in _ADDRESS_FIELDS
+    ]
+    subject = texts.get(b"subject")
+    return b"(%b)" % b" ".join(
+        (
+            _nstring(texts.get(b"date")),
+            b"NIL" if subject is None else _text(subject),
+            *(b"NIL" if listed is None else b"(" + listed + b")" for listed in people),
+            _nstring(texts.get(b"in-reply-to")),
+            _nstring(texts.get(b"message-id")),
+        )
+    )
+
+
+def _addresses(value: bytes) -> bytes:
+    return b"".join(
+        b"(%b %b %b %b)"
+        % (
+            b"NIL" if item.name is None else _text(item.name),
+            _nstring(item.route),
+            _nstring(item.mailbox),
+            _nstring(item.domain),
+        )
+        for item in parse_addresses(value)
+    )
+
+
+def body(part: Part, data: Data, *, extended: bool) -> bytes:
+    """BODY, or with `extended` BODYSTRUCTURE, of a part and all in it."""
+    if part.kind == "multipart":
+        inner = b"".join(body(child, data, extended=extended) for child in part.children)
+        if not part.children:
+            inner = _EMPTY_PART + (b" NIL NIL NIL NIL)" if extended else b")")
+        assert part.type is not None
+        text = b"(%b %b" % (inner, string(part.type.subtype))
+        if extended:
+            text += b" " + _parameters(part.type.parameters) + _common(part)
+        return text + b")"
+    return b"(" + _single(part, data, extended) + b")"
+
+
+def _single(part: Part, data: Data, extended: bool) -> bytes:
+    is_text = part.is_text
+    if part.kind == "rfc822":
+        names = b'"message" "rfc822"'
+    elif part.type is None:
+        names = b'"text" "plain"'
+    else:
+        names = string(part.type.type) + b" " + string(part.type.subtype)
+    parameters = part.type.parameters if part.type is not None else ()
+    if is_text and not any(key.lower() == b"charset" for key, _ in parameters):
+        parameters = (*parameters, (b"charset", b"us-ascii"))
+    encoding = part.field(b"content-transfer-encoding")
+    out = [
+        names,
+        _parameters(parameters),
+        _nstring(part.field(b"content-id")),
+        _nstring(part.field(b"content-description")),
+        string((parse_token(encoding) if encoding is not None else b"") or b"7bit"),
+        b"%d" % wire_size(data, part.body, part.end),
+    ]
+    if part.kind == "rfc822":
+        message = part.children[0]
+        out += [envelope(message.fields), body(message, data, extended=extended)]
+    if is_text or part.kind == "rfc822":
+        out.append(b"%d" % line_count(data, part.body, part.end))
+    text = b" ".join(out)
+    if extended:
+        text += b" " + _nstring(part.field(b"content-md5")) + _common(part)
+    return text
+
+
+def _common(part: Part) -> bytes:
+    """Disposition, languages and location, each behind a space."""
+    value = part.field(b"content-disposition")
+    if value is None:
+        disposition = b"NIL"
+    else:
+        name, parameters = parse_disposition(value)
+        disposition = b"(%b %b)" % (string(name), _parameters(parameters))
+    value = part.field(b"content-language")
+    tags = parse_languages(value) if value is not None else ()
+    languages = b"(" + b" ".join(map(string, tags)) + b")" if tags else b"NIL"
+    return b" " + disposition + b" " + languages + b" " + _nstring(part.field(b"content-location"))
+
+
+def _parameters(parameters: Parameters) -> bytes:
+    if not parameters:
+        return b"NIL"
+    return b"(" + b" ".join(string(key) + b" " + string(value) for key, value in parameters) + b")"

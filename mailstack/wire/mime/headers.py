@@ -1,0 +1,92 @@
+"""Header fields (RFC 5322 §2.2), where they stand and what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+_FOLD = re.compile(rb"\r?\n(?=[ \t])")
+
+
+class Field(NamedTuple):
+    """One field: its name in lower case, its raw value with folds (no final line end), and where it stands.
+
+    `start` and `end` are offsets in the header, line end included. A line that is no field has an empty name
+    and stands in `value` whole.
+    """
+
+    name: bytes
+    value: bytes
+    start: int
+    end: int
+
+
+def fields(header: bytes) -> Iterator[Field]:
+    """The fields of a header, in order; ends at the empty line or where the octets end."""
+    at, size = 0, len(header)
+    while at < size:
+        end = header.find(b"\n", at) + 1 or size
+        if header[at] in b"\r\n" and header[at:end] in (b"\n", b"\r\n"):
+            return
+        # A line that begins with a blank continues the field.
+        while end < size and header[end] in b" \t":
+            end = header.find(b"\n", end) + 1 or size
+        text = header[at:end]
+        if text.endswith(b"\n"):
+            text = text[:-2] if text.endswith(b"\r\n") else text[:-1]
+        colon = text.find(b":")
+        line_end = text.find(b"\n")
+        if colon < 0 or (0 <= line_end < colon):
+            yield Field(b"", text, at, end)
+        else:
+            yield Field(text[:colon].rstrip(b" \t").lower(), text[colon + 1 :], at, end)
+        at = end
+
+
+def unfold(value: bytes) -> bytes:
+    """The value on one line: line ends go, the blanks that follow them stay; so do blanks at the end."""
+    value = value.lstrip(b" \t")
+    if b"\n" in value:
+        value = _FOLD.sub(b"", value).replace(b"\r\n", b"").replace(b"\n", b"")
+    return value
+
+
+def header_end(data: bytes, start: int = 0) -> int:
+    """Where the body begins: behind the first empty line, or where the octets end."""
+    if data[start : start + 1] == b"\n":
+        return start + 1
+    if data[start : start + 2] == b"\r\n":
+        return start + 2
+    at = start
+    while True:
+        at = data.find(b"\n", at)
+        if at < 0:
+            return len(data)
+        after = data[at + 1 : at + 3]
+        if after[:1] == b"\n":
+            return at + 2
+        if after == b"\r\n":
+            return at + 3
+        at += 1
+
+
+def select(header: bytes, names: Sequence[bytes], without: bool = False) -> bytes:
+    """The fields with one of these names (`without`: all the others), as they stand, and an empty line.
+
+    Line ends stay as they are; the caller makes them CRLF. What `without` gives to a header that no empty
+    line ends has none either.
+    """
+    wanted = {name.lower() for name in names}
+    chosen = []
+    for field in fields(header):
+        if (field.name in wanted) != without and (field.name or without):
+            chosen.append(header[field.start : field.end])
+    if not without or header.endswith((b"\n\n", b"\n\r\n")) or header in (b"\n", b"\r\n"):
+        chosen.append(b"\n")
+    return b"".join(chosen)
+
+
+def values(header: bytes, name: bytes) -> list[bytes]:
+    """The unfolded values of all fields of a name (lower case)."""
+    return [unfold(field.value) for field in fields(header) if field.name == name]

@@ -1,0 +1,155 @@
+"""Content-Type, Content-Disposition and their parameters (RFC 2045 §5.1, RFC 2183, RFC 2231)."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from mailstack.wire.mime.rfc822 import BAD, END, MORE, Lexer
+
+Parameters = tuple[tuple[bytes, bytes], ...]
+PARAMETERS_MAX = 1000
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BROKEN = re.compile(rb"[^; \t\r\n]*")
+_PIECE = re.compile(rb"(.*?)\*([0-9]{1,5})(\*?)\Z", re.DOTALL)
+
+
+class ContentType(NamedTuple):
+    """`type` and `subtype` as they are written; both may be empty when the field is broken."""
+
+    type: bytes
+    subtype: bytes
+    parameters: Parameters
+
+
+def parse_content_type(value: bytes) -> ContentType:
+    """A Content-Type value, unfolded."""
+    lexer = Lexer(value)
+    main: list[bytes] = []
+    sub: list[bytes] = []
+    if lexer.blanks() != MORE or lexer.mime_token(main) != MORE or not lexer.next_is(b"/"):
+        return ContentType(b"".join(main), b"", ())
+    lexer.at += 1
+    if lexer.blanks() != MORE:
+        return ContentType(b"".join(main), b"", ())
+    if lexer.mime_token(sub) == BAD:
+        return ContentType(b"".join(main), b"".join(sub), ())
+    return ContentType(b"".join(main), b"".join(sub), _parameters(lexer))
+
+
+def parse_disposition(value: bytes) -> tuple[bytes, Parameters]:
+    """A Content-Disposition value, unfolded: the disposition and its parameters."""
+    lexer = Lexer(value)
+    lexer.blanks()
+    out: list[bytes] = []
+    if lexer.mime_token(out) == BAD:
+        return b"".join(out), ()
+    return b"".join(out), _parameters(lexer)
+
+
+def parse_token(value: bytes) -> bytes:
+    """A single token (Content-Transfer-Encoding); empty when anything but a comment follows it."""
+    lexer = Lexer(value)
+    lexer.blanks()
+    out: list[bytes] = []
+    return b"".join(out) if lexer.mime_token(out) == END else b""
+
+
+def parse_languages(value: bytes) -> tuple[bytes, ...]:
+    """The tags of Content-Language (RFC 3282)."""
+    lexer = Lexer(value)
+    lexer.blanks()
+    tags = []
+    while not lexer.ended:
+        out: list[bytes] = []
+        result = lexer.mime_token(out)
+        if out and out[0]:
+            tags.append(out[0])
+        if result != MORE or not lexer.next_is(b","):
+            break
+        lexer.at += 1
+        lexer.blanks()
+    return tuple(tags)
+
+
+def _parameters(lexer: Lexer) -> Parameters:
+    plain: list[tuple[bytes, bytes]] = []
+    starred: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for _ in range(PARAMETERS_MAX):
+        if lexer.ended:
+            break
+        parameter = _parameter(lexer)
+        if parameter is None:
+            # What is no parameter is passed over, as far as the next one.
+            at = lexer.data.find(b";", lexer.at + 1)
+            lexer.at = at if at >= 0 else len(lexer.data)
+        elif b"*" in parameter[0]:
+            starred.setdefault(parameter[0].partition(b"*")[0].lower(), []).append(parameter)
+        else:
+            plain.append(parameter)
+    for name in sorted(starred):
+        plain += _join(starred[name])
+    return tuple(plain)
+
+
+def _parameter(lexer: Lexer) -> tuple[bytes, bytes] | None:
+    if not lexer.next_is(b";"):
+        return None
+    lexer.at += 1
+    key: list[bytes] = []
+    value: list[bytes] = []
+    if lexer.blanks() != MORE or lexer.mime_token(key) != MORE or not lexer.next_is(b"="):
+        return None
+    lexer.at += 1
+    if lexer.blanks() != MORE:
+        return b"".join(key), b""
+    if lexer.next_is(b'"'):
+        result = lexer.quoted(value)
+    elif lexer.next_is(b"="):
+        # `name==?utf-8?b?…?=`: a broken but common way to write an encoded word.
+        found = _BROKEN.match(lexer.data, lexer.at)
+        value.append(found[0] if found else b"")
+        lexer.at = found.end() if found else lexer.at
+        result = lexer.blanks()
+    else:
+        result = lexer.mime_token(value)
+    if result == BAD:
+        return None
+    return b"".join(key), b"".join(value)
+
+
+def _join(items: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Continuations (RFC 2231 §3) as one parameter; as they are when their numbers do not fit."""
+    numbered = [(found, value) for key, value in items if (found := _PIECE.match(key))]
+    numbered.sort(key=lambda item: int(item[0][2]))
+    if len(numbered) != len(items) or [int(found[2]) for found, _ in numbered] != list(range(len(items))):
+        return sorted(items)
+    name = numbered[0][0][1]
+    if not any(found[3] for found, _ in numbered):
+        return [(name, b"".join(value for _, value in numbered))]
+    parts = [value if found[3] else _escape(value) for found, value in numbered]
+    if not numbered[0][0][3]:
+        parts.insert(0, b"''")
+    return [(name + b"*", b"".join(parts))]
+
+
+def _escape(value: bytes) -> bytes:
+    return b"".join(
+        bytes((octet,))
+        if octet > 32 and octet < 127 and octet not in b"%*'()<>@,;:\\\"/[]?="
+        else b"%%%02X" % octet
+        for octet in value
+    )
+
+
+def find(parameters: Parameters, name: bytes) -> bytes | None:
+    """The value of a parameter (lower-case name), decoded when it is in RFC 2231's form."""
+    for key, value in parameters:
+        lower = key.lower()
+        if lower == name:
+            return value
+        if lower == name + b"*":
+            charset, quote, rest = value.partition(b"'")
+            coded = rest.partition(b"'")[2] if quote else charset
+            return _PERCENT.sub(lambda found: bytes((int(found[1], 16),)), coded)
+    return None

@@ -1,0 +1,202 @@
+"""The tree of a message's MIME parts (RFC 2045, RFC 2046), as offsets into the message on disk.
+
+One pass over the octets, with `find` from boundary to boundary; text is never copied. Limits as Dovecot's:
+parts nested deeper than `DEPTH_MAX` are leaves, and after `PARTS_MAX` parts no more are made.
+"""
+
+from __future__ import annotations
+
+from mailstack.wire.mime import headers
+from mailstack.wire.mime.lines import Data
+from mailstack.wire.mime.params import ContentType, find, parse_content_type
+
+DEPTH_MAX = 100
+PARTS_MAX = 10_000
+BOUNDARY_MAX = 80
+HEADER_MAX = 10 << 20
+"""Octets of one part's header that are looked at for its fields."""
+
+
+class Part:
+    """A part: its header is `data[start:body]`, its content `data[body:end]`.
+
+    `kind` is `multipart`, `rfc822` or empty. A multipart's children are its parts; an rfc822 part has one
+    child, the message in it. `fields` is the header's fields, read once.
+    """
+
+    __slots__ = ("body", "children", "end", "fields", "kind", "start", "type")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.body = start
+        self.end = start
+        self.kind = ""
+        self.type: ContentType | None = None
+        self.fields: list[headers.Field] = []
+        self.children: list[Part] = []
+
+    @property
+    def is_text(self) -> bool:
+        """No Content-Type, or `text/…`."""
+        return not self.kind and (self.type is None or self.type.type.lower() == b"text")
+
+    def field(self, name: bytes, *, first: bool = False) -> bytes | None:
+        """The last (or first) field of a name (lower case), unfolded; None when there is none."""
+        for field in self.fields if first else reversed(self.fields):
+            if field.name == name:
+                return headers.unfold(field.value)
+        return None
+
+
+def parse(data: Data) -> Part:
+    """The whole message as a part."""
+    return _Scanner(data).message()
+
+
+class _Scanner:
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.size = len(data)
+        self.parts = 1
+        self.reached = 0
+        # The boundaries that are open, the innermost last.
+        self.boundaries: list[bytes] = []
+
+    def message(self) -> Part:
+        root = Part(0)
+        self.part(root, 0)
+        root.end = self.size
+        return root
+
+    def part(self, part: Part, depth: int, digest: bool = False) -> tuple[int, int, int] | None:
+        """Read one part from `part.start` on. Returns the boundary that ended it (see `boundary`), or None at
+        the message's end."""
+        stop = self.header(part)
+        if stop is not None:
+            part.end = part.body
+            self.classify(part, depth, digest)
+            if part.kind == "rfc822":
+                child = Part(part.end)
+                part.children.append(child)
+            return stop
+        self.classify(part, depth, digest)
+        if part.kind == "multipart":
+            stop = self.multipart(part, depth)
+        elif part.kind == "rfc822":
+            child = Part(part.body)
+            part.children.append(child)
+            self.parts += 1
+            stop = self.part(child, depth + 1)
+        else:
+            stop = self.boundary(part.body)
+        part.end = self.size if stop is None else max(stop[0], part.body)
+        if part.kind == "rfc822" and stop is not None:
+            part.end = max(part.end, self.reached)
+        return stop
+
+    def header(self, part: Part) -> tuple[int, int, int] | None:
+        """Read the header; a boundary line within it ends the part and is returned."""
+        stop = self.boundary(part.start) if self.boundaries else None
+        limit = self.size if stop is None else max(stop[0], part.start)
+        end = self.header_end(part.start, limit if stop is None else stop[2])
+        if stop is not None and end is not None and end > limit:
+            # An empty line and at once a boundary: the line end belongs to the boundary, but it counts as
+            # content of the rfc822 part around this message.
+            self.reached = end
+            end = None
+        if stop is not None and end is None:
+            part.fields = list(headers.fields(self.data[part.start : min(limit, part.start + HEADER_MAX)]))
+            part.body = limit
+            return stop
+        part.body = self.size if end is None else end
+        part.fields = list(headers.fields(self.data[part.start : min(part.body, part.start + HEADER_MAX)]))
+        return None
+
+    def header_end(self, start: int, limit: int) -> int | None:
+        """Behind the empty line that ends the header, None when none begins before `limit`."""
+        data = self.data
+        head = data[start : start + 2]
+        if head[:1] == b"\n":
+            return start + 1
+        if head == b"\r\n":
+            return start + 2
+        lf = data.find(b"\n\n", start, limit)
+        crlf = data.find(b"\n\r\n", start, lf + 1 if lf >= 0 else limit)
+        if crlf >= 0:
+            return crlf + 3
+        return lf + 2 if lf >= 0 else None
+
+    def classify(self, part: Part, depth: int, digest: bool) -> None:
+        value = part.field(b"content-type", first=True)
+        if value is not None:
+            part.type = parse_content_type(value)
+        if depth >= DEPTH_MAX or self.parts >= PARTS_MAX:
+            return
+        if part.type is None:
+            if digest:
+                part.kind = "rfc822"
+            return
+        main, sub = part.type.type.lower(), part.type.subtype.lower()
+        if main == b"multipart":
+            part.kind = "multipart"
+        elif main == b"message" and sub == b"rfc822":
+            part.kind = "rfc822"
+
+    def multipart(self, part: Part, depth: int) -> tuple[int, int, int] | None:
+        assert part.type is not None
+        given = find(part.type.parameters, b"boundary")
+        if given is None:
+            return self.boundary(part.body)
+        boundary = given[:BOUNDARY_MAX]
+        digest = part.type.subtype.lower() == b"digest"
+        mine = len(self.boundaries)
+        self.boundaries.append(boundary)
+        stop = self.boundary(part.body)
+        while stop is not None and stop[1] == mine and not self.closed(stop):
+            if self.parts >= PARTS_MAX:
+                break
+            child = Part(stop[2])
+            part.children.append(child)
+            self.parts += 1
+            stop = self.part(child, depth + 1, digest)
+        del self.boundaries[mine:]
+        if stop is not None and stop[1] >= mine:
+            # The closing line: the epilogue reaches to a boundary of a part around this one.
+            stop = self.boundary(stop[2])
+        return stop
+
+    def closed(self, stop: tuple[int, int, int]) -> bool:
+        line_end = stop[2]
+        boundary = self.boundaries[stop[1]]
+        start = self.data.find(b"--" + boundary, stop[0], line_end)
+        after = start + 2 + len(boundary)
+        return self.data[after : after + 2] == b"--"
+
+    def boundary(self, at: int) -> tuple[int, int, int] | None:
+        """The next boundary line from the line start `at` on: where the content before it ends, the index of
+        its boundary, and where the next line starts."""
+        if not self.boundaries:
+            return None
+        data = self.data
+        first = at
+        while True:
+            if data[at : at + 2] != b"--":
+                at = data.find(b"\n--", at)
+                if at < 0:
+                    return None
+                at += 1
+            end = data.find(b"\n", at) + 1 or self.size
+            line = data[at + 2 : min(end, at + 2 + BOUNDARY_MAX + 2)]
+            best = -1
+            for index in range(len(self.boundaries) - 1, -1, -1):
+                boundary = self.boundaries[index]
+                if line.startswith(boundary) and (best < 0 or len(boundary) > len(self.boundaries[best])):
+                    best = index
+            if best >= 0:
+                before = at
+                if data[before - 1 : before] == b"\n":
+                    before -= 2 if data[before - 2 : before - 1] == b"\r" else 1
+                return max(before, first), best, end
+            at = end - 1 if end > at + 1 else end
+            if at >= self.size:
+                return None
