@@ -101,7 +101,8 @@ class Named:
         self.zones = zones
         served = list(zones.values())
         options = conf.options
-        if options.recursion and options.empty_zones:
+        forwarding_only = options.forward_only and bool(options.forwarders)
+        if options.recursion and options.empty_zones and not forwarding_only:
             served += empty_zones((zone.name for zone in conf.zones), options.disabled_empty_zones)
         if options.recursion and not options.forwarders and not any(z.forwarders for z in conf.zones):
             notes.append("no forwarders: names outside the zones are refused")

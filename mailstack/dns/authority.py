@@ -38,6 +38,8 @@ from mailstack.dns.zone import (
 
 CHAIN_LIMIT: Final = 11
 """Aliases followed in one answer (BIND's max-query-restarts)."""
+ADDITIONAL_LIMIT: Final = 13
+"""Records of a set beyond which nothing is put beside it (BIND's answer to CVE-2024-11187)."""
 NAME_LIMIT: Final = 255
 YXDOMAIN: Final = 6
 _KEY_MATERIAL: Final = frozenset((DS, KEY, DNSKEY, CDS, CDNSKEY))
@@ -99,8 +101,8 @@ class Authority:
         """The answer to a question of class IN; None when no zone holds the name.
 
         `name` is the question's in the client's case; `recursive` is its RD bit, `tcp` how it came (RFC 8482
-        minimal answers to ANY are for UDP). With `across`, aliases and additional addresses lead into other
-        zones of this server: named does so only for clients that may recurse and want to.
+        minimal answers to ANY are for UDP). With `across`, aliases lead into other zones of this
+        server: named follows them only for clients that may recurse and want to.
         """
         zone = self._start(name.lower(), rdtype)
         if zone is None:
@@ -108,7 +110,7 @@ class Authority:
         out = Answer(zone=zone)
         with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
         self._follow(out, zone, name, rdtype, with_authority=with_authority, across=across)
-        self._additional(out, rdtype, with_additional=with_additional, across=across)
+        self._additional(out, rdtype, with_additional=with_additional)
         return out
 
     def _start(self, lower: bytes, rdtype: int) -> Zone | None:
@@ -239,17 +241,19 @@ class Authority:
 
     # ---- the additional section
 
-    def _additional(self, out: Answer, rdtype: int, *, with_additional: bool, across: bool) -> None:
+    def _additional(self, out: Answer, rdtype: int, *, with_additional: bool) -> None:
         present = {(owner.lower(), rrset.rdtype) for owner, rrset in out.answer}
         present.update((owner.lower(), rrset.rdtype) for owner, rrset in out.authority)
-        beside = None if across else out.zone
         referral = bool(out.authority) and out.authority[0][1].rdtype == NS and out.onward is not None
         if referral:
             self._add_glue(out, present)
         if not with_additional or rdtype == ANY:
             return
         for section in (out.answer, () if referral else out.authority):
-            for _, rrset in section:
+            for owner, rrset in section:
+                if not rrset.targets or len(rrset.rdatas) > ADDITIONAL_LIMIT:
+                    continue
+                beside = self.zone_of(owner.lower())
                 for target in rrset.targets:
                     self._add(out, target, _ADDRESSES, present, beside)
                     if rrset.rdtype == MX:
@@ -279,12 +283,12 @@ class Authority:
         present: set[tuple[bytes, int]],
         only: Zone | None,
     ) -> None:
-        """The sets of `target` that are there, from zone `only` when that is given."""
+        """The sets of `target` that are there, if it lies in zone `only` as well."""
         lower = target.lower()
         if len(lower) > NAME_LIMIT:
             return
         zone = self.zone_of(lower)
-        if zone is None or (only is not None and zone is not only):
+        if zone is None or zone is not only:
             return
         node = zone.nodes.get(lower)
         if node is None and self._highest_break(zone, lower, A) is None:

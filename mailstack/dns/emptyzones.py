@@ -51,5 +51,5 @@ def _empty(origin: bytes) -> Zone:
     numbers = (0, 28_800, 7_200, 604_800, _TTL)
     tail = b"".join(number.to_bytes(4, "big") for number in numbers)
     node.rrsets[SOA] = RRset(SOA, _TTL, ((b"", (origin, names.ROOT), tail),))
-    node.rrsets[NS] = RRset(NS, _TTL, ((b"", (origin,), b""),), (origin,))
+    node.rrsets[NS] = RRset(NS, 0, ((b"", (origin,), b""),), (origin,))
     return Zone(origin, {origin: node})
