@@ -95,6 +95,13 @@ class Engine(Protocol):
         """Begin what takes time and will be needed for `apply`, beside the caller. `undo` ends it again."""
         ...
 
+    def provide(self, *, build: bool, dry: bool) -> Step | None:
+        """Have what the services run from (the image); made anew with `build`.
+
+        Returns the step that this was, or would be with `dry`; None when it is there. Raises `NoImage`.
+        """
+        ...
+
     def settle(self, stack: Stack, record: Record) -> Ground:
         """Choose network and ports, keeping what `record` remembers. Changes nothing.
 
@@ -110,8 +117,8 @@ class Engine(Protocol):
         """Names and addresses, beside those of the spec, by which clients reach the stack: for certificates."""
         ...
 
-    def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str], *, build: bool) -> Wanted:
-        """What the plan compares with. `digests`: the files of `Launch.files`. Raises `NoImage`."""
+    def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str]) -> Wanted:
+        """What the plan compares with. `digests`: the files of `Launch.files`; after `provide` and `settle`."""
         ...
 
     def find(self, record: Record) -> Found:

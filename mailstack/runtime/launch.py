@@ -81,6 +81,7 @@ def prepare(
     """Decide everything. With `dry` nothing is written: certificates that are missing count as changed."""
     with phases.measure("plan"):
         record = state.load()
+        built = engine.provide(build=build, dry=dry)
         secrets = resolve_passwords(stack, state.load_secrets(), environ)
         ground = engine.settle(stack, record)
         paths = engine.paths(record)
@@ -94,9 +95,9 @@ def prepare(
     with phases.measure("plan"):
         files = {path: TreeFile(file.data, file.mode) for path, file in tree.files.items()} | tls_files
         digests = {path: file.digest for path, file in files.items()}
-        wanted = engine.wanted(stack, ground, digests, build=build)
+        wanted = engine.wanted(stack, ground, digests)
         found = engine.find(record)
-        steps = make_plan(wanted, found)
+        steps = (*((built,) if built else ()), *make_plan(wanted, found))
     primary = stack.primary
     after = record.but(
         spec=spec_path or record.spec,

@@ -52,8 +52,6 @@ class Wanted:
     services: Mapping[ServiceKey, Deployed]
     frame: tuple[str, ...] = ()
     """Networks and volumes, as `network NAME` and `volume NAME`, in order of creation."""
-    build: str = ""
-    """Why an image has to be built first; empty: it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +73,6 @@ class Found:
 def make_plan(wanted: Wanted, found: Found) -> tuple[Step, ...]:
     """The steps from `found` to `wanted`, in order; none when there is nothing to do."""
     steps: list[Step] = []
-    if wanted.build:
-        steps.append(Step("build", "image", wanted.build))
     steps += [Step("remove", stray, "left over") for stray in found.strays]
     again = [item for item in wanted.frame if item in found.unfit]
     # what hangs on a network or volume that is made anew has to be made anew with it
@@ -104,7 +100,7 @@ def make_plan(wanted: Wanted, found: Found) -> tuple[Step, ...]:
 
 def files_of(service: ServiceKey, digests: Mapping[str, str]) -> dict[str, str]:
     """The part of a tree's digests that one service reads."""
-    return {path: digest for path, digest in sorted(digests.items()) if _matches(path, FILES_OF[service])}
+    return {path: digest for path, digest in sorted(digests.items()) if matches(path, FILES_OF[service])}
 
 
 def _service_step(kind: RuntimeKind, service: ServiceKey, want: Deployed, have: FoundService) -> Step | None:
@@ -118,7 +114,7 @@ def _service_step(kind: RuntimeKind, service: ServiceKey, want: Deployed, have: 
     if shape:
         return Step(again, service, f"{_list(shape)} changed")
     files = _difference(want.files, have.deployed.files)
-    lasting = [path for path in files if not _matches(path, RELOADED[service])]
+    lasting = [path for path in files if not matches(path, RELOADED[service])]
     if lasting:
         return Step(again, service, f"{_list(lasting)} changed")
     if have.condition == "stopped":
@@ -138,7 +134,8 @@ def _difference(want: Mapping[str, str], have: Mapping[str, str]) -> list[str]:
     return sorted(path for path in {*want, *have} if want.get(path) != have.get(path))
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
+def matches(path: str, patterns: Iterable[str]) -> bool:
+    """`path` fits one of the shell patterns (`*` also matches `/`)."""
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 

@@ -30,6 +30,7 @@ from mailstack.runtime.model import (
     LogLine,
     RuntimeKind,
     ServiceKey,
+    Step,
 )
 from mailstack.runtime.network import LOOPBACK, Addresses, loopback_candidates
 from mailstack.runtime.plan import MISSING, Found, FoundService, Wanted, files_of
@@ -84,6 +85,9 @@ class ProcessEngine:
 
     # ---- choosing
 
+    def provide(self, *, build: bool, dry: bool) -> Step | None:
+        return None
+
     def settle(self, stack: Stack, record: Record) -> Ground:
         ours = self._runs()
         network = self._network(stack, record, ours)
@@ -111,7 +115,7 @@ class ProcessEngine:
             addresses=addresses if own else {},
             own=own,
             bind=bind,
-            host="127.0.0.1" if bind == "0.0.0.0" else bind,  # noqa: S104 a comparison
+            host="127.0.0.1" if bind == "0.0.0.0" else bind,
             ports=published,
             notes=notes,
         )
@@ -165,7 +169,7 @@ class ProcessEngine:
             if running is not None and name in running.own:
                 own.append(name)
                 continue
-            if bind == "0.0.0.0" and published[name] == port:  # noqa: S104 a comparison
+            if bind == "0.0.0.0" and published[name] == port:
                 own.append(name)  # the published listener answers there too
                 continue
             error = ports.protocol_error(name, addresses[OWNER[name]], port)
@@ -200,7 +204,7 @@ class ProcessEngine:
 
     # ---- comparing
 
-    def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str], *, build: bool) -> Wanted:
+    def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str]) -> Wanted:
         places = {
             service: ", ".join(
                 f"{name} {ground.bind}:{ground.ports[name]}"

@@ -7,16 +7,13 @@ loading the SDK only to learn that there is no daemon would take longer than sta
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mailstack.runtime.daemon import answers, daemon_socket
 from mailstack.runtime.errors import UsageProblem
 from mailstack.runtime.model import RuntimeKind, RuntimeWish
 from mailstack.runtime.state import Record
-
-PING_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def _automatic(environ: Mapping[str, str]) -> Choice:
         )
     if socket_path is None:
         return Choice("process", "there is no Docker daemon")
-    if not _answers(socket_path):
+    if not answers(socket_path):
         return Choice("process", f"no Docker daemon answers at {socket_path}")
     from mailstack.runtime import image
 
@@ -57,29 +54,3 @@ def _automatic(environ: Mapping[str, str]) -> Choice:
     if why_not:
         return Choice("process", f"there is a Docker daemon, but {why_not}")
     return Choice("docker", "a Docker daemon answers and has the image")
-
-
-def daemon_socket(environ: Mapping[str, str]) -> tuple[str | None, str]:
-    """`(path of the daemon's unix socket, address of a remote daemon)`; at most one of them is given."""
-    host = environ.get("DOCKER_HOST", "")
-    if host.startswith("unix://"):
-        return host[7:], ""
-    if host:
-        return None, host
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    places = ["/var/run/docker.sock"]
-    if runtime:
-        places.append(f"{runtime}/docker.sock")  # rootless
-    return next((place for place in places if os.path.exists(place)), None), ""
-
-
-def _answers(path: str) -> bool:
-    """A daemon says OK to `GET /_ping` (Docker Engine API)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(PING_TIMEOUT)
-        try:
-            connection.connect(path)
-            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-            return b" 200 " in connection.recv(4096).split(b"\r\n", 1)[0]
-        except OSError:
-            return False
