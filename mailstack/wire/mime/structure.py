@@ -71,15 +71,16 @@ class _Scanner:
     def part(self, part: Part, depth: int, digest: bool = False) -> tuple[int, int, int] | None:
         """Read one part from `part.start` on. Returns the boundary that ended it (see `boundary`), or None at
         the message's end."""
-        stop = self.header(part)
-        if stop is not None:
-            part.end = part.body
-            self.classify(part, depth, digest)
-            if part.kind == "rfc822":
-                child = Part(part.end)
-                part.children.append(child)
-            return stop
+        stop, cut = self.header(part)
         self.classify(part, depth, digest)
+        if stop is not None and cut and part.kind != "multipart":
+            # A boundary within the header, or at once behind the empty line, whose line end belongs to the
+            # boundary then; it counts as content of an rfc822 part around this message all the same.
+            self.reached = part.body
+            part.body = part.end = max(stop[0], part.start)
+            if part.kind == "rfc822":
+                part.children.append(Part(part.end))
+            return stop
         if part.kind == "multipart":
             stop = self.multipart(part, depth)
         elif part.kind == "rfc822":
@@ -94,23 +95,15 @@ class _Scanner:
             part.end = max(part.end, self.reached)
         return stop
 
-    def header(self, part: Part) -> tuple[int, int, int] | None:
-        """Read the header; a boundary line within it ends the part and is returned."""
+    def header(self, part: Part) -> tuple[tuple[int, int, int] | None, bool]:
+        """Read the header. Returns the next boundary and whether it comes before the header is over."""
         stop = self.boundary(part.start) if self.boundaries else None
         limit = self.size if stop is None else max(stop[0], part.start)
         end = self.header_end(part.start, limit if stop is None else stop[2])
-        if stop is not None and end is not None and end > limit:
-            # An empty line and at once a boundary: the line end belongs to the boundary, but it counts as
-            # content of the rfc822 part around this message.
-            self.reached = end
-            end = None
-        if stop is not None and end is None:
-            part.fields = list(headers.fields(self.data[part.start : min(limit, part.start + HEADER_MAX)]))
-            part.body = limit
-            return stop
-        part.body = self.size if end is None else end
+        cut = end is None or end > limit
+        part.body = limit if end is None else end
         part.fields = list(headers.fields(self.data[part.start : min(part.body, part.start + HEADER_MAX)]))
-        return None
+        return stop, cut
 
     def header_end(self, start: int, limit: int) -> int | None:
         """Behind the empty line that ends the header, None when none begins before `limit`."""
