@@ -6,39 +6,30 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from mailstack.cli.options import Command, Invocation
+from mailstack.cli.options import Command, Invocation, one_of
 from mailstack.cli.output import Result
 from mailstack.cli.projects import running
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-class EnvFormat(StrEnum):
-    """Values of `--format`."""
-
-    shell = "shell"
-    dotenv = "dotenv"
-    json = "json"
-    github = "github"
-
-
 @app.command(cls=Command)
 def env(
     ctx: typer.Context,
     form: Annotated[
-        EnvFormat,
+        str,
         typer.Option(
             "--format",
             metavar="shell|dotenv|json|github",
+            callback=one_of("shell", "dotenv", "json", "github"),
             show_default=False,
             help="Form of the lines. [default: shell]",
         ),
-    ] = EnvFormat.shell,
+    ] = "shell",
 ) -> Result:
     """Print where everything is, as MAILSTACK_… variables.
 
@@ -83,9 +74,9 @@ def json_lines(variables: Mapping[str, str]) -> str:
     return json.dumps(dict(variables), indent=2, ensure_ascii=False)
 
 
-FORMATS: Mapping[EnvFormat, Callable[[Mapping[str, str]], str]] = {
-    EnvFormat.shell: shell_lines,
-    EnvFormat.dotenv: dotenv_lines,
-    EnvFormat.json: json_lines,
-    EnvFormat.github: github_lines,
+FORMATS: Mapping[str, Callable[[Mapping[str, str]], str]] = {
+    "shell": shell_lines,
+    "dotenv": dotenv_lines,
+    "json": json_lines,
+    "github": github_lines,
 }

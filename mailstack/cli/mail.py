@@ -39,7 +39,7 @@ def ls(ctx: typer.Context, user: User, mailbox: Mailbox = "INBOX") -> Result:
     The JSON has a cursor: 'mail wait --after CURSOR' sees only what arrives after this listing.
     """
     with _open(ctx, user, mailbox) as session:
-        messages = session.list()
+        messages = session.messages()
         cursor = session.cursor
 
     def text(console: Console) -> None:

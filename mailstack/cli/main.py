@@ -22,7 +22,7 @@ from typer.main import get_command
 from mailstack import __version__
 from mailstack.cli.errors import failure_of
 from mailstack.cli.exits import Exit, Failure, PipeClosed, Terminated
-from mailstack.cli.options import Invocation, OutputChoice, RuntimeChoice, command_name, declare
+from mailstack.cli.options import Invocation, command_name, declare, keep_text, one_of
 from mailstack.cli.output import Result
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -53,6 +53,9 @@ CLICK_ERROR: type = typer.BadParameter.__mro__[2]
 
 class Root(TyperGroup):
     """The top-level group: imports a command's module when the command is named."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return keep_text(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -119,17 +122,21 @@ def root(
         ),
     ] = None,
     runtime: Annotated[
-        RuntimeChoice | None,
+        str | None,
         typer.Option(
             "--runtime",
             envvar="MAILSTACK_RUNTIME",
             show_envvar=False,
             metavar="auto|docker|process",
+            callback=one_of("auto", "docker", "process"),
             help="Where the services run. [MAILSTACK_RUNTIME; else auto]",
         ),
     ] = None,
     output: Annotated[
-        OutputChoice | None, typer.Option("--output", "-o", metavar="text|json", help="Form of the output.")
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="text|json", callback=one_of("text", "json"), help="Form of the output."
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every step; tracebacks.")] = False,

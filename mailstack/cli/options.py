@@ -7,29 +7,25 @@ out what a command uses for itself (`logs -f`, `send --file`). A value given aft
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum, StrEnum
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mailstack.cli.output import Console
 
 
-class RuntimeChoice(StrEnum):
-    """Values of `--runtime`."""
+def one_of(*words: str) -> Callable[[str | None], str | None]:
+    """A callback for an option that takes one of some words; typer's own choices would load pydantic."""
 
-    auto = "auto"
-    docker = "docker"
-    process = "process"
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in words:
+            raise typer.BadParameter(f"'{value}' is not one of {', '.join(words)}")
+        return value
 
-
-class OutputChoice(StrEnum):
-    """Values of `--output`."""
-
-    text = "text"
-    json = "json"
+    return check
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +41,7 @@ class Options:
 
     def merged(self, given: dict[str, Any]) -> Options:
         """With what was given further right on the command line."""
-        values = {name: _plain(value) for name, value in given.items() if value}
-        return replace(self, **values)
+        return replace(self, **{name: value for name, value in given.items() if value})
 
 
 @dataclass(slots=True)
@@ -91,6 +86,27 @@ def _shared_params(own: Sequence[Any]) -> list[Any]:
     return copies
 
 
+class _AsTyped:
+    """Takes text as it stands: what typer's own conversion of text comes to, without pydantic."""
+
+    def coerce(self, value: Any, *, param: Any, ctx: Any) -> Any:
+        if param.multiple or param.nargs == -1:
+            return tuple(value or ())
+        return value
+
+
+def keep_text(params: list[Any]) -> list[Any]:
+    """Spare text and flags typer's conversion, which takes longer than most commands.
+
+    Newer versions of typer convert through pydantic; older ones have no such attribute and are left alone.
+    """
+    for param in params:
+        kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+        if kind in (str, list[str], bool) and getattr(param, "_runtime_param", ...) is None:
+            param._runtime_param = _AsTyped()
+    return params
+
+
 def _take_shared(ctx: Any) -> None:
     """Move the shared options of a context to the invocation, so that the command does not see them."""
     given = {name: ctx.params.pop(f"global_{name}") for name in SHARED if f"global_{name}" in ctx.params}
@@ -105,6 +121,9 @@ class Command(TyperCommand):
         super().__init__(*args, **kwargs)
         self.params = [*self.params, *_shared_params(self.params)]
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return keep_text(super().get_params(ctx))
+
     def invoke(self, ctx: Any) -> Any:
         _take_shared(ctx)
         ctx.find_object(Invocation).console.command = command_name(ctx)
@@ -118,6 +137,9 @@ class Group(TyperGroup):
         super().__init__(*args, **kwargs)
         self.params = [*self.params, *_shared_params(self.params)]
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return keep_text(super().get_params(ctx))
+
     def invoke(self, ctx: Any) -> Any:
         _take_shared(ctx)
         return super().invoke(ctx)
@@ -130,7 +152,3 @@ def command_name(ctx: Any) -> str:
         names.insert(0, str(ctx.info_name))
         ctx = ctx.parent
     return " ".join(names) or "mailstack"
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
