@@ -9,6 +9,7 @@ Users: zs (password `secret`, PBKDF2), support (password `s e cret`, plain), bot
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -56,6 +57,7 @@ class Mailbox:
     def __init__(self, service: MailboxService, servers: dict[str, Server], log: Path) -> None:
         self.service = service
         self.servers = servers
+        self.streams: list[Stream] = []
         self._log = log
 
     def port(self, name: str) -> int:
@@ -70,8 +72,11 @@ class Mailbox:
     async def connect(self, name: str) -> Stream:
         """Open a connection to one of the listeners."""
         if name in ("auth", "saslauthd"):
-            return await connect_unix(self.path(name), 5)
-        return await connect("127.0.0.1", self.port(name), 5)
+            stream = await connect_unix(self.path(name), 5)
+        else:
+            stream = await connect("127.0.0.1", self.port(name), 5)
+        self.streams.append(stream)
+        return stream
 
     async def deliver(self, user: str, message: bytes) -> None:
         """Put a message into a user's INBOX."""
@@ -115,7 +120,10 @@ async def running(
     try:
         for server in servers.values():
             await server.start()
-        yield Mailbox(service, servers, log_path)
+        mailbox = Mailbox(service, servers, log_path)
+        yield mailbox
+        for stream in mailbox.streams:
+            stream.abort()
     finally:
         for server in servers.values():
             server.stop()
@@ -123,6 +131,7 @@ async def running(
             session.shutdown()
         await tasks.drain(0.2)
         service.close()
+        await asyncio.sleep(0)  # lets the transports see that they are closed
         os.close(fd)
 
 

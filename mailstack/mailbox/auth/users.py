@@ -128,11 +128,11 @@ class Directory:
             kind, _, location = fields["mail"].partition(":")
             if kind != "maildir" or ":" in location:
                 raise Unavailable(f"userdb field mail of {user}: only maildir:PATH is supported")
+        if not home.startswith("/") and (location.startswith("~") or "%h" in location):
+            raise Unavailable(f"{user} has no home, which mail_location needs")
         path = expand(location, user_variables(user, home))
         if path == "~" or path.startswith("~/"):
             path = home + path[1:]
-        if not path.startswith("/"):
-            raise Unavailable(f"{user} has no home, which mail_location needs")
         return User(user, path.rstrip("/"), home)
 
     def _entry(self, database: Database, user: str) -> Entry | None:
