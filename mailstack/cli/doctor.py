@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,9 +14,11 @@ from mailstack.cli.projects import running
 
 if TYPE_CHECKING:
     from mailstack.runtime.api import Project
-    from mailstack.runtime.model import Check
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+STACK_CHECKS = frozenset({"project", "spec", "certificate", "dns", "mailbox", "mta"})
+"""Findings about the stack; the others are about the machine."""
 
 
 @app.command(cls=Command)
@@ -25,12 +27,17 @@ def doctor(ctx: typer.Context) -> Result:
 
     Exit status 4 when the machine lacks something, 3 when the stack is not healthy.
     """
+    from mailstack.cli import findings
     from mailstack.runtime.api import doctor_checks
+    from mailstack.runtime.state import state_home
 
     invocation: Invocation = ctx.obj
     with invocation.console.progress("checking"):
         project = _project(invocation.options)
-        checks = [*doctor_checks(project), *_spec_checks(project), *native_tools()]
+        checks = [*findings.machine(state_home(os.environ)), *doctor_checks(project)]
+        if project is not None:
+            checks += findings.stack(project)
+        checks += findings.native_tools()
     failed = [check for check in checks if check.level == "fail"]
 
     def text(console: Console) -> None:
@@ -54,17 +61,9 @@ def doctor(ctx: typer.Context) -> Result:
     failure = None
     if failed:
         names = ", ".join(check.name for check in failed)
-        status = Exit.NOT_READY if all(_of_stack(check) for check in failed) else Exit.MISSING
+        status = Exit.NOT_READY if all(check.name in STACK_CHECKS for check in failed) else Exit.MISSING
         failure = Failure("unwell", f"not well: {names}", exit=status)
     return Result(data, text, failure=failure)
-
-
-STACK_CHECKS = frozenset({"spec", "services", "service", "certificate", "stack"})
-"""Findings about the stack; the others are about the machine."""
-
-
-def _of_stack(check: Check) -> bool:
-    return check.name.split()[0] in STACK_CHECKS
 
 
 def _project(options: Options) -> Project | None:
@@ -75,36 +74,3 @@ def _project(options: Options) -> Project | None:
         if options.file is None and options.project is None and failure.exit == Exit.USAGE:
             return None
         raise
-
-
-def _spec_checks(project: Project | None) -> Iterator[Check]:
-    """Whether the spec can be used."""
-    if project is None or project.spec_path is None:
-        return
-    from mailstack.runtime.model import Check
-    from mailstack.spec import SpecErrors, load
-
-    try:
-        load(project.spec_path)
-    except SpecErrors as error:
-        count = len(error.problems)
-        text = f"{project.spec_path} has {count} problem{'s' if count != 1 else ''}"
-        yield Check("spec", "fail", text, "see 'mailstack check'")
-    except OSError as error:
-        yield Check("spec", "fail", f"{project.spec_path}: {error.strerror}", "name another with -f")
-    else:
-        yield Check("spec", "pass", f"{project.spec_path} is valid")
-
-
-def native_tools() -> Iterator[Check]:
-    """Which real parsers `check --native` would find."""
-    from mailstack.cli.native import TOOLS, find
-    from mailstack.runtime.model import Check
-
-    for name, package in {tool.name.split()[0]: tool.package for tool in TOOLS}.items():
-        path = find(name)
-        if path is None:
-            fix = f"only for 'check --native': on Debian, apt-get install {package}"
-            yield Check(f"tool {name}", "warn", "not installed", fix)
-        else:
-            yield Check(f"tool {name}", "pass", path)
