@@ -1,0 +1,141 @@
+"""The real Postfix and the real Cyrus SASL ask our authentication sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import smtplib
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mailbox import running
+
+MASTER = "/usr/lib/postfix/sbin/master"
+MAIN_CF = """\
+compatibility_level = 3.6
+queue_directory = {dir}/queue
+data_directory = {dir}/data
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = mx.mail.test
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+local_recipient_maps =
+alias_maps =
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = unix:{socket}
+smtpd_sasl_security_options = noanonymous
+smtpd_relay_restrictions = permit_sasl_authenticated, reject
+maillog_file = /dev/stdout
+"""
+MASTER_CF = """\
+127.0.0.1:{port} inet n - n - - smtpd
+postlog unix-dgram n - n - 1 postlogd
+anvil unix - - n - 1 anvil
+rewrite unix - - n - - trivial-rewrite
+"""
+
+postfix_here = pytest.mark.skipif(not os.access(MASTER, os.X_OK), reason="postfix is missing")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a real Postfix starts only as root")
+
+
+@contextmanager
+def postfix(auth_socket: str) -> Iterator[int]:
+    """A Postfix that asks at `auth_socket`; its SMTP port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ms-postfix-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for part in ("etc", "queue", "data"):
+            (folder / part).mkdir()
+        shutil.chown(folder / "data", "postfix")
+        (folder / "etc/main.cf").write_text(MAIN_CF.format(dir=folder, socket=auth_socket))
+        (folder / "etc/master.cf").write_text(MASTER_CF.format(port=port))
+        subprocess.run(["postfix", "-c", str(folder / "etc"), "check"], check=True, capture_output=True)
+        command = [MASTER, "-c", str(folder / "etc"), "-d"]
+        with open(folder / "log", "wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _wait(port)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait(port: int) -> None:
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("Postfix does not listen")
+
+
+def _attempt(port: int, mechanism: str, user: str, password: str) -> tuple[int, bytes]:
+    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        client.ehlo()
+        assert client.esmtp_features["auth"].split() == ["PLAIN", "LOGIN"]
+        client.user, client.password = user, password
+        method = client.auth_plain if mechanism == "PLAIN" else client.auth_login
+        try:
+            return client.auth(mechanism, method)
+        except smtplib.SMTPAuthenticationError as error:
+            return error.smtp_code, error.smtp_error  # type: ignore[return-value]
+
+
+@pytest.mark.real
+@postfix_here
+@as_root
+def test_postfix_authenticates_its_clients_with_us() -> None:
+    async def check(folder: Path) -> None:
+        async with running(folder) as mailbox:
+            with postfix(mailbox.path("auth")) as port:
+                for mechanism in ("PLAIN", "LOGIN"):
+                    for user, password, code in (
+                        ("zs", "secret", 235),
+                        ("zs@mail.test", "secret", 235),
+                        ("zs@mail.test", "wrong", 535),
+                        ("nobody", "secret", 535),
+                        ("support@mail.test", "s e cret", 235),
+                    ):
+                        got = await asyncio.to_thread(_attempt, port, mechanism, user, password)
+                        assert got[0] == code, (mechanism, user, got)
+
+    with tempfile.TemporaryDirectory(prefix="ms-auth-") as name:
+        os.chmod(name, 0o755)  # Postfix's smtpd runs as another user
+        asyncio.run(check(Path(name)))
+
+
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("testsaslauthd") is None, reason="testsaslauthd (sasl2-bin) is missing")
+def test_cyrus_sasl_checks_passwords_with_us(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            for user, realm, password, answer in (
+                ("zs", "mail.test", "secret", '0: OK "Success."'),
+                ("zs@mail.test", "", "secret", '0: OK "Success."'),
+                ("zs", "", "wrong", '0: NO "authentication failed"'),
+                ("support", "mail.test", "s e cret", '0: OK "Success."'),
+            ):
+                command = ["testsaslauthd", "-f", mailbox.path("saslauthd"), "-s", "smtp", "-u", user]
+                command += ["-r", realm, "-p", password]
+                done = await asyncio.to_thread(
+                    subprocess.run, command, capture_output=True, text=True, check=False
+                )
+                assert done.stdout.strip() == answer
+
+    asyncio.run(check())
