@@ -275,7 +275,7 @@ class Project:
         return None if self.spec_path is None else str(self.spec_path)
 
     def _stamp(self) -> str:
-        """What identifies the version of the spec whose own name this project has; empty with a given name."""
+        """Which version of the spec named this project; empty when the name was given."""
         return "" if self._named else _spec_stamp(self.spec_path)
 
     def _name_from_spec(self) -> str:

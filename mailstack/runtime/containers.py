@@ -27,8 +27,8 @@ PATHS = Paths(
     gid=GID,
 )
 VOLUMES = ("config", "run", "mail", "queue")
-DATA_VOLUMES = frozenset({"mail", "queue"})
-"""What only `down --volumes` removes."""
+KEPT_VOLUMES = frozenset({"config", "mail", "queue"})
+"""What only `down --volumes` removes; `compose/compose.yaml` can take over from them."""
 LABEL_PROJECT = "mailstack.project"
 LABEL_SERVICE = "mailstack.service"
 LABEL_HASH = "mailstack.config-hash"
@@ -54,6 +54,10 @@ class Mount:
     volume: str
     target: str
     writable: bool
+
+    @property
+    def mode(self) -> str:
+        return "rw" if self.writable else "ro"
 
 
 def network_name(project: str) -> str:

@@ -129,7 +129,7 @@ def leftovers(run: Path) -> dict[str, tuple[int, int]]:
 
 
 def end(run: Path) -> tuple[str, ...]:
-    """End the processes of `run`: SIGTERM, after `GRACE` seconds SIGKILL to their groups. Returns their names.
+    """End the processes of `run`: SIGTERM, after `GRACE` seconds SIGKILL. Returns their names.
 
     A live supervisor gets the signal alone: it ends its services the same way. Raises `RuntimeFailure` when
     a process outlives even that (it hangs in the kernel, or belongs to another user).

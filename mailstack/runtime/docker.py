@@ -5,8 +5,8 @@ resolver, a read-only root, no capability and no way to gain one. The configurat
 there through a container that is made for it and never started, so that this works with a daemon on another
 machine too and no running container can write it.
 
-Drift is found by a label with a digest of what a container was made from; what a service reads again on SIGHUP
-is compared with the project's record instead, because labels cannot change.
+Drift is found by a label with a digest of what a container was made from; what a service reads again on
+SIGHUP is compared with the project's record instead, because labels cannot change.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class DockerEngine:
                 "ports": " ".join(f"{ground.bind}:{host}:{port}/{kind}" for port, kind, host in offered),
                 "address": f"{ground.addresses[service]} in {ground.network}",
                 "mounts": " ".join(
-                    f"{mount.volume}:{mount.target}:{mount.writable:d}"
+                    f"{mount.volume}:{mount.target}:{mount.mode}"
                     for mount in setup.mounts(service, maildir=self._maildir)
                 ),
             }
@@ -399,7 +399,7 @@ class DockerEngine:
                 },
                 host_config=api.create_host_config(
                     binds=[
-                        f"{setup.volume_name(project, mount.volume)}:{mount.target}:{'rw' if mount.writable else 'ro'}"
+                        f"{setup.volume_name(project, mount.volume)}:{mount.target}:{mount.mode}"
                         for mount in setup.mounts(service, maildir=self._maildir)
                     ],
                     port_bindings={f"{port}/{kind}": (ground.bind, host) for port, kind, host in offered},
@@ -458,7 +458,8 @@ class DockerEngine:
             if found.get("RestartCount") or state["Status"] in ("exited", "dead", "restarting"):
                 tail = self._tail(name)
                 raise ServiceDied(
-                    f"{service} ended at once (status {state.get('ExitCode')}){': ' + tail[-1] if tail else ''}",
+                    f"{service} ended at once (status {state.get('ExitCode')})"
+                    + (f": {tail[-1]}" if tail else ""),
                     service=service,
                     tail=tail,
                     hint="the lines above are its last words",
@@ -543,7 +544,7 @@ class DockerEngine:
             ]
         )
         networks, names = self._frame()
-        kept = set() if volumes else {setup.volume_name(record.project, name) for name in setup.DATA_VOLUMES}
+        kept = set() if volumes else {setup.volume_name(record.project, name) for name in setup.KEPT_VOLUMES}
         jobs: list[Callable[[], object]] = []
         for item in networks:
             removed.append(f"network {item['Name']}")
@@ -556,7 +557,7 @@ class DockerEngine:
         return Swept(tuple(sorted(removed)))
 
     def _end_network(self, name: str) -> None:
-        """Remove the network; whoever else is in it (a test's own container, say) is taken out of it first."""
+        """Remove the network; whoever else is in it (a test's container, say) is taken out first."""
         api = self.daemon.api
         inside = call("looking at the network", lambda: api.inspect_network(name)).get("Containers") or {}
         for other in inside:

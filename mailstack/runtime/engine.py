@@ -114,11 +114,11 @@ class Engine(Protocol):
         ...
 
     def names(self, ground: Ground) -> tuple[str, ...]:
-        """Names and addresses, beside those of the spec, by which clients reach the stack: for certificates."""
+        """Names and addresses beside those of the spec by which clients reach it: for certificates."""
         ...
 
     def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str]) -> Wanted:
-        """What the plan compares with. `digests`: the files of `Launch.files`; after `provide` and `settle`."""
+        """What the plan compares with; after `provide` and `settle`. `digests`: of `Launch.files`."""
         ...
 
     def find(self, record: Record) -> Found:
@@ -156,5 +156,5 @@ class Engine(Protocol):
         ...
 
     def exec(self, service: ServiceKey, module: str, arguments: Sequence[str], record: Record) -> ExecResult:
-        """Run `python -m module …` in a service's surroundings. Raises `RuntimeFailure` when it does not run."""
+        """Run `python -m module …` where a service runs. Raises `RuntimeFailure` when that fails."""
         ...

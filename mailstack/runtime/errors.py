@@ -1,7 +1,8 @@
 """What can go wrong while launching, as classes that know their exit status.
 
-The command line prints `str(error)`, then `error.hint` (what to do about it), and exits with `error.status`;
-JSON output carries `error.code`. Problems of the spec itself are not here: `mailstack.spec` has them (exit 2).
+The command line prints `str(error)`, then `error.hint` (what to do about it), and exits with
+`error.status`; JSON output carries `error.code`. Problems of the spec itself are not here: `mailstack.spec`
+has them (exit 2).
 """
 
 from __future__ import annotations

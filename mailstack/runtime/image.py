@@ -1,8 +1,9 @@
 """The container image: one for the three services, built from any base that has Python 3.11 or newer.
 
-Nothing is fetched inside the build. The context is made in memory from the servers' part of this package and
-from what the host has installed (dnspython; uvloop where a build of it fits the base), and `compose/Dockerfile`
-says the rest. The tag carries a digest of the context, so a changed program means another image.
+Nothing is fetched inside the build. The context is made in memory from the servers' part of this package
+and from what the host has installed (dnspython; uvloop where a build of it fits the base), and
+`compose/Dockerfile` says the rest. The tag carries a digest of the context, so a changed program means
+another image.
 
 The base is the one that was named, else the one that an earlier build was given, else `python:3.11-slim`; no
 other local image is ever picked by itself.
@@ -94,7 +95,7 @@ def present(api: Any) -> tuple[str, str] | None:
 
 
 def why_not_available(environ: Mapping[str, str]) -> str:
-    """Why `auto` cannot use the daemon: empty when the image is there or can be built without being told how."""
+    """Why `auto` cannot use Docker; empty when the image is there or can be built without being told how."""
     try:
         found = daemon.connect(environ)
     except NoDocker as error:
@@ -125,39 +126,38 @@ def build(
     context = _context(inside, loop_files)
     name = tag()
     built: dict[str, str] = {}
-    stream = daemon.call(
-        "building the image",
-        lambda: list(
-            api.build(
-                fileobj=context,
-                custom_context=True,
-                encoding="gzip",
-                tag=name,
-                buildargs={"BASE": reference},
-                labels={
-                    LABEL: mailstack.__version__,
-                    "mailstack.base": reference,
-                    "mailstack.interpreter": inside.python,
-                    "mailstack.python": ".".join(map(str, inside.version)),
-                },
-                network_mode="none",
-                rm=True,
-                forcerm=True,
-                decode=True,
-            )
-        ),
-    )
-    for message in cast("list[dict[str, Any]]", stream):
-        if "error" in message:
-            raise RuntimeFailure(
-                f"the image cannot be built on {reference}: {str(message['error']).strip()}",
-                hint="see the lines above, or name another base with `mailstack image build --base IMAGE`",
-            )
-        for line in str(message.get("stream", "")).splitlines():
-            if line.startswith("mailstack-built "):
-                built = json.loads(line.partition(" ")[2])
-            elif line.strip():
-                say(line.rstrip())
+
+    def run() -> None:
+        stream = api.build(
+            fileobj=context,
+            custom_context=True,
+            encoding="gzip",
+            tag=name,
+            buildargs={"BASE": reference},
+            labels={
+                LABEL: mailstack.__version__,
+                "mailstack.base": reference,
+                "mailstack.interpreter": inside.python,
+                "mailstack.python": ".".join(map(str, inside.version)),
+            },
+            network_mode="none",
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for message in stream:
+            if "error" in message:
+                raise RuntimeFailure(
+                    f"the image cannot be built on {reference}: {str(message['error']).strip()}",
+                    hint="see the lines above, or name another base: `mailstack image build --base IMAGE`",
+                )
+            for line in str(message.get("stream", "")).splitlines():
+                if line.startswith("mailstack-built "):
+                    built.update(json.loads(line.partition(" ")[2]))
+                elif line.strip() and not line.startswith((" --->", "Removing intermediate")):
+                    say(line.rstrip())
+
+    daemon.call("building the image", run)
     loop: Literal["uvloop", "asyncio"] = "uvloop" if built.get("loop") == "uvloop" else "asyncio"
     if loop == "asyncio" and loop_files:
         note = "the uvloop of this machine does not load in the base"
@@ -193,8 +193,9 @@ def look_into(api: Any, reference: str) -> Base:
         return Base(
             reference, python, version, data["machine"], data["soabi"], (data["libc"][0], data["libc"][1])
         )
+    last = said.strip().rpartition("\n")[2]
     raise NoImage(
-        f"{reference} has no Python that runs{': ' + said.strip().rpartition(chr(10))[2] if said.strip() else ''}",
+        f"{reference} has no Python that runs" + (f": {last}" if last else ""),
         hint=_BASE_HINT,
     )
 
@@ -286,7 +287,7 @@ def _inspect(api: Any, reference: str) -> dict[str, Any]:
 
 
 def recipe() -> Path:
-    """The folder with Dockerfile and finish.py: beside the package in a checkout, inside it when installed."""
+    """The folder with Dockerfile and finish.py: beside the package in a checkout, else inside it."""
     package = Path(mailstack.__file__).resolve().parent
     for folder in (package / "_compose", package.parent / "compose"):
         if (folder / "Dockerfile").is_file():
@@ -404,8 +405,8 @@ def _download(base: Base, requirement: str) -> dict[str, bytes]:
     )
     with tempfile.TemporaryDirectory(prefix="mailstack-wheel-") as folder:
         command = [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder,
-            "--python-version", python, "--implementation", "cp", "--abi", f"cp{python}",
+            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+            "--dest", folder, "--python-version", python, "--implementation", "cp", "--abi", f"cp{python}",
             *(word for kind in kinds for word in ("--platform", f"{kind}_{base.machine}")), requirement,
         ]  # fmt: skip
         try:

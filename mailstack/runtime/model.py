@@ -1,7 +1,7 @@
-"""The values that the rest of the program gets from the runtime. Standard library only, so that it imports fast.
+"""The values that the rest of the program gets from the runtime.
 
-Everything here is frozen. Ports are host ports (where a client on this machine connects), addresses are IPv4
-literals as strings, times are seconds.
+Standard library only, so that it imports fast; everything is frozen. Ports are host ports (where a client on
+this machine connects), addresses are IPv4 literals as strings, times are seconds.
 """
 
 from __future__ import annotations

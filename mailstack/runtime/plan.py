@@ -1,8 +1,9 @@
 """What `up` has to do: a pure comparison of what is wanted with what is there.
 
-The same inputs give the same steps; nothing is looked up here. A service's inputs are its *shape* (everything
-outside the files: command, listeners, image, limits) and its files with their digests. A change of shape makes
-it anew, a change of a file that it reads again on SIGHUP reloads it, and any other change restarts it.
+The same inputs give the same steps; nothing is looked up here. A service's inputs are its *shape*
+(everything outside the files: command, listeners, image, limits) and its files with their digests. A change
+of shape makes it anew, a change of a file that it reads again on SIGHUP reloads it, and any other change
+restarts it.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def files_of(service: ServiceKey, digests: Mapping[str, str]) -> dict[str, str]:
 def _service_step(kind: RuntimeKind, service: ServiceKey, want: Deployed, have: FoundService) -> Step | None:
     if have.condition == "missing":
         return Step("create" if kind == "docker" else "start", service, "not there yet")
-    # a container's labels cannot be changed: what a process does by starting again, it does by being made anew
+    # a container's labels cannot be changed: it is made anew where a process is started again
     again = "recreate" if kind == "docker" else "restart"
     if have.deployed is None:
         return Step(again, service, "it is not known what it runs with")

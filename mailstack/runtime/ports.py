@@ -1,8 +1,8 @@
 """Host ports: choosing free ones, and naming whoever holds one that is taken.
 
-Chosen ports lie below the kernel's range for outgoing connections, so that none is lost to a client's socket
-between the choice and the server's bind, and begin at a place derived from the project, so that a project gets
-the same ones again and two projects rarely meet.
+Chosen ports lie below the kernel's range for outgoing connections, so that none is lost to a client's
+socket between the choice and the server's bind, and begin at a place derived from the project, so that a
+project gets the same ones again and two projects rarely meet.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def choose(
 
 
 def require_free(name: str, address: str, port: int) -> None:
-    """Raise `PortTaken` naming the holder, or `NoPrivilege`, unless `address:port` can be bound for `name`."""
+    """Unless `address:port` can be bound for `name`, raise `PortTaken` (holder named) or `NoPrivilege`."""
     error = protocol_error(name, address, port)
     if not error:
         return

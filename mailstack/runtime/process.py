@@ -67,7 +67,7 @@ class ProcessEngine:
         environ: Mapping[str, str],
         commands: Mapping[ServiceKey, Sequence[str]] | None = None,
     ) -> None:
-        """`commands`: what to start instead of our own servers; `{config}` stands for the service's folder."""
+        """`commands`: what to start instead of our servers; `{config}` stands for the service's folder."""
         self.state = state
         self.env = service_environment(environ)
         self._commands = commands or {

@@ -1,8 +1,8 @@
 """Which runtime `auto` means, and why, in words.
 
 Docker is taken where a daemon answers and the image is there or can be built without asking anybody; plain
-processes otherwise. A stack that is up stays with what it runs on. The daemon is asked over its socket by hand:
-loading the SDK only to learn that there is no daemon would take longer than starting the processes.
+processes otherwise. A stack that is up stays with what it runs on. The daemon is first asked over its socket
+by hand: loading the SDK only to learn that there is none would take longer than starting the processes.
 """
 
 from __future__ import annotations

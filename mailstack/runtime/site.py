@@ -1,7 +1,7 @@
 """From a checked spec and the facts of this machine to what `render` takes: its `Site`.
 
-Also where passwords come from: the spec, a file, the environment, or, when a user has none of them, a generated
-one that stays in the state folder.
+Also where passwords come from: the spec, a file, the environment, or, when a user has none of them, a
+generated one that stays in the state folder.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ SCHEMA = 1
 FOLDERS = ("rendered", "tls", "run", "log", "queue", "mail")
 PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 SOCKET_BASE_LIMIT = 70
-"""Octets of a folder under which unix sockets still fit in `sun_path` (108 octets, the longest name below is 20)."""
+"""Octets of a folder's path under which sockets fit in `sun_path` (108 octets; the longest name has 20)."""
 _POLL = 0.02
 
 
@@ -177,7 +177,7 @@ class StateDir:
 
     @contextlib.contextmanager
     def lock(self, timeout: float) -> Iterator[None]:
-        """Hold the project. Makes the folder when it is missing and removes it again if nothing was put in it.
+        """Hold the project. Makes a missing folder, and removes it again if nothing was put in it.
 
         Raises `Locked` after `timeout` seconds.
         """
@@ -245,7 +245,7 @@ class StateDir:
         _replace_file(self.path / "state.json", record.to_json(), 0o600)
 
     def load_secrets(self) -> Secrets:
-        """The secrets; when there are none yet, a new salt. Raises `RuntimeFailure` when the file is damaged."""
+        """The secrets; where there are none, a new salt. Raises `RuntimeFailure` when the file is damaged."""
         path = self.path / "secrets.json"
         try:
             data = json.loads(path.read_text())

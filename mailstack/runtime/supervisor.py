@@ -353,9 +353,8 @@ class Supervisor:
                 pass
             case other:
                 raise ValueError(f"unknown command {other!r}")
-        return {
-            "ok": True, "pid": os.getpid(), "services": {s.name: s.describe() for s in self.services.values()},
-        }  # fmt: skip
+        services = {name: service.describe() for name, service in self.services.items()}
+        return {"ok": True, "pid": os.getpid(), "services": services}
 
     def _start(self, name: str, argv: list[str], env: dict[str, str]) -> None:
         if self.quitting:
@@ -419,7 +418,7 @@ def _listen(base: str) -> socket.socket:
 
 
 def _death_signal() -> Any:
-    """libc's prctl, loaded before the fork so that the child only has to call it; None where there is none."""
+    """libc's prctl, loaded before any fork so that a child only has to call it; None: there is none."""
     try:
         import ctypes
 

@@ -1,11 +1,12 @@
-"""The stack's certificates: a throwaway authority of its own, and one leaf with every name and address in use.
+"""The stack's certificates: a throwaway authority of its own, and one leaf with every name in use.
 
-Files in the project's `tls/`: `ca.pem` (give this to clients), `ca-key.pem`, `cert.pem` (the leaf), `key.pem`,
-and `issued.json`, from which a later run sees whether the leaf still covers everything without loading a
-cryptographic library. The authority stays as it is when the leaf is made anew, so clients that trust it go on.
+Files in the project's `tls/`: `ca.pem` (give this to clients), `ca-key.pem`, `cert.pem` (the leaf),
+`key.pem`, and `issued.json`, from which a later run sees whether the leaf still covers everything without
+loading a cryptographic library. The authority stays as it is when the leaf is made anew, so clients that
+trust it go on.
 
-Keys are ECDSA P-256; certificates follow RFC 5280 closely enough for OpenSSL's strict mode (key identifiers, key
-usage), and carry names and addresses as subjectAltName only (RFC 9525 §2).
+Keys are ECDSA P-256; certificates follow RFC 5280 closely enough for OpenSSL's strict mode (key identifiers,
+key usage), and carry names and addresses as subjectAltName only (RFC 9525 §2).
 """
 
 from __future__ import annotations

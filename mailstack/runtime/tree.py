@@ -48,7 +48,7 @@ def write_file(path: Path, file: TreeFile) -> None:
 def bring_to(root: Path, wanted: Mapping[str, TreeFile]) -> dict[str, TreeFile | None]:
     """Make the tree at `root` equal to `wanted`; what is the same is not touched, so tables keep their mtime.
 
-    Returns what was replaced or removed, and None for what is new: `restore` takes that back. Raises `OSError`.
+    Returns what was replaced or removed, None for what is new: `restore` takes that. Raises `OSError`.
     """
     before: dict[str, TreeFile | None] = {}
     there = read_tree(root)

@@ -172,7 +172,7 @@ def test_update_that_fails_puts_the_old_configuration_back(bench: Bench) -> None
 
 def test_service_that_is_silent_is_named(bench: Bench) -> None:
     bench.behave(mailbox="mute")
-    with pytest.raises(AssertionError, match="mailbox.*lmtp"):
+    with pytest.raises(AssertionError, match=r"mailbox.*lmtp"):
         bench.up(FILES, timeout=1.0)
     assert control.leftovers(bench.state.run) == {}
 
