@@ -70,6 +70,7 @@ def files(stack: Stack, site: Site) -> Iterator[tuple[str, File]]:
         "tls_cert": site.tls_cert,
         "tls_key": site.tls_key,
         "services": list(_services(stack, site)),
+        "host": site.kind == "host",
         "auth_socket": site.client_socket,
         "auth_mode": _MODES[site.kind],
         "auth_owner": site.auth_socket_owner,
