@@ -54,7 +54,7 @@ _HELP = Reply(214, "2.0.0", "RFC 2033")
 _BETWEEN = (State.IDLE, State.READY)
 """No transaction is open."""
 _FULL = {errno.ENOSPC: "Disk is full", errno.EDQUOT: "Quota exceeded (mailbox for user is full)"}
-_MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?(<[^\r\n]{0,250}|[^\r\n]{0,250})", re.I | re.M)
+_MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]{0,250})", re.I | re.M)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

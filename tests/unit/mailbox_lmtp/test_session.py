@@ -1,0 +1,283 @@
+"""What LMTP stores, and what it answers when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mailstack.mailbox.lmtp import session as lmtp
+from mailstack.mailbox.lmtp.session import message_id, without_detail
+from mailstack.mailbox.views import MailStore
+from mailstack.net.stream import Stream
+from tests.mailbox import Mailbox, client_tls, running
+
+
+class Client:
+    """Sends commands, reads replies."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._buffer = b""
+
+    @classmethod
+    async def connect(cls, mailbox: Mailbox) -> Client:
+        """A client that has said LHLO."""
+        client = cls(await mailbox.connect("lmtp"))
+        assert (await client.reply()).startswith("220 ")
+        assert (await client.say("LHLO client")).startswith("250")
+        return client
+
+    async def reply(self) -> str:
+        """The last line of the next reply."""
+        while True:
+            while b"\r\n" not in self._buffer:
+                data = await self.stream.read(5)
+                if not data:
+                    return ""
+                self._buffer += data
+            line, _, self._buffer = self._buffer.partition(b"\r\n")
+            if line[3:4] != b"-":
+                return line.decode()
+
+    async def say(self, line: str) -> str:
+        """Send one line, give its reply."""
+        self.stream.write(line.encode() + b"\r\n")
+        return await self.reply()
+
+    async def send(self, recipients: Sequence[str], data: bytes, sender: str = "a@b.test") -> list[str]:
+        """A transaction; the replies to the content, one for each recipient that was accepted."""
+        assert (await self.say(f"MAIL FROM:<{sender}>")).startswith("250")
+        accepted = 0
+        for recipient in recipients:
+            accepted += (await self.say(f"RCPT TO:<{recipient}>")).startswith("250")
+        assert await self.say("DATA") == "354 OK"
+        self.stream.write(data + b".\r\n")
+        return [await self.reply() for _ in range(accepted)]
+
+
+def files(folder: Path, user: str) -> list[bytes]:
+    """What lies in a user's `new`, oldest first."""
+    found = sorted((folder / "mail/mail.test" / user / "new").glob("*"), key=lambda path: path.name)
+    return [path.read_bytes() for path in found]
+
+
+def test_what_is_on_disk_when_the_reply_comes(tmp_path: Path) -> None:
+    async def check() -> str:
+        async with running(tmp_path) as mailbox:
+            client = await Client.connect(mailbox)
+            (reply,) = await client.send(
+                ["zs+detail@mail.test"], b"Subject: x\r\nMessage-ID: <1@b>\r\n\r\n..dot\r\n"
+            )
+            assert re.fullmatch(r"250 2\.0\.0 <zs\+detail@mail\.test> \S+ Saved", reply)
+            assert len(files(tmp_path, "zs")) == 1
+            return mailbox.log()
+
+    log = asyncio.run(check())
+    (stored,) = files(tmp_path, "zs")
+    assert re.fullmatch(
+        rb"Return-Path: <a@b\.test>\nDelivered-To: zs@mail\.test\n"
+        rb"Received: from client \(\[127\.0\.0\.1\]\)\n\tby mx\.mail\.test with LMTP\n\tid \S+\n"
+        rb"\t\(envelope-from <a@b\.test>\)\n\tfor <zs\+detail@mail\.test>; \w{3}, \d+ \w{3} \d{4} [\d:]{8} [+-]\d{4}\n"
+        rb"Subject: x\nMessage-ID: <1@b>\n\n\.dot\n",
+        stored,
+    )
+    assert re.search(r"dovecot\[\d+\]: lmtp\(zs@mail\.test\)<\S+>: msgid=<1@b>: saved mail to INBOX", log)
+
+
+@pytest.mark.parametrize(
+    ("extra", "head"),
+    [
+        ("lmtp_add_received_header = no\n", b"Return-Path: <>\nDelivered-To: zs@mail.test\nSubject"),
+        (
+            "lmtp_add_received_header = no\nlmtp_hdr_delivery_address = original\n",
+            b"Return-Path: <>\nDelivered-To: ZS-list@mail.test\nSubject",
+        ),
+        (
+            "lmtp_add_received_header = no\nprotocol lmtp {\n  lmtp_hdr_delivery_address = none\n}\n",
+            b"Return-Path: <>\nSubject",
+        ),
+    ],
+)
+def test_header_settings(tmp_path: Path, extra: str, head: bytes) -> None:
+    async def check() -> None:
+        async with running(tmp_path, extra + "recipient_delimiter = -+\n") as mailbox:
+            client = await Client.connect(mailbox)
+            assert len(await client.send(["ZS-list@mail.test"], b"Subject: x\r\n\r\n", "")) == 1
+
+    asyncio.run(check())
+    assert files(tmp_path, "zs")[0].startswith(head)
+
+
+@pytest.mark.parametrize(
+    ("number", "reply"),
+    [
+        (errno.ENOSPC, "452 4.2.2 <zs@mail.test> Disk is full"),
+        (errno.EDQUOT, "452 4.2.2 <zs@mail.test> Quota exceeded (mailbox for user is full)"),
+        (errno.EIO, "451 4.3.0 <zs@mail.test> Temporary internal error"),
+    ],
+)
+def test_one_recipient_s_failure_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reply: str
+) -> None:
+    deliver = MailStore.deliver
+
+    async def failing(store: MailStore, root: str, data: Sequence[bytes | memoryview]) -> None:
+        if root.endswith("/zs"):
+            raise OSError(number, "it fails")
+        await deliver(store, root, data)
+
+    monkeypatch.setattr(MailStore, "deliver", failing)
+
+    async def check() -> str:
+        async with running(tmp_path) as mailbox:
+            client = await Client.connect(mailbox)
+            replies = await client.send(["zs@mail.test", "support@mail.test"], b"Subject: x\r\n\r\n")
+            assert replies[0] == reply
+            assert replies[1].startswith("250 2.0.0 <support@mail.test>")
+            return mailbox.log()
+
+    assert "save to INBOX failed" in asyncio.run(check())
+    assert len(files(tmp_path, "support")) == 1
+
+
+def test_users_that_cannot_be_looked_up_are_a_temporary_failure(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            client = await Client.connect(mailbox)
+            (tmp_path / "users").unlink()
+            await client.say("MAIL FROM:<>")
+            assert (
+                await client.say("RCPT TO:<zs@mail.test>")
+                == "451 4.3.0 <zs@mail.test> Temporary internal error"
+            )
+
+    asyncio.run(check())
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmtp, "MESSAGE_LIMIT", 1000)
+    monkeypatch.setattr(lmtp, "RECIPIENTS_LIMIT", 2)
+
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            client = await Client.connect(mailbox)
+            assert await client.send(["zs@mail.test"], b"x" * 1100 + b"\r\n") == [
+                "552 5.3.4 <zs@mail.test> Message is too big"
+            ]
+            await client.say("MAIL FROM:<>")
+            said = [await client.say("RCPT TO:<zs@mail.test>") for _ in range(3)]
+            assert said == ["250 2.1.5 OK", "250 2.1.5 OK", "452 4.5.3 Too many recipients"]
+
+    asyncio.run(check())
+    assert files(tmp_path, "zs") == []
+
+
+def test_a_silent_client_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmtp, "IDLE_TIMEOUT", 0.01)
+
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            client = Client(await mailbox.connect("lmtp"))
+            await client.reply()
+            assert await client.reply() == "421 4.4.2 Disconnected for inactivity"
+
+    asyncio.run(check())
+
+
+def test_shutdown_lets_a_message_end(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            idle, busy = await Client.connect(mailbox), await Client.connect(mailbox)
+            await busy.say("MAIL FROM:<>")
+            await busy.say("RCPT TO:<zs@mail.test>")
+            for session in list(mailbox.service.sessions):
+                session.shutdown()
+            assert await idle.reply() == "421 4.3.2 Shutting down"
+            assert await busy.say("DATA") == "354 OK"
+            assert (await busy.say("Subject: x\r\n\r\n.")).startswith("250 2.0.0")
+            assert await busy.reply() == "421 4.3.2 Shutting down"
+            assert await busy.reply() == ""
+
+    asyncio.run(check())
+
+
+def test_starttls_forgets_what_was_said_before(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path, tls=True) as mailbox:
+            client = await Client.connect(mailbox)
+            assert await client.say("STARTTLS") == "220 2.0.0 Begin TLS negotiation now."
+            await client.stream.start_tls(
+                client_tls(tmp_path), 5, server_side=False, server_hostname="localhost"
+            )
+            assert await client.say("MAIL FROM:<>") == "503 5.5.1 Error: send HELO/EHLO first"
+            await client.say("LHLO again")
+            await client.send(["zs@mail.test"], b"Subject: x\r\n\r\n", "")
+
+    asyncio.run(check())
+    assert b"\t(using TLSv1.3)\n\tby mx.mail.test with LMTPS\n" in files(tmp_path, "zs")[0]
+
+
+def test_noise_ends_no_more_than_its_own_session(tmp_path: Path) -> None:
+    words = [
+        b"LHLO x\r\n",
+        b"MAIL FROM:<a@b>\r\n",
+        b"RCPT TO:<zs>\r\n",
+        b"DATA\r\n",
+        b".\r\n",
+        b"\0\xff",
+        b"\n",
+        b"\r",
+    ]
+    chance = random.Random(7)
+
+    async def check() -> str:
+        async with running(tmp_path) as mailbox:
+            for _ in range(40):
+                stream = await mailbox.connect("lmtp")
+                stream.write(b"".join(chance.choices(words, k=30)) + chance.randbytes(50))
+                assert stream.transport is not None
+                stream.transport.write_eof()
+                while await stream.read(5):
+                    pass
+                stream.close()
+            client = await Client.connect(mailbox)
+            assert (await client.send(["zs@mail.test"], b"\r\n"))[0].startswith("250")
+            return mailbox.log()
+
+    assert "error:" not in asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("address", "delimiters", "bare"),
+    [
+        ("zs+list@mail.test", "+", "zs@mail.test"),
+        ("zs+a+b@mail.test", "+", "zs@mail.test"),
+        ("zs-a+b@mail.test", "+-", "zs@mail.test"),
+        ("+zs@mail.test", "+", "+zs@mail.test"),
+        ("zs@mail.test", "+", "zs@mail.test"),
+        ("zs+x", "+", "zs"),
+        ("zs+x@mail.test", "", "zs+x@mail.test"),
+    ],
+)
+def test_details(address: str, delimiters: str, bare: str) -> None:
+    assert without_detail(address, delimiters) == bare
+
+
+@pytest.mark.parametrize(
+    ("head", "shown"),
+    [
+        (b"Message-Id: <a@b>\r\n\r\n", "<a@b>"),
+        (b"X: y\r\nMESSAGE-ID:\r\n <a@b> \r\n\r\n", "<a@b>"),
+        (b"X: y\r\n\r\nMessage-ID: <in the body>\r\n", "unspecified"),
+        (b"", "unspecified"),
+        (b"Message-ID:\r\n\r\n", "unspecified"),
+    ],
+)
+def test_the_message_id_for_the_log(head: bytes, shown: str) -> None:
+    assert message_id([head]) == shown
