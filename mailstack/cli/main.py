@@ -90,9 +90,13 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(ctx: typer.Context, wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"mailstack {__version__}\n")
+        console = ctx.find_object(Invocation).console  # type: ignore[union-attr]
+        if console.json:
+            console.emit({"version": __version__})
+        else:
+            console.print(f"mailstack {__version__}")
         raise typer.Exit
 
 

@@ -180,7 +180,9 @@ class Console:
         with Progress(self, what) as progress:
             yield progress
 
-    def _write(self, stream: TextIO, text: str) -> None:
+    def _write(self, stream: TextIO | None, text: str) -> None:
+        if stream is None:
+            return  # it was closed before we began (`>&-`)
         try:
             try:
                 stream.write(text)
@@ -260,6 +262,8 @@ def _spinner(what: str) -> Status:
     return RichConsole(stderr=True, highlight=False).status(what)
 
 
-def colourful(stream: TextIO) -> bool:
+def colourful(stream: TextIO | None) -> bool:
     """Whether colours and cursor movement are wanted there (no-color.org)."""
+    if stream is None:
+        return False
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", None)

@@ -31,6 +31,7 @@ def test_help_lists_every_command_and_each_says_the_same_of_itself(shell: Shell)
 def test_version(shell: Shell) -> None:
     ran = shell("--version")
     assert (ran.status, ran.out) == (0, f"mailstack {__version__}\n")
+    assert shell("--version", "-o", "json").json["data"] == {"version": __version__}
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,17 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stderr == b""
+
+
+def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
+    script = "import sys; from mailstack.cli.main import main; sys.exit(main(['schema']))"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"{sys.executable}" -c "{script}" >&-'],
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_start_up_imports_nothing_heavy() -> None:
