@@ -64,4 +64,8 @@ class Terminated(BaseException):
 
 
 class PipeClosed(Exception):  # noqa: N818  (no error: the reader has had enough)
-    """Whoever read our standard output went away (`mailstack logs | head -1`)."""
+    """Standard output takes no more: its reader went away (`logs | head -1`), or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error

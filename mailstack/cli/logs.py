@@ -48,6 +48,8 @@ def logs(
                 console.emit(_line_data(line))
             else:
                 console.print(f"{line.service:<{width}} | {line.text}")
+                if follow:
+                    console.flush()
     except KeyboardInterrupt:
         if not follow:
             raise

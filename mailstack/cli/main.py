@@ -168,11 +168,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     invocation.console.json = _wants_json(args)
     before = {signum: signal.signal(signum, _terminate) for signum in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        return _run(args, invocation)
-    except PipeClosed:
+        status = _run(args, invocation)
+        invocation.console.flush()
+        return status
+    except PipeClosed as closed:
         # Nobody reads any more: what the interpreter flushes at its end must go nowhere, quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.CLOSED
+        if isinstance(closed.error, BrokenPipeError):
+            return Exit.CLOSED
+        invocation.console.complain(f"error: standard output: {closed.error.strerror}")
+        return Exit.FAILED
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

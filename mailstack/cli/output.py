@@ -71,8 +71,12 @@ class Console:
     _warned: set[str] = field(default_factory=set)
 
     def print(self, text: str = "") -> None:
-        """One line of text on standard output. Raises `PipeClosed`."""
+        """One line of text on standard output, buffered until `flush`. Raises `PipeClosed`."""
         self._write(sys.stdout, text + "\n")
+
+    def flush(self) -> None:
+        """Let what has been printed be seen. Raises `PipeClosed`."""
+        self._write(sys.stdout, "", flush=True)
 
     def say(self, text: str) -> None:
         """A diagnostic on standard error; nothing with `-q`."""
@@ -82,7 +86,8 @@ class Console:
     def complain(self, text: str) -> None:
         """A diagnostic that `-q` does not silence. A closed standard error is no reason to fail."""
         try:
-            self._write(sys.stderr, text + "\n")
+            self.flush()  # what was said first is to be seen first
+            self._write(sys.stderr, text + "\n", flush=True)
         except PipeClosed:
             pass
 
@@ -112,8 +117,10 @@ class Console:
         }
 
     def emit(self, data: Mapping[str, object], failure: Failure | None = None) -> None:
-        """One JSON line. Raises `PipeClosed`."""
-        self.print(json.dumps(self.envelope(data, failure), ensure_ascii=False, default=str))
+        """One JSON line, seen at once. Raises `PipeClosed`."""
+        plain = (getattr(sys.stdout, "encoding", None) or "").lower() not in ("utf-8", "utf8")
+        self.print(json.dumps(self.envelope(data, failure), ensure_ascii=plain, default=str))
+        self.flush()
 
     def finish(self, result: Result) -> int:
         """Print a result; return the exit status."""
@@ -180,7 +187,7 @@ class Console:
         with Progress(self, what) as progress:
             yield progress
 
-    def _write(self, stream: TextIO | None, text: str) -> None:
+    def _write(self, stream: TextIO | None, text: str, *, flush: bool = False) -> None:
         if stream is None:
             return  # it was closed before we began (`>&-`)
         try:
@@ -189,9 +196,10 @@ class Console:
             except UnicodeEncodeError:
                 encoding = stream.encoding or "ascii"
                 stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            stream.flush()
-        except BrokenPipeError as error:
-            raise PipeClosed from error
+            if flush:
+                stream.flush()
+        except OSError as error:
+            raise PipeClosed(error) from error
 
 
 class Progress:

@@ -180,6 +180,15 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     assert done.stderr == b""
 
 
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    script = "import sys; from mailstack.cli.main import main; sys.exit(main(['schema']))"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"error: standard output: No space left on device\n")
+
+
 def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     script = "import sys; from mailstack.cli.main import main; sys.exit(main(['schema']))"
     done = subprocess.run(
