@@ -92,7 +92,7 @@ class Cleanup:
         block = head[:end]
         names = [name.lower() for name in _NAMES.findall(block)]
         present = frozenset(names)
-        if names.count(b"received") + 1 > self._hop_limit:
+        if names.count(b"received") + 1 >= self._hop_limit:  # with ours; Postfix counts the same
             raise TooManyHops(f"{names.count(b'received')} Received: headers")
         if not present.isdisjoint(self._drop_names):
             block = self._drop.sub(b"", block)

@@ -101,7 +101,7 @@ def bind(directory: str) -> socket.socket:
     try:
         sock.setblocking(False)
         _with_short_path(directory, sock.bind)
-        os.chmod(os.path.join(directory, "qmgr"), 0o622)
+        os.chmod(os.path.join(directory, "qmgr"), 0o622)  # noqa: S103 - anybody may wake it, and only that
     except OSError:
         sock.close()
         raise

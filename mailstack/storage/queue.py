@@ -129,9 +129,9 @@ class Queue:
         )
         return queue_id
 
-    def spool(self, now: float) -> Spool:
-        """Begin a message whose content comes in pieces. Raises `OSError`."""
-        return Spool(self, self.new_id(now))
+    def spool(self, now: float, *, queue_id: str = "") -> Spool:
+        """Begin a message whose content comes in pieces, under `queue_id` or a new one. Raises `OSError`."""
+        return Spool(self, queue_id or self.new_id(now))
 
     # ---- out
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, OpenTable
 from mailstack.mta.rewrite import AddressClass, Rewriter
+from mailstack.wire.smtp.address import split_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class Recipients:
         self._rewriter = rewriter
         self._aliases = aliases
         table_name = conf.bool("show_user_unknown_table_name")
+        self._always = frozenset(
+            name.lower().partition("@")[0]
+            for name in ("postmaster", conf.str("empty_address_recipient"), conf.str("double_bounce_sender"))
+        )
+        """Local names that mail systems must have (RFC 5321 §4.5.1) or that we use ourselves."""
         self._maps: dict[AddressClass, AddressMaps] = {}
         self._unknown: dict[AddressClass, Unlisted] = {}
         for kind, maps, code, words in _CLASSES:
@@ -55,6 +61,8 @@ class Recipients:
         if kind is AddressClass.ALIAS:
             return self._unknown[kind]
         maps = self._maps.get(kind)
+        if kind is AddressClass.LOCAL and split_address(resolution.recipient)[0].lower() in self._always:
+            return None
         if not maps or maps.find(resolution.recipient) is not None:
             return None
         return self._unknown[kind]

@@ -45,13 +45,23 @@ class Client(Protocol):
     client_name: str
     client_address: str
     helo: str
-    sender: str | None
     recipient: str | None
     etrn_domain: str
     sasl_user: str
-    secured: bool
-    pipelined: bool
-    recipient_count: int
+
+    @property
+    def sender(self) -> str | None:
+        """None before MAIL FROM."""
+        ...
+
+    @property
+    def secured(self) -> bool: ...
+
+    @property
+    def pipelined(self) -> bool: ...
+
+    @property
+    def recipient_count(self) -> int: ...
 
     def warn_reject(self, reply: Reply) -> None:
         """Log what `warn_if_reject` has kept from being sent."""

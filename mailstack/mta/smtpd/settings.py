@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import DomainList, OpenTable
 from mailstack.mta.cleanup import Cleanup
@@ -22,6 +23,7 @@ from mailstack.mta.smtpd.restrictions import Compiler, Phase, Restrictions
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.net.tls import server_context
+from mailstack.storage.tables import TableError
 
 _REWRITE_CLIENTS = frozenset({"permit_inet_interfaces", "permit_mynetworks", "permit_sasl_authenticated"})
 _PLAINTEXT = frozenset({"PLAIN", "LOGIN"})
@@ -107,6 +109,15 @@ def load_settings(
     log: Log,
 ) -> Settings:
     """Compile `conf`. Raises `ConfigError`."""
+    try:
+        return _load(service, conf, config_dir, resolver, open_table, log)
+    except TableError as error:
+        raise ConfigError(conf.path, 0, str(error)) from None
+
+
+def _load(
+    service: str, conf: MainCf, config_dir: Path, resolver: Resolver, open_table: OpenTable, log: Log
+) -> Settings:
     rewriter = Rewriter(conf, open_table)
     cleanup = Cleanup(conf, rewriter, open_table)
     recipients = Recipients(conf, rewriter, cleanup.aliases, open_table)

@@ -151,6 +151,8 @@ class ServerConnection:
         """Take octets from the client; `b""` says that it has closed its side."""
         if not data:
             self._eof = True
+        elif self.state in (State.TLS, State.CLOSED):
+            return  # plain text behind STARTTLS, or behind the end: never read
         elif self._position >= len(self._buffer):
             self._buffer = data
             self._position = 0
@@ -369,7 +371,8 @@ class ServerConnection:
             return self._refuse(verb, MUST_STARTTLS, line)
         if self.helo_required and self.state is State.IDLE and verb in BEFORE_HELLO:
             return self._refuse(verb, HELLO_FIRST, line)
-        refusal = OUT_OF_SEQUENCE.get((self.state, verb))
+        refusal = self.auth_refusal if verb == "AUTH" else None
+        refusal = refusal or OUT_OF_SEQUENCE.get((self.state, verb))
         if refusal is not None:
             return self._refuse(verb, refusal, line)
         try:
@@ -450,8 +453,6 @@ class ServerConnection:
         return events.StartTLS()
 
     def _on_auth(self, argument: str) -> Event:
-        if self.auth_refusal is not None:
-            raise command.SyntaxRefusal(self.auth_refusal)
         if self.authenticated:
             raise command.SyntaxRefusal(AUTHENTICATED)
         words = argument.split()

@@ -154,7 +154,7 @@ REFUSALS: list[tuple[bytes, bytes]] = [
     (b"ETRN\r\n", b"500 Syntax: ETRN domain"),
     (b"ETRN @@\r\n", b"501 Error: invalid parameter syntax"),
     (b"STARTTLS\r\n", b"502 5.5.1 Error: command not implemented"),
-    (b"AUTH PLAIN\r\n", b"503 5.5.1 Error: send HELO/EHLO first"),
+    (b"AUTH PLAIN\r\n", b"503 5.5.1 Error: authentication not enabled"),
     (b"EHLO x\r\nAUTH PLAIN\r\n", b"503 5.5.1 Error: authentication not enabled"),
     (b"MAIL FROM:<>\r\nMAIL FROM:<>\r\n", b"503 5.5.1 Error: nested MAIL command"),
     (b"MAIL FROM:<>\r\nDATA\r\n", b"554 5.5.1 Error: no valid recipients"),
@@ -163,7 +163,6 @@ REFUSALS: list[tuple[bytes, bytes]] = [
     (b"MAIL FROM:<>\r\nRCPT TO:<a@b> NOTIFY=NEVER\r\n", b"555 5.5.4 Unsupported option: NOTIFY=NEVER"),
     (b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA x\r\n", b"501 5.5.4 Syntax: DATA"),
     (b"MAIL FROM:<>\r\nETRN a.test\r\n", b"503 Error: MAIL transaction in progress"),
-    (b"EHLO x\r\nMAIL FROM:<>\r\nAUTH PLAIN\r\n", b"503 5.5.1 Error: MAIL transaction in progress"),
 ]
 
 
@@ -180,6 +179,7 @@ def test_what_breaks_the_protocol_is_refused_in_postfix_words(octets: bytes, rep
     "octets, reply",
     [
         (b"AUTH\r\n", b"501 5.5.4 Syntax: AUTH mechanism"),
+        (b"MAIL FROM:<>\r\nAUTH PLAIN\r\n", b"503 5.5.1 Error: MAIL transaction in progress"),
         (b"AUTH PLAIN a b\r\n", b"501 5.5.4 Syntax: AUTH mechanism"),
         (b"AUTH PLAIN !!!\r\n", b"535 5.7.8 Error: authentication failed: Invalid base64 data in initial response"),
         (b"AUTH LOGIN\r\n!!\r\n", b"535 5.7.8 Error: authentication failed: Invalid base64 data in continued response"),

@@ -1,0 +1,706 @@
+"""One SMTP client, from connect to disconnect.
+
+The engine (`wire.smtp`) keeps the protocol; this class decides who is welcome, in Postfix's order and words,
+and logs in Postfix's form, so that pflogsumm and fail2ban read it. A session ends by QUIT, by the client
+going away, after `smtpd_timeout` seconds of silence, after `smtpd_hard_error_limit` errors, or at shutdown.
+
+A fault of our own is logged with its traceback and answered 451; it ends this session and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from mailstack.mta.sasl import Challenge, Exchange, Failure, Outcome, Peer, Success
+from mailstack.mta.smtpd.reception import NO_STORAGE, Origin, Transaction
+from mailstack.mta.smtpd.restrictions import Phase, Rejection, dsn_for
+from mailstack.mta.smtpd.settings import Settings
+from mailstack.net.resolver import ResolveTemporary
+from mailstack.net.stream import Stream
+from mailstack.net.tls import describe
+from mailstack.storage.tables import TableError
+from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State, events
+from mailstack.wire.smtp.server import FOREIGN, NOT_ENABLED, NOT_IMPLEMENTED, UNKNOWN
+
+if TYPE_CHECKING:
+    from mailstack.mta.smtpd.worker import Shared
+
+NAME_TIMEOUT = 1.0
+"""Seconds that the greeting may wait for the client's name."""
+WRITE_TIMEOUT = 60.0
+
+OK = Reply(250, "2.0.0", "Ok")
+SENDER_OK = Reply(250, "2.1.0", "Ok")
+RECIPIENT_OK = Reply(250, "2.1.5", "Ok")
+GO_AHEAD = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+BYE = Reply(221, "2.0.0", "Bye")
+READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
+TLS_ACTIVE = Reply(554, "5.5.1", "Error: TLS already active")
+TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Error: too many recipients")
+LOOKUP_ERROR = Reply(451, "4.3.0", "Temporary lookup error")
+PIPELINING = Reply(554, "5.5.0", "Error: SMTP protocol synchronization")
+AUTHENTICATED = Reply(235, "2.7.0", "Authentication successful")
+VRFY_DISABLED = Reply(502, "5.5.1", "VRFY command is disabled")
+ETRN_STARTED = Reply(250, "", "Queuing started")
+
+_JUNK = frozenset({"HELO", "EHLO", "RSET", "NOOP", "VRFY", "ETRN"})
+_UNPIPELINED = frozenset({"EHLO", "HELO", "STARTTLS", "AUTH", "DATA", "VRFY", "ETRN", "NOOP", "QUIT"})
+"""Commands that must be the last of their group (RFC 2920 §3.1)."""
+_COMMAND_ORDER = (
+    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "rset", "noop", "vrfy", "etrn", "quit",
+    "unknown",
+)  # fmt: skip
+_VERBS: dict[type, str] = {
+    events.Mail: "MAIL",
+    events.Rcpt: "RCPT",
+    events.Data: "DATA",
+    events.Reset: "RSET",
+    events.Noop: "NOOP",
+    events.Verify: "VRFY",
+    events.Etrn: "ETRN",
+    events.Help: "HELP",
+    events.Quit: "QUIT",
+    events.StartTLS: "STARTTLS",
+    events.Auth: "AUTH",
+    events.AuthResponse: "AUTH",
+    events.ContentEnd: "END-OF-MESSAGE",
+}
+
+
+class _Over(Exception):  # noqa: N818
+    """The session ends here; the reason has been logged and what is to be said has been queued."""
+
+
+class Session:
+    """A client of one smtpd service."""
+
+    def __init__(self, stream: Stream, settings: Settings, shared: Shared) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._shared = shared
+        self._log = shared.log_for(settings)
+        limits = Limits(settings.line_limit, settings.auth_line_limit, settings.message_limit)
+        self._engine = ServerConnection(Mode.SMTP, limits, helo_required=settings.helo_required)
+        self._engine.strict_paths = settings.strict_envelopes
+        self._engine.utf8 = settings.utf8
+        self._engine.strict_utf8 = settings.strict_utf8
+        self._transaction: Transaction | None = None
+        self._exchange: Exchange | None = None
+        self._mechanism = ""
+        self._where = "CONNECT"
+        self._stats: dict[str, list[int]] = {}
+        self._errors = 0
+        self._junk = 0
+        self._penalties = 0
+        self._extended = False
+        self._tls = ""
+        self._task: asyncio.Task[None] | None = None
+        self._reading = False
+        self._stopping = False
+        # What restrictions look at (restrictions.Client).
+        self.client_name = "unknown"
+        self.client_address = stream.peer[0] or "unknown"
+        self.helo = ""
+        self.recipient: str | None = None
+        self.etrn_domain = ""
+        self.sasl_method = ""
+        self.sasl_user = ""
+
+    # ---- what restrictions look at
+
+    @property
+    def sender(self) -> str | None:
+        return self._transaction.sender if self._transaction is not None else None
+
+    @property
+    def secured(self) -> bool:
+        return bool(self._tls)
+
+    @property
+    def pipelined(self) -> bool:
+        """More has come in behind a command that must be the last of its group, or without EHLO."""
+        return self._engine.pipelined and (not self._extended or self._where in _UNPIPELINED)
+
+    @property
+    def recipient_count(self) -> int:
+        return len(self._transaction.recipients) if self._transaction is not None else 0
+
+    def warn_reject(self, reply: Reply) -> None:
+        self._log_reject("reject_warning", reply)
+
+    # ---- life
+
+    @property
+    def peer(self) -> str:
+        """`name[address]`."""
+        return f"{self.client_name}[{self.client_address}]"
+
+    def stop(self) -> None:
+        """End at the next moment at which no message is lost: now, or after the transaction."""
+        self._stopping = True
+        if self._task is not None and self._reading and self._engine.state in (State.IDLE, State.READY):
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """Serve the client; returns when the session is over."""
+        self._task = asyncio.current_task()
+        try:
+            await self._converse()
+        except _Over:
+            pass
+        except TimeoutError:
+            self._log.info(f"timeout after {self._where} from {self.peer}")
+            self._say(Reply(421, "4.4.2", f"{self._settings.host} Error: timeout exceeded"))
+        except ConnectionError:
+            self._lost()
+        except asyncio.CancelledError:
+            self._say(Reply(421, "4.3.2", f"{self._settings.host} Service unavailable - try again later"))
+        except Exception as error:
+            self._log.exception(f"session with {self.peer}", error)
+            self._say(Reply(421, "4.3.0", f"{self._settings.host} Server local error"))
+        finally:
+            self._drop_transaction()
+            if self._exchange is not None:
+                self._exchange.cancel()
+            self._log.info(f"disconnect from {self.peer}{self._summary()}")
+
+    def _say(self, reply: Reply) -> None:
+        if not self._stream.closed and self._engine.state is not State.TLS:
+            self._engine.say(reply)
+            self._stream.write(self._engine.data_to_send())
+
+    def _lost(self) -> None:
+        detail = ""
+        if self._engine.state is State.CONTENT and self._transaction is not None:
+            detail = f" ({self._transaction.size} bytes)"
+        self._log.info(f"lost connection after {self._where}{detail} from {self.peer}")
+
+    def _summary(self) -> str:
+        """` ehlo=1 mail=1 rcpt=0/1 commands=2/3`, as Postfix counts."""
+        words = []
+        good = total = 0
+        for name in _COMMAND_ORDER:
+            counts = self._stats.get(name)
+            if counts is None:
+                continue
+            good += counts[0]
+            total += counts[1]
+            words.append(_count(name, *counts))
+        words.append(_count("commands", good, total))
+        return " " + " ".join(words)
+
+    async def _converse(self) -> None:
+        if self._settings.lookup_names:
+            await self._name_client()
+        self._log.info(f"connect from {self.peer}")
+        if not self._shared.admit(self.client_address, self._settings):
+            text = f"{self._settings.host} Error: too many connections from {self.client_address}"
+            self._log.warning(
+                f"Connection concurrency limit exceeded: {self._settings.connection_limit + 1} "
+                f"from {self.peer} for service {self._settings.service}"
+            )
+            self._stream.write(Reply(421, "4.7.0", text).encode())
+            raise _Over
+        try:
+            if self._settings.tls_wrapper:
+                await self._shake_hands()
+            self._offer()
+            await self._greet()
+            await self._serve()
+        finally:
+            self._shared.release(self.client_address)
+
+    async def _name_client(self) -> None:
+        try:
+            name = await self._shared.resolver.verified_ptr(self.client_address, timeout=NAME_TIMEOUT)
+        except (ResolveTemporary, ValueError, TimeoutError):
+            name = None
+        self.client_name = name or "unknown"
+
+    async def _greet(self) -> None:
+        settings = self._settings
+        if not settings.delay_reject:
+            reply = await self._judge((Phase.CLIENT,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+                self._engine.greet(Reply(554, "", f"{settings.host} ESMTP not accepting connections"))
+                self._stream.write(self._engine.data_to_send())
+                raise _Over
+        self._engine.greet(Reply(220, "", settings.banner))
+        self._stream.write(self._engine.data_to_send())
+
+    def _offer(self) -> None:
+        """Set what STARTTLS and AUTH are told."""
+        settings, engine = self._settings, self._engine
+        engine.require_tls = settings.tls_required and not self.secured
+        if self.secured:
+            engine.starttls_refusal = TLS_ACTIVE
+        else:
+            discarded = "starttls" in settings.discarded_keywords
+            engine.starttls_refusal = NOT_IMPLEMENTED if settings.tls is None or discarded else None
+        engine.auth_refusal = None if self._may_authenticate() else NOT_ENABLED
+
+    def _may_authenticate(self) -> bool:
+        settings = self._settings
+        return (
+            settings.authenticator is not None
+            and (self.secured or not settings.auth_only_in_tls)
+            and "auth" not in settings.discarded_keywords
+            and not settings.auth_exceptions.match(self.client_address)
+        )
+
+    async def _serve(self) -> None:
+        engine, stream = self._engine, self._stream
+        timeout = self._settings.timeout
+        while True:
+            event = engine.next_event()
+            if event is events.NEED_DATA:
+                await self._flush()
+                if self._stopping and engine.state in (State.IDLE, State.READY):
+                    raise asyncio.CancelledError
+                self._reading = True
+                data = await stream.read(timeout)
+                self._reading = False
+                engine.receive_data(data)
+                continue
+            if isinstance(event, events.Content):
+                assert self._transaction is not None
+                self._transaction.add(event.data, self._origin())
+                continue
+            if isinstance(event, events.Closed):
+                await self._flush()
+                self._lost()
+                raise _Over
+            await self._handle(event)
+            if self._errors >= self._settings.hard_errors:
+                await self._flush()
+                self._log.info(f"too many errors after {self._where} from {self.peer}")
+                self._say(Reply(421, "4.7.0", f"{self._settings.host} Error: too many errors"))
+                raise _Over
+
+    async def _flush(self) -> None:
+        data = self._engine.data_to_send()
+        if not data:
+            return
+        if self._penalties and self._settings.error_sleep:
+            pause = min(self._penalties * self._settings.error_sleep, 30.0)
+            self._penalties = 0
+            await asyncio.sleep(pause)
+        self._stream.write(data)
+        await self._stream.drain(WRITE_TIMEOUT)
+
+    # ---- commands
+
+    async def _handle(self, event: events.Event) -> None:
+        if isinstance(event, events.Refused):
+            self._refused(event)
+            if self._engine.state is State.CLOSED:
+                await self._flush()
+                raise _Over
+            return
+        if isinstance(event, events.Hello):
+            self._where = event.verb
+        else:
+            self._where = _VERBS[type(event)]
+        if self._engine.pipelined and self.pipelined:
+            self._improper_pipelining()
+        handler: Callable[[Session, Any], Awaitable[None]] = _HANDLERS[type(event)]
+        await handler(self, event)
+
+    def _refused(self, event: events.Refused) -> None:
+        self._where = event.verb or "UNKNOWN"
+        self._count(self._where if event.verb in _KNOWN else "unknown", False)
+        self._error()
+        if event.reply is FOREIGN:
+            self._log.warning(f"non-SMTP command from {self.peer}: {event.line}")
+        elif event.reply.enhanced in ("5.1.7", "5.1.3"):
+            self._log.warning(
+                f"Illegal address syntax from {self.peer} in {event.verb} command: "
+                f"{event.line.partition(':')[2].strip()}"
+            )
+        elif event.verb == "AUTH" and event.reply.code == 535:
+            self._auth_failed(event.reply.text.partition(": ")[2].partition(": ")[2], "")
+        elif event.verb == "AUTH" and self._exchange is not None:
+            self._log.warning(f"{self.peer}: SASL {self._mechanism} authentication aborted")
+        if event.verb == "AUTH" and self._exchange is not None:
+            self._exchange.cancel()
+            self._exchange = None
+
+    def _improper_pipelining(self) -> None:
+        text = self._engine.pending().decode("ascii", "replace").replace("\r", "\\r").replace("\n", "\\n")
+        self._log.info(f"improper command pipelining after {self._where} from {self.peer}: {text}")
+        if self._settings.forbid_pipelining and self._engine.state is not State.DONE:
+            self._say(PIPELINING)
+            raise _Over
+
+    def _reply(self, verb: str, reply: Reply) -> None:
+        if self._settings.soft_bounce and 500 <= reply.code < 600:
+            reply = Reply(reply.code - 100, "4" + reply.enhanced[1:], reply.text)
+        self._engine.reply(reply)
+        good = reply.code < 400
+        self._count(verb, good)
+        if not good:
+            self._error()
+        if verb in _JUNK:
+            if self._junk > self._settings.junk_commands:
+                self._errors += 1
+            self._junk += 1
+
+    def _count(self, verb: str, good: bool) -> None:
+        counts = self._stats.get(name := verb.lower())
+        if counts is None:
+            counts = self._stats[name] = [0, 0]
+        counts[0] += good
+        counts[1] += 1
+
+    def _error(self) -> None:
+        self._errors += 1
+        if self._errors > self._settings.soft_errors:
+            self._penalties += 1
+
+    async def _hello(self, event: events.Hello) -> None:
+        self._drop_transaction()
+        self.helo = event.name
+        if not self._settings.delay_reject:
+            reply = await self._judge((Phase.HELO,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+                self._reply(event.verb, reply)
+                return
+        self._extended = event.verb == "EHLO"
+        if not self._extended:
+            self._reply("HELO", Reply(250, "", self._settings.host))
+            return
+        self._reply("EHLO", Reply(250, "", "\n".join(await self._extensions())))
+
+    async def _extensions(self) -> list[str]:
+        settings = self._settings
+        lines = ["PIPELINING", f"SIZE {settings.message_limit}" if settings.message_limit else "SIZE"]
+        if not settings.vrfy_disabled:
+            lines.append("VRFY")
+        lines.append("ETRN")
+        if self._engine.starttls_refusal is None:
+            lines.append("STARTTLS")
+        if self._may_authenticate() and not self._engine.require_tls:
+            names = " ".join(await self._mechanisms())
+            if names:
+                lines.append(f"AUTH {names}")
+                if settings.broken_auth:
+                    lines.append(f"AUTH={names}")
+        lines += ["ENHANCEDSTATUSCODES", "8BITMIME"]
+        if settings.utf8:
+            lines.append("SMTPUTF8")
+        hidden = settings.discarded_keywords
+        if hidden:
+            lines = [line for line in lines if line.partition(" ")[0].partition("=")[0].lower() not in hidden]
+        return [settings.host, *lines]
+
+    async def _mechanisms(self) -> tuple[str, ...]:
+        authenticator = self._settings.authenticator
+        if authenticator is None:
+            return ()
+        return self._settings.mechanisms(await authenticator.mechanisms(), secured=self.secured)
+
+    async def _mail(self, event: events.Mail) -> None:
+        settings = self._settings
+        if not self._shared.has_room(settings):
+            self._log.warning("not enough free space in mail queue")
+            self._reply("MAIL", NO_STORAGE)
+            return
+        now = self._shared.clock.time()
+        self._transaction = Transaction(self._shared, settings, event.sender, event.parameters, now)
+        self.recipient = None
+        if not settings.delay_reject:
+            reply = await self._judge((Phase.SENDER,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+                self._drop_transaction()
+                self._reply("MAIL", reply)
+                return
+        self._reply("MAIL", SENDER_OK)
+
+    async def _rcpt(self, event: events.Rcpt) -> None:
+        transaction, settings = self._transaction, self._settings
+        assert transaction is not None
+        count = len(transaction.recipients)
+        if count >= settings.recipient_limit:
+            excess = self._stats.get("rcpt", [0, 0])[1] - settings.recipient_limit
+            self._engine.reply(TOO_MANY_RECIPIENTS)
+            self._count("RCPT", False)
+            if excess > settings.recipient_overshoot:
+                self._error()
+            return
+        self.recipient = event.recipient
+        reply = await self._judge_recipient(event.recipient)
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("RCPT", reply)
+            return
+        if not count:
+            self._log.info(f"{transaction.name()}: client={self.peer}{self._sasl_words()}")
+        transaction.recipients.append(event.recipient)
+        self._reply("RCPT", RECIPIENT_OK)
+
+    async def _data(self, event: events.Data) -> None:
+        reply = await self._judge((Phase.DATA,))
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("DATA", reply)
+            return
+        self._engine.reply(GO_AHEAD)
+
+    async def _content_end(self, event: events.ContentEnd) -> None:
+        transaction, settings = self._transaction, self._settings
+        assert transaction is not None
+        reply = None
+        code = settings.bare_newline_code
+        if event.bare_newline and code and not settings.bare_newline_exclusions.match(self.client_address):
+            text = f"{settings.host} Error: bare <LF> received"
+            reply = Reply(code, dsn_for(code, "5.5.2"), text)
+            self._log_reject("reject", reply)
+        if reply is None:
+            reply = await self._judge((Phase.END_OF_DATA,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+        if reply is None:
+            reply = await transaction.finish(self._origin(), too_big=event.too_big)
+        self._drop_transaction()
+        self._reply("DATA", reply)
+        if reply.code == 250:
+            self._errors = self._junk = self._penalties = 0
+
+    async def _rset(self, event: events.Reset) -> None:
+        self._drop_transaction()
+        self._reply("RSET", OK)
+
+    async def _noop(self, event: events.Noop) -> None:
+        self._reply("NOOP", OK)
+
+    async def _help(self, event: events.Help) -> None:
+        self._where = "UNKNOWN"
+        self._reply("unknown", UNKNOWN)
+
+    async def _quit(self, event: events.Quit) -> None:
+        self._reply("QUIT", BYE)
+        await self._flush()
+        raise _Over
+
+    async def _vrfy(self, event: events.Verify) -> None:
+        if self._settings.vrfy_disabled:
+            self._reply("VRFY", VRFY_DISABLED)
+            return
+        self.recipient = event.address
+        reply = await self._judge_recipient(event.address)
+        if reply is not None:
+            self._log_reject("reject", reply)
+        self._reply("VRFY", reply or Reply(252, "2.0.0", event.argument))
+
+    async def _etrn(self, event: events.Etrn) -> None:
+        self.etrn_domain = event.domain
+        phases = (Phase.CLIENT, Phase.HELO, Phase.ETRN) if self._settings.delay_reject else (Phase.ETRN,)
+        reply = await self._judge(phases)
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("ETRN", reply)
+        elif self._settings.flush_domains.match(event.domain):
+            self._shared.flush(event.domain)
+            self._reply("ETRN", ETRN_STARTED)
+        else:
+            self._log.warning(f"reject: ETRN {event.domain[:100]}... from {self.peer}")
+            self._reply("ETRN", Reply(459, "", f"<{event.domain}>: service unavailable"))
+
+    # ---- TLS and AUTH
+
+    async def _starttls(self, event: events.StartTLS) -> None:
+        self._reply("STARTTLS", READY_FOR_TLS)
+        await self._flush()
+        await self._shake_hands()
+        self._engine.tls_started()
+        self._drop_transaction()
+        self.helo = ""
+        self._extended = False
+        self._offer()
+
+    async def _shake_hands(self) -> None:
+        context = self._settings.tls
+        assert context is not None
+        try:
+            await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
+        except (OSError, TimeoutError) as error:
+            reason = "Connection timed out" if isinstance(error, TimeoutError) else _tls_reason(error)
+            self._log.info(f"SSL_accept error from {self.peer}: {reason}")
+            self._log.info(f"lost connection after {self._where} from {self.peer}")
+            raise _Over from None
+        session = self._stream.tls
+        assert session is not None
+        self._tls = describe(session)
+        if self._settings.tls_log:
+            self._log.info(f"Anonymous TLS connection established from {self.peer}: {self._tls}")
+
+    async def _auth(self, event: events.Auth) -> None:
+        settings = self._settings
+        assert settings.authenticator is not None
+        self._mechanism = event.mechanism
+        if event.mechanism not in await self._mechanisms():
+            self._auth_outcome(Failure("Invalid authentication mechanism"))
+            return
+        peer = Peer(self.client_address, self._stream.local[0], self.secured)
+        self._exchange = settings.authenticator.begin(event.mechanism, peer)
+        self._auth_outcome(await self._exchange.step(event.initial))
+
+    async def _auth_response(self, event: events.AuthResponse) -> None:
+        assert self._exchange is not None
+        self._auth_outcome(await self._exchange.step(event.data))
+
+    def _auth_outcome(self, outcome: Outcome) -> None:
+        match outcome:
+            case Challenge(data):
+                self._engine.challenge(data)
+            case Success(user):
+                self._exchange = None
+                self.sasl_user, self.sasl_method = user, self._mechanism
+                self._reply("AUTH", AUTHENTICATED)
+            case Failure(reason, temporary, user):
+                self._exchange = None
+                self._auth_failed(reason, user)
+                if temporary:
+                    self._reply("AUTH", Reply(454, "4.7.0", f"Temporary authentication failure: {reason}"))
+                else:
+                    self._reply("AUTH", Reply(535, "5.7.8", f"Error: authentication failed: {reason}"))
+
+    def _auth_failed(self, reason: str, user: str) -> None:
+        self._log.warning(
+            f"{self.peer}: SASL {self._mechanism or 'unknown'} authentication failed: {reason}, "
+            f"sasl_username={user or '(unavailable)'}"
+        )
+
+    # ---- judging
+
+    async def _judge_recipient(self, recipient: str) -> Reply | None:
+        """What RCPT TO and VRFY are told; None: welcome."""
+        if recipient.lower() == "postmaster":
+            return None
+        settings = self._settings
+        pair = (Phase.RELAY, Phase.RECIPIENT) if settings.relay_first else (Phase.RECIPIENT, Phase.RELAY)
+        before = (Phase.CLIENT, Phase.HELO, Phase.SENDER) if settings.delay_reject else ()
+        reply = await self._judge((*before, *pair))
+        if reply is not None:
+            return reply
+        try:
+            if settings.reject_unlisted_recipient:
+                found = settings.recipients.unlisted(settings.rewriter.complete(recipient))
+                if found is not None:
+                    text = f"<{recipient}>: Recipient address rejected: {found.text}"
+                    return Reply(found.code, found.enhanced, text)
+            if settings.reject_unlisted_sender and self.sender:
+                found = settings.recipients.unlisted(settings.rewriter.complete(self.sender))
+                if found is not None:
+                    text = f"<{self.sender}>: Sender address rejected: {found.text}"
+                    return Reply(found.code, "5.1.0", text)
+        except (OSError, TableError) as error:
+            return self._lookup_failed(error)
+        return None
+
+    async def _judge(self, phases: tuple[Phase, ...]) -> Reply | None:
+        restrictions = self._settings.restrictions
+        try:
+            for phase in phases:
+                verdict = await restrictions[phase].evaluate(self)
+                if isinstance(verdict, Rejection):
+                    return verdict.reply
+        except (OSError, TableError) as error:
+            return self._lookup_failed(error)
+        return None
+
+    def _lookup_failed(self, error: Exception) -> Reply:
+        self._log.warning(f"table lookup error: {error}")
+        return LOOKUP_ERROR
+
+    def _log_reject(self, word: str, reply: Reply) -> None:
+        transaction = self._transaction
+        name = (transaction.queue_id if transaction is not None else "") or "NOQUEUE"
+        words = ""
+        if transaction is not None:
+            words += f" from=<{transaction.sender}>"
+        if self.recipient is not None and self._where in ("RCPT", "VRFY", "DATA", "END-OF-MESSAGE"):
+            words += f" to=<{self.recipient}>"
+        words += f" proto={self._protocol_name()}"
+        if self.helo:
+            words += f" helo=<{self.helo}>"
+        if self.sasl_user:
+            words += f" sasl_username=<{self.sasl_user}>"
+        self._log.info(f"{name}: {word}: {self._where} from {self.peer}: {reply};{words}")
+
+    # ---- words for logs and headers
+
+    def _protocol_name(self) -> str:
+        return "ESMTP" if self._extended else "SMTP"
+
+    def _sasl_words(self) -> str:
+        if not self.sasl_user:
+            return ""
+        return f", sasl_method={self.sasl_method}, sasl_username={self.sasl_user}"
+
+    def _origin(self) -> Origin:
+        settings, transaction = self._settings, self._transaction
+        protocol = self._protocol_name()
+        if transaction is not None and transaction.parameters.smtputf8:
+            protocol = "UTF8SMTP"  # RFC 6531 §4.3
+        if self._extended:
+            protocol += ("S" if self.secured else "") + ("A" if self.sasl_user else "")
+        words = settings.header_clients
+        local = (
+            (
+                "permit_inet_interfaces" in words
+                and self._shared.is_own(self.client_address, self._stream.local[0])
+            )
+            or ("permit_mynetworks" in words and settings.networks.match(self.client_address))
+            or ("permit_sasl_authenticated" in words and bool(self.sasl_user))
+        )
+        return Origin(
+            self.client_name,
+            self.client_address,
+            self.helo,
+            protocol,
+            self.sasl_method,
+            self.sasl_user,
+            self._tls,
+            local,
+        )
+
+    def _drop_transaction(self) -> None:
+        if self._transaction is not None:
+            self._transaction.abort()
+            self._transaction = None
+
+
+_HANDLERS: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
+    events.Hello: Session._hello,
+    events.Mail: Session._mail,
+    events.Rcpt: Session._rcpt,
+    events.Data: Session._data,
+    events.ContentEnd: Session._content_end,
+    events.Reset: Session._rset,
+    events.Noop: Session._noop,
+    events.Help: Session._help,
+    events.Quit: Session._quit,
+    events.Verify: Session._vrfy,
+    events.Etrn: Session._etrn,
+    events.StartTLS: Session._starttls,
+    events.Auth: Session._auth,
+    events.AuthResponse: Session._auth_response,
+}
+_KNOWN = frozenset(name.upper() for name in _COMMAND_ORDER)
+
+
+def _count(name: str, good: int, total: int) -> str:
+    return f"{name}={total}" if good == total else f"{name}={good}/{total}"
+
+
+def _tls_reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "protocol error"
+    return "lost connection"

@@ -1,0 +1,197 @@
+"""The smtpd process: one worker serves every smtpd line of master.cf (25, 587, 465…), each with its own `-o`.
+
+`master` binds the sockets and forks; the worker loads main.cf, accepts on the sockets it was given and ends
+on SIGTERM: it accepts no more, idle clients get 421 at once, the others when their message is in, all within
+`DRAIN` seconds. It also ends when its parent is gone.
+
+Exit status: 0; `EX_CONFIG` for a configuration that cannot be used (one `fatal:` line says where).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mailstack.config.errors import EX_CONFIG, ConfigError
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.config.postfix.master_cf import MasterService
+from mailstack.mta.site import load_resolver
+from mailstack.mta.smtpd.session import Session
+from mailstack.mta.smtpd.settings import Settings, load_settings
+from mailstack.net import loop
+from mailstack.net.clock import Clock, SystemClock
+from mailstack.net.listen import Server
+from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
+from mailstack.net.stream import Stream
+from mailstack.net.tasks import TaskSet
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.queue import Queue
+from mailstack.storage.tables import open_table
+
+DRAIN = 8.0
+"""Seconds that transactions get to finish after SIGTERM."""
+PARENT_CHECK = 2.0
+ROOM_CHECK = 1.0
+"""Seconds for which a look at the free space counts."""
+
+Service = tuple[MasterService, socket.socket]
+
+
+class Shared:
+    """What the sessions of one worker have in common."""
+
+    def __init__(
+        self, queue: Queue, commit: GroupCommit, resolver: Resolver, log: Log, clock: Clock | None = None
+    ) -> None:
+        self.queue = queue
+        self.commit = commit
+        self.resolver = resolver
+        self.log = log
+        self.cleanup_log = log.child("postfix/cleanup")
+        self.clock = clock or SystemClock()
+        self.sessions: set[Session] = set()
+        self._clients: Counter[str] = Counter()
+        self._logs: dict[str, Log] = {}
+        self._room: tuple[float, int] = (-ROOM_CHECK, 0)
+        self._wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._wake.setblocking(False)
+        self._wake_path = os.path.join(queue.directory, "public", "qmgr")
+
+    def log_for(self, settings: Settings) -> Log:
+        """The log under the service's own `syslog_name`."""
+        tag = settings.conf.str("syslog_name") + "/smtpd"
+        if tag not in self._logs:
+            self._logs[tag] = self.log.child(tag)
+        return self._logs[tag]
+
+    def admit(self, address: str, settings: Settings) -> bool:
+        """Count a client in; False when it has too many sessions already. `release` follows a True."""
+        limit = settings.connection_limit
+        if limit and self._clients[address] >= limit and not settings.limit_exceptions.match(address):
+            return False
+        self._clients[address] += 1
+        return True
+
+    def release(self, address: str) -> None:
+        """A session of that client is over."""
+        self._clients[address] -= 1
+        if self._clients[address] <= 0:
+            del self._clients[address]
+
+    def is_own(self, address: str, local: str) -> bool:
+        """Whether a client's address is one of this machine's own."""
+        return address in ("127.0.0.1", "::1", local)
+
+    def has_room(self, settings: Settings) -> bool:
+        """Whether the queue's file system has space for one more message, as Postfix reckons."""
+        now = self.clock.monotonic()
+        if now - self._room[0] >= ROOM_CHECK:
+            stat = os.statvfs(self.queue.directory)
+            self._room = (now, stat.f_bavail * stat.f_frsize)
+        free = self._room[1]
+        return free >= settings.minimum_free and free >= settings.message_limit * 3 // 2
+
+    def wake_qmgr(self, queue_id: str) -> None:
+        """Tell qmgr of a message. A lost datagram is harmless: qmgr looks by itself, too."""
+        try:
+            self._wake.sendto(queue_id.encode(), self._wake_path)
+        except OSError:
+            pass
+
+    def flush(self, domain: str) -> None:
+        """Ask qmgr to try a domain's deferred mail now (ETRN)."""
+        self.wake_qmgr(f"flush {domain}")
+
+    def close(self) -> None:
+        self._wake.close()
+        self.commit.close()
+
+
+def run_worker(config_dir: Path, services: Sequence[Service], log: Log) -> int:
+    """Serve `services` until SIGTERM; return the exit status. Call it after the last fork."""
+    try:
+        conf = MainCf.load(config_dir)
+        resolver = load_resolver(config_dir)
+        settings = [
+            (
+                load_settings(
+                    service.name,
+                    conf.with_overrides(service.overrides, service.origin),
+                    config_dir,
+                    resolver=resolver,
+                    open_table=open_table,
+                    log=log,
+                ),
+                sock,
+            )
+            for service, sock in services
+        ]
+    except ConfigError as error:
+        log.fatal(str(error))
+        return EX_CONFIG
+    queue = Queue(
+        conf.str("queue_directory"),
+        hash_depth=conf.int("hash_queue_depth"),
+        long_ids=conf.bool("enable_long_queue_ids"),
+    )
+    return loop.run(_serve(settings, queue, resolver, log))
+
+
+async def _serve(
+    settings: Sequence[tuple[Settings, socket.socket]], queue: Queue, resolver: Resolver, log: Log
+) -> int:
+    shared = Shared(queue, GroupCommit(), resolver, log)
+    tasks = TaskSet(lambda name, error: log.exception(name, error))
+    servers = [make_server(sock, one, shared, tasks) for one, sock in settings]
+    stop = asyncio.Event()
+    running = asyncio.get_running_loop()
+    running.add_signal_handler(signal.SIGTERM, stop.set)
+    for ignored in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)  # the parent's business
+    try:
+        for server in servers:
+            await server.start()
+        await _until(stop)
+        for server in servers:
+            server.stop()
+        for session in list(shared.sessions):
+            session.stop()
+        await tasks.drain(DRAIN)
+    finally:
+        for authenticator in {one.authenticator for one, _ in settings if one.authenticator is not None}:
+            await authenticator.close()
+        await resolver.close()
+        shared.close()
+    return 0
+
+
+def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: TaskSet) -> Server:
+    """A server that runs a `Session` for each connection to `sock`; not started yet."""
+
+    async def handle(stream: Stream) -> None:
+        session = Session(stream, settings, shared)
+        shared.sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            shared.sessions.discard(session)
+
+    return Server(sock, handle, tasks, name=f"smtpd {settings.service}")
+
+
+async def _until(stop: asyncio.Event) -> None:
+    """Return when `stop` is set, or the parent process is another one than at first."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        try:
+            async with asyncio.timeout(PARENT_CHECK):
+                await stop.wait()
+                return
+        except TimeoutError:
+            continue
