@@ -3,7 +3,7 @@
 A `Responder` belongs to one load of the configuration. `prepared(host)` is a dictionary from a query without
 its id to the answer without its id: an answer that was computed once is a look-up the next time. It is right
 because everything that an authoritative answer depends on is in the key: the query's octets, the transport,
-and the access lists' verdict on the client (`View`). It is bounded by `PREPARED_LIMIT`.
+and the access lists' verdict on the client (`View`). It is bounded (`PREPARED_MOST`).
 
 `respond` never raises for what a client sends: malformed messages get FORMERR, unknown opcodes NOTIMP
 (RFC 1035 §4.1.1), a fault of ours SERVFAIL and a line in the log.
@@ -69,8 +69,9 @@ from mailstack.dns.zone import (
 from mailstack.dns.zonefile import compact
 from mailstack.net.log import Log
 
-PREPARED_LIMIT = 10_000
-"""Prepared answers per view and transport; the dictionary starts anew when it is full."""
+PREPARED_LEAST, PREPARED_MOST = 10_000, 250_000
+"""Prepared answers per view and transport: four for each name in the zones, within these bounds. The
+dictionary starts anew when it is full, so that a flood of random names costs no more memory than that."""
 PREPARED_SIZE = 2048
 """Octets of the largest answer that is kept prepared."""
 CLIENT_LIMIT = 10_000
@@ -111,6 +112,13 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class _Relayed:
+    """An answer from the forwarder's cache: it ages, so it is never kept prepared."""
+
+    wire: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """A zone transfer that is allowed: the messages to send, in order."""
 
@@ -140,6 +148,8 @@ class Responder:
         if not conf.options.querylog and self._everybody_alike():
             self._only = self._view("192.0.2.1")
         self._nsid = self._server_identity()
+        known = sum(len(zone.nodes) for zone in zones)
+        self._prepared_limit = min(max(4 * known, PREPARED_LEAST), PREPARED_MOST)
 
     # ---- clients
 
@@ -232,17 +242,17 @@ class Responder:
                 and len(result) <= PREPARED_SIZE
                 and (query.edns is None or not query.edns.options)
             ):
-                if len(prepared) >= PREPARED_LIMIT:
+                if len(prepared) >= self._prepared_limit:
                     prepared.clear()
                 prepared[data[2:]] = result[2:]
-            return result
+            return result.wire if isinstance(result, _Relayed) else result
         except Exception as fault:  # a bug of ours must not take the service down
             self._log.exception(f"{host}#{port}: query failed", fault)
             return error(data, SERVFAIL, recursion=view.available)
 
     def _answer(
         self, data: bytes, query: Query, view: View, host: str, *, tcp: bool
-    ) -> bytes | Pending | Transfer | None:
+    ) -> bytes | Pending | Transfer | _Relayed:
         edns = query.edns
         if edns is not None and edns.version > 0:
             return self._plain(query, view, BADVERS)
@@ -368,12 +378,12 @@ class Responder:
         question: bytes,
         servers: Sequence[Server],
         so_far: Answer | None,
-    ) -> bytes | Pending:
+    ) -> _Relayed | Pending:
         pending = Pending(query, view, limit, question, servers, so_far)
         held = self._forwarder.cached(query, question)
         if held is None:
             return pending
-        return self._relay(pending, held[0], held[1])
+        return _Relayed(self._relay(pending, held[0], held[1]))
 
     async def complete(self, pending: Pending) -> bytes:
         """Ask the forwarders; SERVFAIL when none of them answers."""

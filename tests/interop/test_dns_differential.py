@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dns.flags
 import dns.message
@@ -25,7 +24,7 @@ ORIGINS = {
     "child.other.test": "child.zone",
     "2.0.192.in-addr.arpa": "rev.zone",
 }
-TYPES = "A AAAA NS SOA MX TXT CNAME SRV PTR DS ANY TYPE65400".split()
+TYPES = ("A", "AAAA", "NS", "SOA", "MX", "TXT", "CNAME", "SRV", "PTR", "DS", "ANY", "TYPE65400")
 FLAGS = dns.flags.QR | dns.flags.AA | dns.flags.TC | dns.flags.RD | dns.flags.RA | dns.flags.AD
 ODD = [
     ("rich.test", "AXFR"),

@@ -110,9 +110,15 @@ class FakeServer(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def running(server: FakeServer) -> AsyncIterator[tuple[str, int]]:
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=("127.0.0.1", 0))
-    port = transport.get_extra_info("sockname")[1]
-    tcp = await asyncio.start_server(server.tcp_session, "127.0.0.1", port)
+    while True:
+        tcp = await asyncio.start_server(server.tcp_session, "127.0.0.1", 0)
+        port = tcp.sockets[0].getsockname()[1]
+        try:
+            transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=("127.0.0.1", port))
+        except OSError:  # somebody has the port for UDP: take another
+            tcp.close()
+        else:
+            break
     try:
         yield ("127.0.0.1", port)
     finally:
