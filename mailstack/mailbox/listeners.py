@@ -59,15 +59,16 @@ class Listeners:
                 self._handlers[service],
                 self._auth_tasks if service in ("auth", "saslauthd") else self._tasks,
                 name=service,
+                tls=tls if _implicit(listener) else None,
                 limit=limit,
                 refusal=REFUSALS.get(service, b""),
             )
             self._servers[listener] = server
         for listener, server in self._servers.items():
-            implicit = isinstance(listener, InetListener) and listener.ssl
-            server.replace_tls(tls if implicit else None)
-        for listener in opened:
-            await self._servers[listener].start()
+            if listener in opened:
+                await server.start()
+            elif tls is not None and _implicit(listener):
+                server.replace_tls(tls)
 
     def stop(self) -> None:
         """Accept no more and take the socket files away; sessions go on."""
@@ -101,6 +102,10 @@ class Listeners:
         if config.saslauthd is not None:
             wanted[config.saslauthd] = None
         return wanted
+
+
+def _implicit(listener: Listener) -> bool:
+    return isinstance(listener, InetListener) and listener.ssl
 
 
 def _service(listener: Listener) -> str:

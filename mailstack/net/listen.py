@@ -114,12 +114,22 @@ class Server:
         loop = asyncio.get_running_loop()
         if self.sock.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(self._made, sock=self.sock)
-        else:
-            self._server = await loop.create_server(self._made, sock=self.sock, backlog=BACKLOG)
+            return
+        # The event loop shakes hands itself: a handler that did so after the accept could lose a ClientHello
+        # that came with the connection.
+        self._server = await loop.create_server(
+            self._made,
+            sock=self.sock,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=self._handshake_timeout if self._tls is not None else None,
+        )
 
-    def replace_tls(self, tls: ssl.SSLContext | None) -> None:
-        """Use another context from the next connection on (reload)."""
-        self._tls = tls
+    def replace_tls(self, tls: ssl.SSLContext) -> None:
+        """Shake hands with another certificate from the next connection on (reload)."""
+        if self._tls is None:
+            raise ValueError(f"{self.name} does not begin with TLS")
+        self._tls.sni_callback = lambda connection, name, context: setattr(connection, "context", tls)
 
     def stop(self) -> None:
         """Accept no more; sessions go on."""
@@ -141,11 +151,6 @@ class Server:
 
     async def _session(self, stream: Stream) -> None:
         try:
-            if self._tls is not None:
-                try:
-                    await stream.start_tls(self._tls, self._handshake_timeout, server_side=True)
-                except (OSError, TimeoutError):
-                    return
             await self._handler(stream)
         finally:
             self.sessions.discard(stream)

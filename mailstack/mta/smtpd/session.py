@@ -174,7 +174,7 @@ class Session:
 
     def _lost(self) -> None:
         detail = ""
-        if self._engine.state is State.CONTENT and self._transaction is not None:
+        if self._where == "DATA" and self._transaction is not None:
             detail = f" ({self._transaction.size} bytes)"
         self._log.info(f"lost connection after {self._where}{detail} from {self.peer}")
 
@@ -528,7 +528,8 @@ class Session:
         context = self._settings.tls
         assert context is not None
         try:
-            await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
+            if self._stream.tls is None:  # smtpd_tls_wrappermode: the listener has shaken hands
+                await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
         except (OSError, TimeoutError) as error:
             reason = "Connection timed out" if isinstance(error, TimeoutError) else _tls_reason(error)
             self._log.info(f"SSL_accept error from {self.peer}: {reason}")

@@ -182,7 +182,14 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
         finally:
             shared.sessions.discard(session)
 
-    return Server(sock, handle, tasks, name=f"smtpd {settings.service}")
+    return Server(
+        sock,
+        handle,
+        tasks,
+        name=f"smtpd {settings.service}",
+        tls=settings.tls if settings.tls_wrapper else None,
+        handshake_timeout=settings.tls_timeout,
+    )
 
 
 async def _until(stop: asyncio.Event) -> None:
