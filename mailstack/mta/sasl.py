@@ -55,6 +55,7 @@ class Failure:
 
 
 Outcome = Challenge | Success | Failure
+HUNG_UP = Failure("Connection lost to authentication server", temporary=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class DovecotAuthenticator:
             stream.write(connection.data_to_send())
             while not isinstance(event := connection.next_event(), dovecot_auth.Handshake):
                 if event is dovecot_auth.CLOSED:
-                    raise ConnectionResetError("the authentication server hung up")
+                    raise ConnectionResetError("it hung up")
                 connection.receive_data(await stream.read(CONNECT_TIMEOUT))
         except BaseException:
             stream.abort()
@@ -184,7 +185,6 @@ class DovecotAuthenticator:
 
     async def _listen(self, stream: Stream, connection: dovecot_auth.AuthClientConnection) -> None:
         """Hand answers to whoever waits for them, until the connection breaks."""
-        reason = "the authentication server hung up"
         try:
             while True:
                 event = connection.next_event()
@@ -201,14 +201,13 @@ class DovecotAuthenticator:
                     if waiter is not None and not waiter.done():
                         waiter.set_result(_outcome(event))
         except dovecot_auth.AuthProtocolError as error:
-            reason = str(error)
             self._log.warning(f"SASL: {self.path}: {error}")
         finally:
             self._connection = None
             stream.close()
             for waiter in self._waiting.values():
                 if not waiter.done():
-                    waiter.set_result(Failure(reason, temporary=True))
+                    waiter.set_result(HUNG_UP)
             self._waiting.clear()
 
     async def ask(
@@ -216,10 +215,10 @@ class DovecotAuthenticator:
     ) -> tuple[int, Outcome]:
         """One step of an exchange (`exchange_id` 0: its first)."""
         if not exchange_id and not await self._connect():
-            return 0, Failure("Connection lost to authentication server", temporary=True)
+            return 0, HUNG_UP
         connection, stream = self._connection, self._stream
         if connection is None or stream is None:
-            return 0, Failure("Connection lost to authentication server", temporary=True)
+            return 0, HUNG_UP
         if exchange_id:
             connection.cont(exchange_id, response or b"")
         else:
@@ -263,7 +262,11 @@ class _DovecotExchange:
         self._id = 0
 
     async def step(self, response: bytes | None) -> Outcome:
+        first = not self._id
         self._id, outcome = await self._owner.ask(self._id, self._mechanism, self._peer, response)
+        if first and outcome is HUNG_UP:
+            # The server has been restarted since the last client: a new connection, once.
+            self._id, outcome = await self._owner.ask(0, self._mechanism, self._peer, response)
         return outcome
 
     def cancel(self) -> None:
