@@ -127,8 +127,7 @@ async def running(
     finally:
         for server in servers.values():
             server.stop()
-        for session in list(service.sessions):
-            session.shutdown()
+        service.stop()
         await tasks.drain(0.2)
         service.close()
         await asyncio.sleep(0)  # lets the transports see that they are closed

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mailstack.mailbox.auth.dovecot import DovecotAuthSession
 from mailstack.mailbox.auth.saslauthd import serve_saslauthd
+from mailstack.mailbox.imap import run_imap_session
 from mailstack.mailbox.lmtp import LmtpSession
 from mailstack.mailbox.pop3 import Pop3Session
 from mailstack.mailbox.service import MailboxService
@@ -13,16 +14,29 @@ from mailstack.net.listen import Handler
 from mailstack.net.stream import Stream
 
 
+class _Waker:
+    """Wakes an IMAP session that waits for its client; it sees `service.stopping` then."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def shutdown(self) -> None:
+        self._stream.interrupt()
+
+
 def handlers(service: MailboxService) -> Mapping[str, Handler]:
     """The handlers by service name: imap, pop3, lmtp, auth, saslauthd."""
 
     async def imap(stream: Stream) -> None:
-        from mailstack.mailbox.imap import run_imap_session
-
         connection = (stream.peer, stream.local)
+        waker = _Waker(stream)
+        service.sessions.add(waker)
         try:
             await run_imap_session(stream, service)
         finally:
+            service.sessions.discard(waker)
             service.disconnected(connection)
 
     async def pop3(stream: Stream) -> None:

@@ -95,8 +95,7 @@ class Process:
     async def _drain(self) -> None:
         self._log.info("master: SIGTERM received - shutting down")
         self._listeners.stop()
-        for session in list(self._service.sessions):
-            session.shutdown()
+        self._service.stop()
         await self._tasks.drain(DRAIN_SECONDS)
         await self._auth_tasks.drain(0)
         self._service.close()

@@ -64,6 +64,7 @@ class MailboxService:
         self.auth = Authenticator(config, log)
         self.pop3_locks: set[str] = set()
         self.sessions: set[Drainable] = set()
+        self.stopping = False
         self._logins: dict[_Connection, _Login] = {}
         self._counts: Counter[_Login] = Counter()
         self.configure(config, tls)
@@ -159,6 +160,12 @@ class MailboxService:
             self._counts[login] -= 1
             if self._counts[login] <= 0:
                 del self._counts[login]
+
+    def stop(self) -> None:
+        """Ask every session to go: those that wait for their client at once, the others when they would."""
+        self.stopping = True
+        for session in list(self.sessions):
+            session.shutdown()
 
     def close(self) -> None:
         """End the watching and the writers (blocks until what is queued is on disk)."""
