@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +99,17 @@ class Project:
 
         record = self._state.load()
         choice = select.choose(self.wish, record, self.environ)
-        prepared = launch.prepare(
-            self.stack,
-            self._spec_text(),
-            self._state,
-            self._engine(choice.kind),
-            self.environ,
-            launch.Phases(),
-            build=build,
-            dry=True,
-        )
+        with self._engine(choice.kind) as engine:
+            prepared = launch.prepare(
+                self.stack,
+                self._spec_text(),
+                self._state,
+                engine,
+                self.environ,
+                launch.Phases(),
+                build=build,
+                dry=True,
+            )
         return Plan(choice.kind, choice.reason, prepared.steps)
 
     def up(
@@ -135,19 +137,21 @@ class Project:
                     Progress("choose", f"{choice.kind} runtime: {choice.reason}", elapsed=phases.elapsed)
                 )
                 self._state.make()
-                prepared = launch.up(
-                    lambda: self.stack,
-                    self._spec_text(),
-                    self._stamp(),
-                    self._state,
-                    self._engine(choice.kind, progress),
-                    self.environ,
-                    progress,
-                    phases,
-                    build=build,
-                    timeout=timeout,
-                    wait=wait,
-                )
+                with self._engine(choice.kind, progress) as engine:
+                    prepared = launch.up(
+                        lambda: self.stack,
+                        self._spec_text(),
+                        self._stamp(),
+                        self._state,
+                        engine,
+                        self.environ,
+                        progress,
+                        phases,
+                        build=build,
+                        timeout=timeout,
+                        wait=wait,
+                    )
+                    status = self._status_after(engine, prepared.record, ready=wait)
             except BaseException:
                 if fresh:
                     self._state.remove()
@@ -155,7 +159,7 @@ class Project:
         phases.seconds["load"] = phases.seconds.get("load", 0.0) + self._load_seconds
         return UpResult(
             plan=Plan(choice.kind, choice.reason, prepared.steps),
-            status=self._status_after(prepared.record, ready=wait),
+            status=status,
             seconds=phases.elapsed,
             phases=phases.seconds,
             warnings=prepared.ground.notes,
@@ -172,7 +176,8 @@ class Project:
             record = self._state.load_quietly() or Record(project=self.name)
             for kind in self._kinds_to_end(record):
                 progress(Progress("step", f"stopping {self.name} ({kind})", elapsed=time.monotonic() - began))
-                removed += self._engine(kind, progress).stop(record, volumes=volumes).removed
+                with self._engine(kind, progress) as engine:
+                    removed += engine.stop(record, volumes=volumes).removed
             if volumes and any(self.state_dir.iterdir()):
                 self._state.remove()
                 removed.append(f"state {self.state_dir}")
@@ -198,7 +203,8 @@ class Project:
             return self._stopped(record)
         from mailstack.runtime import launch, probes
 
-        live = self._engine(record.runtime).live(record)
+        with self._engine(record.runtime) as engine:
+            live = engine.live(record)
         targets = [
             probes.Target(name, record.host, port)
             for name, port in record.ports.items()
@@ -231,15 +237,16 @@ class Project:
             raise self._unknown()
         kind = record.runtime or ("docker" if record.docker else "process")
         start = None if since is None else time.time() - since
-        return self._engine(kind).logs(services, follow=follow, since=start, record=record)
+        with self._engine(kind) as engine:
+            yield from engine.logs(services, follow=follow, since=start, record=record)
 
     def queue(self) -> list[dict[str, Any]]:
         """The queue as `postqueue -j` prints it: one mapping per message."""
         record = self._running()
         assert record.runtime is not None
-        engine = self._engine(record.runtime)
-        config = str(engine.paths(record).config_root / "postfix")
-        done = engine.exec("mta", "mailstack.mta.postqueue", ("--config", config, "-j"), record)
+        with self._engine(record.runtime) as engine:
+            config = str(engine.paths(record).config_root / "postfix")
+            done = engine.exec("mta", "mailstack.mta.postqueue", ("--config", config, "-j"), record)
         if done.status:
             said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             raise RuntimeFailure(f"the queue cannot be read: {said or f'status {done.status}'}")
@@ -257,19 +264,26 @@ class Project:
 
         record = self._state.load()
         choice = select.choose(self.wish, record, self.environ)
-        engine = self._engine(choice.kind)
-        return launch.render_only(self.stack, self._state, engine, self.environ)
+        with self._engine(choice.kind) as engine:
+            return launch.render_only(self.stack, self._state, engine, self.environ)
 
     # ---- inside
 
-    def _engine(self, kind: RuntimeKind, progress: ProgressCallback = no_progress) -> Engine:
+    @contextmanager
+    def _engine(self, kind: RuntimeKind, progress: ProgressCallback = no_progress) -> Iterator[Engine]:
+        engine: Engine
         if kind == "process":
             from mailstack.runtime.process import ProcessEngine
 
-            return ProcessEngine(self._state, self.environ)
-        from mailstack.runtime.docker import DockerEngine
+            engine = ProcessEngine(self._state, self.environ)
+        else:
+            from mailstack.runtime.docker import DockerEngine
 
-        return DockerEngine(self._state, self.environ, progress)
+            engine = DockerEngine(self._state, self.environ, progress)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
     def _spec_text(self) -> str | None:
         return None if self.spec_path is None else str(self.spec_path)
@@ -346,10 +360,9 @@ class Project:
             env=launch.variables(record, self._state.load_secrets(), self._state),
         )
 
-    def _status_after(self, record: Record, *, ready: bool) -> StackStatus:
+    def _status_after(self, engine: Engine, record: Record, *, ready: bool) -> StackStatus:
         """The status that `up` has just established: it is not asked for again."""
-        assert record.runtime is not None
-        live = self._engine(record.runtime).live(record)
+        live = engine.live(record)
         services = tuple(
             _service(record, name, live.get(name), "" if ready else "not waited for", starting=not ready)
             for name in SERVICES

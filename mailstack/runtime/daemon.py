@@ -38,6 +38,16 @@ class Daemon:
     """It can limit memory (a rootless one without delegated controllers cannot)."""
     pids: bool
 
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the object is of no use afterwards."""
+        self.api.close()
+
 
 def daemon_socket(environ: Mapping[str, str]) -> tuple[str | None, str]:
     """`(path of the daemon's unix socket, address of a remote daemon)`; at most one of them is given."""
@@ -53,16 +63,17 @@ def daemon_socket(environ: Mapping[str, str]) -> tuple[str | None, str]:
     return next((place for place in places if os.path.exists(place)), None), ""
 
 
-def answers(path: str) -> bool:
-    """A daemon says OK to `GET /_ping` (Docker Engine API)."""
+def silence(path: str) -> str:
+    """Why no daemon says OK to `GET /_ping` (Docker Engine API) at a unix socket; empty when one does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PING_TIMEOUT)
         try:
             connection.connect(path)
             connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-            return b" 200 " in connection.recv(4096).split(b"\r\n", 1)[0]
-        except OSError:
-            return False
+            status = connection.recv(4096).split(b"\r\n", 1)[0]
+        except OSError as error:
+            return error.strerror or str(error)
+    return "" if b" 200 " in status else f"it says {status.decode(errors='replace')!r}"
 
 
 def connect(environ: Mapping[str, str]) -> Daemon:
@@ -74,14 +85,22 @@ def connect(environ: Mapping[str, str]) -> Daemon:
             hint=f"start one (`sudo systemctl start docker`) or set DOCKER_HOST; or {PROCESS_RUNTIME}",
         )
     where = f"unix://{path}" if path else remote
+    # asked by hand first: the SDK leaves a socket open when nobody answers
+    trouble = "" if path is None else silence(path)
+    if trouble:
+        denied = os.path.exists(where[7:]) and not os.access(where[7:], os.R_OK | os.W_OK)
+        raise NoDocker(
+            f"no Docker daemon answers at {where}: {trouble}",
+            hint=f"this user may not open {path}: add it to the group docker, or {PROCESS_RUNTIME}"
+            if denied
+            else f"start it (`sudo systemctl start docker`), or {PROCESS_RUNTIME}",
+        )
     try:
         import docker
         from docker.errors import DockerException
         from docker.utils import kwargs_from_env
     except ImportError as error:
-        raise NoDocker(
-            f"the Docker SDK cannot be loaded: {error}", hint="install the package `docker`"
-        ) from error
+        raise NoDocker(f"the Docker SDK cannot be loaded: {error}", hint="pip install docker") from error
     try:
         options: dict[str, Any] = dict(kwargs_from_env(environment=dict(environ))) if remote else {}
         options |= {"version": "auto", "timeout": TIMEOUT}
@@ -90,20 +109,15 @@ def connect(environ: Mapping[str, str]) -> Daemon:
         api = docker.APIClient(**options)
         info = api.info()
     except (DockerException, OSError, ValueError) as error:
-        denied = path is not None and not os.access(path, os.R_OK | os.W_OK)
         raise NoDocker(
             f"no Docker daemon answers at {where}: {_reason(error)}",
-            hint=f"this user may not open {path}: add it to the group docker, or {PROCESS_RUNTIME}"
-            if denied
-            else f"start it (`sudo systemctl start docker`), or {PROCESS_RUNTIME}",
+            hint=f"see DOCKER_HOST, or {PROCESS_RUNTIME}",
         ) from error
-    if info.get("OSType") != "linux":
-        raise NoDocker(
-            f"the daemon at {where} runs {info.get('OSType')} containers",
-            hint="switch it to Linux containers",
-        )
-    if "podman" in str(info.get("ServerVersion", "")).lower() or "buildahVersion" in info.get("host", {}):
-        raise NoDocker(f"{where} is Podman, which is not supported", hint=PROCESS_RUNTIME)
+    try:
+        _refuse_others(info, where)
+    except NoDocker:
+        api.close()
+        raise
     return Daemon(
         api,
         where,
@@ -111,6 +125,16 @@ def connect(environ: Mapping[str, str]) -> Daemon:
         bool(info.get("MemoryLimit")),
         bool(info.get("PidsLimit")),
     )
+
+
+def _refuse_others(info: Mapping[str, Any], where: str) -> None:
+    if info.get("OSType") != "linux":
+        raise NoDocker(
+            f"the daemon at {where} runs {info.get('OSType')} containers",
+            hint="switch it to Linux containers",
+        )
+    if "podman" in str(info.get("ServerVersion", "")).lower() or "buildahVersion" in info.get("host", {}):
+        raise NoDocker(f"{where} is Podman, which is not supported", hint=PROCESS_RUNTIME)
 
 
 def call(what: str, function: Callable[[], T]) -> T:

@@ -78,6 +78,11 @@ class DockerEngine:
             self._known = daemon.connect(self.environ)
         return self._known
 
+    def close(self) -> None:
+        if self._known is not None:
+            self._known.close()
+            self._known = None
+
     # ---- before anything is changed
 
     def warm_up(self, record: Record) -> None:
@@ -96,7 +101,7 @@ class DockerEngine:
         if dry:
             self._image = f"{image.tag()} (to be built)"
         else:
-            image.build(None, self.progress, self.environ, self.daemon)
+            image.build_with(self.daemon.api, None, self.progress)
             made = image.present(self.daemon.api)
             assert made is not None
             self._image, self._python = made

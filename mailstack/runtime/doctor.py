@@ -76,6 +76,11 @@ def _docker(environ: Mapping[str, str]) -> Iterator[Check]:
     except RuntimeFailure as error:
         yield Check("docker", "warn", error.message, error.hint)
         return
+    with found:
+        yield from _daemon(found, environ)
+
+
+def _daemon(found: daemon.Daemon, environ: Mapping[str, str]) -> Iterator[Check]:
     where = f" on {found.remote}" if found.remote else ""
     yield Check("docker", "pass", f"a Docker daemon answers at {found.where}{where}")
     if not found.limits:

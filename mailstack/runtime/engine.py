@@ -158,3 +158,7 @@ class Engine(Protocol):
     def exec(self, service: ServiceKey, module: str, arguments: Sequence[str], record: Record) -> ExecResult:
         """Run `python -m module …` where a service runs. Raises `RuntimeFailure` when that fails."""
         ...
+
+    def close(self) -> None:
+        """Let go of connections. The stack goes on."""
+        ...

@@ -31,7 +31,6 @@ from typing import Any, Literal, cast
 
 import mailstack
 from mailstack.runtime import daemon
-from mailstack.runtime.daemon import Daemon
 from mailstack.runtime.errors import NoDocker, NoImage, RuntimeFailure
 from mailstack.runtime.model import ImageInfo, Progress, ProgressCallback
 
@@ -100,20 +99,23 @@ def why_not_available(environ: Mapping[str, str]) -> str:
         found = daemon.connect(environ)
     except NoDocker as error:
         return error.message
-    if present(found.api) is not None:
-        return ""
-    try:
-        _find_base(found.api, None, lambda _: None, pull=False)
-    except RuntimeFailure as error:
-        return f"{error.message}; `mailstack image build --base IMAGE` makes one"
+    with found:
+        try:
+            if present(found.api) is None:
+                _find_base(found.api, None, lambda _: None, pull=False)
+        except RuntimeFailure as error:
+            return f"{error.message}; `mailstack image build --base IMAGE` makes one"
     return ""
 
 
-def build(
-    base: str | None, progress: ProgressCallback, environ: Mapping[str, str], using: Daemon | None = None
-) -> ImageInfo:
+def build(base: str | None, progress: ProgressCallback, environ: Mapping[str, str]) -> ImageInfo:
     """Build the image. Raises `NoDocker`, `NoImage` (no usable base), `RuntimeFailure` (the build failed)."""
-    api = (using or daemon.connect(environ)).api
+    with daemon.connect(environ) as found:
+        return build_with(found.api, base, progress)
+
+
+def build_with(api: Any, base: str | None, progress: ProgressCallback) -> ImageInfo:
+    """As `build`, over a connection that is there."""
 
     def say(text: str) -> None:
         progress(Progress("build", text))

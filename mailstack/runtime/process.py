@@ -399,6 +399,11 @@ class ProcessEngine:
             raise RuntimeFailure(f"{module} could not be run: {error}") from error
         return ExecResult(done.returncode, done.stdout, done.stderr)
 
+    def close(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
     def _states(self, record: Record) -> Mapping[str, Any] | None:
         """What the supervisor says of each service; None when there is no supervisor."""
         self._base = record.socket_base or str(self.state.path)

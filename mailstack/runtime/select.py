@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mailstack.runtime.daemon import answers, daemon_socket
+from mailstack.runtime.daemon import daemon_socket, silence
 from mailstack.runtime.errors import UsageProblem
 from mailstack.runtime.model import RuntimeKind, RuntimeWish
 from mailstack.runtime.state import Record
@@ -46,7 +46,7 @@ def _automatic(environ: Mapping[str, str]) -> Choice:
         )
     if socket_path is None:
         return Choice("process", "there is no Docker daemon")
-    if not answers(socket_path):
+    if silence(socket_path):
         return Choice("process", f"no Docker daemon answers at {socket_path}")
     from mailstack.runtime import image
 

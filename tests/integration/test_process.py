@@ -1,0 +1,66 @@
+"""What only processes have: addresses in 127.0.0.0/8, a state folder that may be deep, a supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from mailstack.runtime import control, ports, probes
+from mailstack.runtime.api import open_project
+from mailstack.runtime.model import OWNER, STANDARD_PORTS
+from mailstack.runtime.supervisor import process_start
+from tests.integration.conftest import SPEC, Projects, everything_of
+
+
+def test_every_service_has_an_address_with_standard_ports(process_projects: Projects) -> None:
+    if not ports.standard_ports_allowed():
+        pytest.skip("needs the right to bind ports below 1024")
+    project = process_projects.open()
+    project.up()
+    where = project.endpoints()
+    targets = [
+        probes.Target(name, where.addresses[OWNER[name]], port) for name, port in STANDARD_PORTS.items()
+    ]
+    assert where.ca_file is not None
+    expected = probes.Expected("alpha.test", "mail.alpha.test", probes.tls_context(where.ca_file))
+    assert probes.ask_all(targets, expected, 5.0) == {}
+
+
+def test_deep_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("d" * 100)
+    monkeypatch.setenv("XDG_STATE_HOME", str(deep))
+    spec = tmp_path / "mailstack.yaml"
+    spec.write_text(SPEC)
+    project = open_project(spec, f"t{os.getpid()}-deep", runtime="process")
+    try:
+        assert project.up().status.ready
+        assert project.queue() == []
+    finally:
+        project.down(volumes=True)
+    assert everything_of(project) == []
+
+
+def test_killed_supervisor_takes_its_services_along_and_up_repairs_it(process_projects: Projects) -> None:
+    project = process_projects.open()
+    project.up()
+    left = control.leftovers(project.state_dir / "run")
+    os.kill(left["supervisor"][0], signal.SIGKILL)
+    result = process_projects.open().up()
+    assert {step.action for step in result.plan.steps} == {"write", "start"}
+    assert not any(process_start(pid) == ticks for pid, ticks in left.values())
+
+
+def test_wrong_configuration_fails_at_once(process_projects: Projects, tmp_path: Path) -> None:
+    """A certificate that is none, from the spec: nothing is started, nothing is left."""
+    from mailstack.runtime.errors import UsageProblem
+
+    (tmp_path / "one").mkdir()
+    for name in ("cert", "key"):
+        (tmp_path / "one" / f"{name}.pem").write_text("none")
+    project = process_projects.open(text=SPEC + "tls: {mode: files, cert: cert.pem, key: key.pem}\n")
+    with pytest.raises(UsageProblem, match="are not a certificate and its key"):
+        project.up()
+    assert everything_of(project) == []
