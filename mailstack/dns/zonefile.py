@@ -43,7 +43,9 @@ class _Reader(dns.zonefile.Reader):
     begun: tuple[str, int] | None = None
 
     def _rr_line(self) -> None:
-        self.begun = self.tok.where()
+        file, line = self.tok.where()
+        # A newline that ended the first token has been counted and put back.
+        self.begun = (file, line - 1 if self.tok.ungotten_char == "\n" else line)
         super()._rr_line()
         self.begun = None
 
