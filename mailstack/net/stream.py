@@ -101,6 +101,15 @@ class Stream(asyncio.Protocol):
         """The connection is gone in both directions."""
         return self._closed
 
+    @property
+    def eof(self) -> bool:
+        """The peer has closed its side, and everything it sent has been read."""
+        return self._eof and not self._buffer
+
+    def interrupt(self) -> None:
+        """Make a `read` that waits return `b""` now (its caller asks `eof` for the reason)."""
+        self._wake_reader()
+
     async def read(self, timeout: float) -> bytes:
         """Whatever has arrived, at least one octet; `b""` once the peer has closed its side.
 

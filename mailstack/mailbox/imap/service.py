@@ -101,8 +101,19 @@ class ImapService(Protocol):
     @property
     def log(self) -> Log: ...
 
+    @property
+    def stopping(self) -> bool:
+        """The process is about to end: a session says goodbye as soon as it would wait for a command."""
+        ...
+
     async def authenticate(
-        self, credentials: Credentials, *, mechanism: str, peer: PeerAddress, local: PeerAddress, secured: bool
+        self,
+        credentials: Credentials,
+        *,
+        mechanism: str,
+        peer: PeerAddress,
+        local: PeerAddress,
+        secured: bool,
     ) -> User | Refusal:
         """Check credentials (`service=imap`) and look the user up. Delays after failures are the service's
         business and happen in here; never raises for a wrong password."""

@@ -1,4 +1,4 @@
-"""Maildir++ as Dovecot 2.3 keeps it: message files, `dovecot-uidlist`, `dovecot-keywords`, `subscriptions`."""
+"""Maildir++ as Dovecot 2.3 has it: message files, `dovecot-uidlist`, `dovecot-keywords`, `subscriptions`."""
 
 from mailstack.storage.maildir.delivery import prepare_delivery
 

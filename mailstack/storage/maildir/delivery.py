@@ -18,7 +18,7 @@ SUBDIRECTORIES = ("cur", "new", "tmp")
 
 
 def make_folder(folder: str) -> None:
-    """Make `cur`, `new` and `tmp` below `folder`, and the way to it; entries are flushed. Raises `OSError`."""
+    """Make `cur`, `new` and `tmp` below `folder`, and the way to it; all flushed. Raises `OSError`."""
     missing = [name for name in SUBDIRECTORIES if not os.path.isdir(f"{folder}/{name}")]
     if not missing:
         return
@@ -34,6 +34,11 @@ def make_folder(folder: str) -> None:
             pass
     for path in {folder, *(os.path.dirname(path) for path in made)}:
         fsync_directory(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a Maildir folder at `path`."""
+    return os.path.isdir(f"{path}/cur")
 
 
 def local_form(data: Sequence[bytes | memoryview]) -> tuple[list[bytes], int, int]:
@@ -74,7 +79,7 @@ def virtual_size(parts: Sequence[bytes], size: int, lines: int) -> int:
 def prepare_delivery(
     root: str, data: Sequence[bytes | memoryview], now: float, hostname: str, *, flags: int | None = None
 ) -> Publication:
-    """What to publish so that the message lies in `root/new/` (with `flags`: in `root/cur/` with those flags).
+    """What to publish so that the message lies in `root/new/` (with `flags`: in `root/cur/`, so flagged).
 
     `root` is a Maildir folder (the account's root is its INBOX); missing folders are made. `data` is the
     message as it came over the wire or with LF line ends. Raises `OSError`.
@@ -84,9 +89,9 @@ def prepare_delivery(
         if len(_prepared) >= _PREPARED_LIMIT:
             _prepared.clear()
         _prepared.add(root)
-    elif not os.path.isdir(f"{root}/tmp"):
+    elif not is_folder(root):
         make_folder(root)
     parts, size, wire_size = local_form(data)
     name = unique_name(now, hostname, size, wire_size)
     final = f"{root}/new/{name}" if flags is None else f"{root}/cur/{name}{suffix_of(flags)}"
-    return Publication(f"{root}/tmp/{name}", final, parts)
+    return Publication(os.path.join(root, "tmp", name), final, parts)

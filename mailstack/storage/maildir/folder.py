@@ -42,7 +42,7 @@ class Listing:
 
 @dataclass(slots=True)
 class Delta:
-    """What a scan has found out: how many messages came, which UIDs went, whose flags another program changed."""
+    """What a scan has found: how many messages came, which UIDs went, whose flags others changed."""
 
     added: int = 0
     removed: list[int] = field(default_factory=list)
@@ -271,7 +271,7 @@ class Folder:
             del self._reserved[base]
 
     def _append(self, records: Sequence[tuple[int, str]]) -> None:
-        """Write records behind the file's last line and step `next_uid`. Raises `OSError`, `LockBusyError`."""
+        """Write records behind the last line and step `next_uid`. Raises `OSError`, `LockBusyError`."""
         path = f"{self.path}/{uidlist.FILE}"
         with uidlist.Lock(path):
             if self._stat_list() != self._list_stamp:

@@ -1,11 +1,11 @@
 """Names of Maildir files: unique names, sizes in the name, flags behind `:2,`.
 
-A name is `<unique>[,S=<size>][,W=<virtual size>][:2,<flags>]`. `S` is the size on disk in octets, `W` the size
-with every line end counted as CRLF (what IMAP and POP3 announce). Flags are the letters of the Maildir
+A name is `<unique>[,S=<size>][,W=<virtual size>][:2,<flags>]`. `S` is the size on disk in octets, `W` the
+size with every line end counted as CRLF (what IMAP and POP3 announce). Flags are the letters of the Maildir
 specification in ASCII order, followed by `a`..`z` for keywords, whose meaning stands in `dovecot-keywords`.
 
-In memory a message's flags are one integer: bit 0..5 the system flags in the order of `LETTERS`, bit 6..31 the
-keywords a..z.
+In memory a message's flags are one integer: bit 0..5 the system flags in the order of `LETTERS`, bit 6..31
+the keywords a..z.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _sequence = itertools.count(1)
 
 
 def unique_name(now: float, hostname: str, size: int | None = None, virtual_size: int | None = None) -> str:
-    """A base name nobody else uses: `1700000000.M123456P77Q1.host,S=12,W=14`. `now`: seconds since the epoch."""
+    """A base name nobody else uses: `1700000000.M123456P77Q1.host,S=12,W=14`. `now`: epoch seconds."""
     seconds = int(now)
     micros = int((now - seconds) * 1_000_000)
     host = hostname.replace("/", "\\057").replace(":", "\\072").replace(",", "\\054") or "localhost"

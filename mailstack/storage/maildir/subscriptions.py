@@ -7,7 +7,6 @@ with the separator and in modified UTF-7.
 
 from __future__ import annotations
 
-
 from mailstack.storage.maildir.uidlist import Lock
 from mailstack.wire.imap import utf7
 

@@ -143,10 +143,11 @@ def rename(root: str, old: str, new: str) -> list[tuple[str, str]]:
 
     Raises `FileNotFoundError`, `FileExistsError`, `MailboxNameError`.
     """
-    pairs = []
-    for name in names(root)[1:]:
-        if name == old or name.startswith(old + SEPARATOR):
-            pairs.append((path_of(root, name), path_of(root, new + name[len(old) :])))
+    pairs = [
+        (path_of(root, name), path_of(root, new + name[len(old) :]))
+        for name in names(root)[1:]
+        if name == old or name.startswith(old + SEPARATOR)
+    ]
     if not pairs:
         raise FileNotFoundError(f"{root}: no mailbox {old}")
     for _, target in pairs:

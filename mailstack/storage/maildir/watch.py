@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 
 Listener = Callable[[str, bool], None]
-"""Called with a file's name and whether it has come (else it has gone); an empty name: read everything anew."""
+"""Called with a file's name and whether it has come (else gone); an empty name: read everything anew."""
 
 _ATTRIBUTES = 0x00000080 | 0x00000040 | 0x00000100 | 0x00000200  # MOVED_TO MOVED_FROM CREATE DELETE
 _COME = 0x00000080 | 0x00000100
@@ -23,7 +23,7 @@ _BUFFER = 65536
 
 
 class Watcher:
-    """All watches of the process. `fileno` is for the event loop: readable means `poll` has something to do."""
+    """All watches of the process. When `fileno` is readable, `poll` has something to do."""
 
     def __init__(self) -> None:
         self._listeners: dict[int, Listener] = {}

@@ -11,7 +11,7 @@ from mailstack.wire.imap.sequence import SequenceSet
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A command without arguments: CAPABILITY NOOP LOGOUT STARTTLS CHECK CLOSE UNSELECT EXPUNGE IDLE NAMESPACE."""
+    """A command without arguments, such as NOOP; `name` says which."""
 
     name: str
 
@@ -52,10 +52,7 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """`special_use`: RFC 6154 §3."""
-
     mailbox: str
-    special_use: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ _SPECIAL = re.compile(rb"([\"\\])")
 
 
 def string(value: bytes) -> bytes:
-    """A quoted string where that is possible, else a literal. NUL, which no literal may hold, becomes 0x80."""
+    """A quoted string where that is possible, else a literal. NUL, which neither may hold, becomes 0x80."""
     if _LITERAL_NEEDED.search(value) or len(value) > QUOTED_MAX:
         if b"\0" in value:
             value = value.replace(b"\0", b"\x80")

@@ -14,7 +14,7 @@ DEPTH_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An item that is a name and nothing else: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE."""
+    """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE."""
 
     name: str
 

@@ -70,12 +70,7 @@ def _select(readonly: bool) -> Callable[[Cursor], c.Command]:
 
 def _create(cursor: Cursor) -> c.Command:
     cursor.space()
-    mailbox = cursor.mailbox()
-    uses: tuple[str, ...] = ()
-    if cursor.take(b" (USE "):
-        uses = cursor.flag_list()
-        cursor.expect(b")")
-    return c.Create(mailbox, uses)
+    return c.Create(cursor.mailbox())
 
 
 def _delete(cursor: Cursor) -> c.Command:

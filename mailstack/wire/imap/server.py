@@ -22,7 +22,7 @@ from enum import Enum, auto
 from mailstack.wire.imap.commands import Authenticate, Command, Plain
 from mailstack.wire.imap.dates import parse_date_time
 from mailstack.wire.imap.parse import PARSERS, parse_command
-from mailstack.wire.imap.states import ALLOWED, State
+from mailstack.wire.imap.states import ALLOWED, TRANSITIONS, State
 from mailstack.wire.imap.tokens import BadMailboxNameError, Cursor, ParseError
 
 DEFAULT_LINE_LIMIT = 65536
@@ -50,7 +50,7 @@ class CommandEvent:
 
 @dataclass(frozen=True, slots=True)
 class BadCommand:
-    """Something that is no command: reply `<tag> <status> <text>`; the tag is `*` when there is none to use."""
+    """Something that is no command: reply `<tag> <status> <text>`; `*` stands for a missing tag."""
 
     tag: str
     text: str
@@ -105,7 +105,7 @@ class _Mode(Enum):
 
 
 class ServerConnection:
-    """See the module. `state` is the owner's to set; it decides which commands are known."""
+    """See the module. `state` is moved by `succeeded`, and decides which commands are allowed."""
 
     __slots__ = (
         "_append",
@@ -156,6 +156,10 @@ class ServerConnection:
     def is_idle(self) -> bool:
         """No command is half read."""
         return self._mode is _Mode.COMMAND and not self._buffer and not self._text
+
+    def succeeded(self, name: str) -> None:
+        """The command `name` has been answered with OK: go where it leads."""
+        self.state = TRANSITIONS.get((self.state, name), self.state)
 
     def resume(self) -> None:
         """AUTHENTICATE or IDLE is over: read commands again."""
@@ -230,7 +234,7 @@ class ServerConnection:
         return data
 
     def _line(self) -> bytes | None:
-        """The next line without its CRLF (or LF alone, as Dovecot takes it), None when it is not all there."""
+        """The next line without its CRLF (or LF alone, as Dovecot takes it); None when there is none yet."""
         end = self._buffer.find(b"\n", self._searched)
         if end < 0:
             self._searched = len(self._buffer)

@@ -22,17 +22,29 @@ ALLOWED: dict[str, frozenset[State]] = {
     **dict.fromkeys(("CAPABILITY", "NOOP", "LOGOUT", "ID"), _ANY),
     **dict.fromkeys(("STARTTLS", "LOGIN", "AUTHENTICATE"), frozenset({State.NOT_AUTHENTICATED})),
     **dict.fromkeys(
-        (
-            "ENABLE SELECT EXAMINE CREATE DELETE RENAME SUBSCRIBE UNSUBSCRIBE LIST LSUB STATUS APPEND"
-            " NAMESPACE IDLE"
-        ).split(),
+        [
+            "ENABLE",
+            "SELECT",
+            "EXAMINE",
+            "CREATE",
+            "DELETE",
+            "RENAME",
+            "SUBSCRIBE",
+            "UNSUBSCRIBE",
+            "LIST",
+            "LSUB",
+            "STATUS",
+            "APPEND",
+            "NAMESPACE",
+            "IDLE",
+        ],
         _LOGGED_IN,
     ),
     **dict.fromkeys(
-        "CHECK CLOSE UNSELECT EXPUNGE SEARCH FETCH STORE COPY MOVE".split(),
+        ["CHECK", "CLOSE", "UNSELECT", "EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE"],
         _SELECTED,
     ),
-    **{f"UID {name}": _SELECTED for name in "EXPUNGE SEARCH FETCH STORE COPY MOVE".split()},
+    **{f"UID {name}": _SELECTED for name in ["EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE"]},
 }
 """Every command there is, with the states that allow it."""
 
@@ -47,4 +59,4 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.SELECTED, "UNSELECT"): State.AUTHENTICATED,
     **{(state, "LOGOUT"): State.LOGOUT for state in State},
 }
-"""Where a command that succeeds leads; a failed SELECT leads from SELECTED to AUTHENTICATED (RFC 3501 §6.3.1)."""
+"""Where a command leads; a failed SELECT leads from SELECTED to AUTHENTICATED (RFC 3501 §6.3.1)."""

@@ -78,10 +78,11 @@ def select(header: bytes, names: Sequence[bytes], without: bool = False) -> byte
     line ends has none either.
     """
     wanted = {name.lower() for name in names}
-    chosen = []
-    for field in fields(header):
-        if (field.name in wanted) != without and (field.name or without):
-            chosen.append(header[field.start : field.end])
+    chosen = [
+        header[field.start : field.end]
+        for field in fields(header)
+        if (field.name in wanted) != without and (field.name or without)
+    ]
     if not without or header.endswith((b"\n\n", b"\n\r\n")) or header in (b"\n", b"\r\n"):
         chosen.append(b"\n")
     return b"".join(chosen)

@@ -1,0 +1,50 @@
+"""CAPABILITY NOOP LOGOUT CHECK NAMESPACE ID ENABLE.
+
+State: any (the first four RFC 3501 §6.1, §6.4.1; ID RFC 2971), authenticated (NAMESPACE RFC 2342, ENABLE
+RFC 5161).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.imap.capability import capabilities
+from mailstack.wire.imap import commands as c
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+
+async def capability(session: Session, tag: str, command: c.Plain) -> str:
+    session.line("* CAPABILITY " + " ".join(capabilities(session)))
+    return "OK Capability completed."
+
+
+async def noop(session: Session, tag: str, command: c.Plain) -> str:
+    return "OK NOOP completed."
+
+
+async def check(session: Session, tag: str, command: c.Plain) -> str:
+    return "OK Check completed."
+
+
+async def logout(session: Session, tag: str, command: c.Plain) -> str:
+    session.leave()
+    session.line("* BYE Logging out")
+    return "OK Logout completed."
+
+
+async def identify(session: Session, tag: str, command: c.Id) -> str:
+    session.line('* ID ("name" "mailstack")')
+    return "OK ID completed."
+
+
+async def enable(session: Session, tag: str, command: c.Enable) -> str:
+    # None of the announced extensions has to be enabled; others are passed over (RFC 5161 §3.1).
+    session.line("* ENABLED")
+    return "OK Enabled."
+
+
+async def namespace(session: Session, tag: str, command: c.Plain) -> str:
+    session.line('* NAMESPACE (("" ".")) NIL NIL')
+    return "OK Namespace completed."

@@ -1,0 +1,44 @@
+"""What the server announces: exactly what works (RFC 3501 §6.1.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+BEFORE_LOGIN = ("IMAP4rev1", "SASL-IR", "ID", "ENABLE", "IDLE", "LITERAL+")
+AFTER_LOGIN = (
+    *BEFORE_LOGIN[:-1],
+    "MULTIAPPEND",
+    "UNSELECT",
+    "CHILDREN",
+    "NAMESPACE",
+    "UIDPLUS",
+    "LIST-EXTENDED",
+    "ESEARCH",
+    "LIST-STATUS",
+    "MOVE",
+    "STATUS=SIZE",
+    "LITERAL+",
+    "SPECIAL-USE",
+)
+
+
+def capabilities(session: Session) -> list[str]:
+    """The capabilities in the connection's present state."""
+    if session.user is not None:
+        return list(AFTER_LOGIN)
+    names = list(BEFORE_LOGIN)
+    if session.service.tls is not None and not session.secured:
+        names.append("STARTTLS")
+    if plaintext_allowed(session):
+        names += [f"AUTH={name.upper()}" for name in session.service.settings.mechanisms]
+    else:
+        names.append("LOGINDISABLED")
+    return names
+
+
+def plaintext_allowed(session: Session) -> bool:
+    """Whether a password may come over this connection (`disable_plaintext_auth`)."""
+    return session.secured or not session.service.settings.disable_plaintext_auth

@@ -1,0 +1,43 @@
+"""COPY and MOVE, by number and UID (state: selected; RFC 3501 §6.4.7, RFC 6851, COPYUID RFC 4315 §3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.messages import positions
+from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.sequence import format_set
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+
+async def copy(session: Session, tag: str, command: c.Copy) -> str:
+    view = session.selected
+    name = f"{'UID ' if command.uid else ''}{'MOVE' if command.move else 'COPY'}"
+    found = positions(view, command.messages, command.uid, name)
+    if command.move and view.readonly:
+        raise CommandError("NO [READ-ONLY] Mailbox is read-only.")
+    store = session.service.store
+    try:
+        target = await store.open(session.root, command.mailbox)
+    except FileNotFoundError:
+        raise CommandError(f"NO [TRYCREATE] Mailbox doesn't exist: {command.mailbox}") from None
+    try:
+        if not found:
+            return "OK No messages found."
+        pairs = await view.box.transfer([view.uids[at] for at in found], target, command.move)
+    finally:
+        store.unpin(target)
+    if not pairs:
+        raise CommandError("NO [EXPUNGEISSUED] Some of the messages no longer exist.")
+    old, new = format_set(pair[0] for pair in pairs), format_set(pair[1] for pair in pairs)
+    code = f"[COPYUID {target.folder.uid_validity} {old} {new}]"
+    if command.move:
+        session.line(f"* OK {code} Moved UIDs.")
+        return "OK Move completed."
+    if len(pairs) < len(found):
+        session.line(f"* OK {code} Copied UIDs.")
+        raise CommandError("NO [EXPUNGEISSUED] Some of the messages no longer exist.")
+    return f"OK {code} Copy completed."

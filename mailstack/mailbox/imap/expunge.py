@@ -1,0 +1,34 @@
+"""EXPUNGE (state: selected; RFC 3501 §6.4.3) and UID EXPUNGE (RFC 4315 §2.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.views import View
+from mailstack.storage.maildir.names import DELETED
+from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.sequence import positions_of_uids
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+
+def deleted_uids(view: View) -> list[int]:
+    """The messages of the view with \\Deleted."""
+    folder = view.box.folder
+    return [uid for uid, flags in zip(folder.uids, folder.flags, strict=True) if flags & DELETED]
+
+
+async def expunge(session: Session, tag: str, command: c.Plain) -> str:
+    view = session.selected
+    if not view.readonly:
+        await view.box.expunge(deleted_uids(view))
+    return "OK Expunge completed."
+
+
+async def uid_expunge(session: Session, tag: str, command: c.UidExpunge) -> str:
+    view = session.selected
+    if not view.readonly:
+        wanted = {view.uids[at] for at in positions_of_uids(command.uids, view.uids, view.count)}
+        await view.box.expunge([uid for uid in deleted_uids(view) if uid in wanted])
+    return "OK Expunge completed."

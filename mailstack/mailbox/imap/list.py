@@ -1,0 +1,157 @@
+"""LIST LSUB STATUS. State: authenticated. RFC 3501 §6.3.8 to §6.3.10; LIST as RFC 5258 extends it, with
+SPECIAL-USE (RFC 6154) and STATUS (RFC 5819); CHILDREN (RFC 3348) always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.views import SharedMailbox
+from mailstack.storage.maildir import subscriptions, tree
+from mailstack.storage.maildir.names import DELETED, SEEN
+from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.encode import mailbox
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+
+async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
+    if command.patterns == ("",) and not command.extended:
+        session.line('* LIST (\\Noselect) "." ""')
+        return "OK List completed."
+    root = session.root
+    existing = tree.names(root)
+    subscribed = set(subscriptions.read(root))
+    names = set(existing)
+    if "SUBSCRIBED" in command.selection:
+        names = {tree.canonical(name) for name in subscribed}
+    recursive = "RECURSIVEMATCH" in command.selection
+    special = _special_uses(session)
+    # A parent that is no mailbox is listed too, when the pattern means it but not its children.
+    shown = _with_parents(names if "SUBSCRIBED" not in command.selection or recursive else ())
+    patterns = [command.reference + pattern for pattern in command.patterns]
+    everything = _with_parents(existing)
+    for name in _sorted(names | shown):
+        if not any(matches(pattern, name) for pattern in patterns):
+            continue
+        if "SPECIAL-USE" in command.selection and name not in special:
+            continue
+        attributes = []
+        if name not in existing:
+            attributes.append("\\NonExistent" if command.extended else "\\Noselect")
+        if name in subscribed and ({"SUBSCRIBED"} & (command.returns | command.selection)):
+            attributes.append("\\Subscribed")
+        below = any(other.startswith(name + tree.SEPARATOR) for other in everything)
+        attributes.append("\\HasChildren" if below else "\\HasNoChildren")
+        attributes += special.get(name, ())
+        line = b'* LIST (%b) "." %b' % (" ".join(attributes).encode(), mailbox(name))
+        if recursive and any(other.startswith(name + tree.SEPARATOR) for other in subscribed):
+            line += b' ("CHILDINFO" ("SUBSCRIBED"))'
+        elif recursive and name not in names:
+            continue
+        session.send(line + b"\r\n")
+        if command.status and name in existing:
+            await _send_status(session, name, command.status)
+        if session.full:
+            await session.flush()
+    return "OK List completed."
+
+
+async def lsub(session: Session, tag: str, command: c.Lsub) -> str:
+    names = {tree.canonical(name) for name in subscriptions.read(session.root)}
+    special = _special_uses(session)
+    pattern = command.reference + command.pattern
+    for name in _sorted(names | _with_parents(names)):
+        if not matches(pattern, name):
+            continue
+        if name in names:
+            attributes = " ".join(special.get(name, ()))
+        elif pattern.endswith("%"):
+            attributes = "\\Noselect"
+        else:
+            continue
+        session.send(b'* LSUB (%b) "." %b\r\n' % (attributes.encode(), mailbox(name)))
+    return "OK Lsub completed."
+
+
+async def status(session: Session, tag: str, command: c.Status) -> str:
+    try:
+        await _send_status(session, command.mailbox, command.items)
+    except FileNotFoundError:
+        raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {command.mailbox}") from None
+    return "OK Status completed."
+
+
+async def _send_status(session: Session, name: str, items: Iterable[str]) -> None:
+    store = session.service.store
+    box = await store.open(session.root, name)
+    try:
+        values = " ".join(f"{item} {_status_value(box, item)}" for item in items)
+    finally:
+        store.unpin(box)
+    session.send(b"* STATUS %b (%b)\r\n" % (mailbox(name), values.encode("ascii")))
+
+
+def _status_value(box: SharedMailbox, item: str) -> int:
+    folder = box.folder
+    match item:
+        case "MESSAGES":
+            return len(folder.uids)
+        case "RECENT":
+            return sum(1 for uid in folder.uids if uid >= folder.recent_from)
+        case "UIDNEXT":
+            return folder.next_uid
+        case "UIDVALIDITY":
+            return folder.uid_validity
+        case "UNSEEN":
+            return sum(1 for flags in folder.flags if not flags & SEEN)
+        case "DELETED":
+            return sum(1 for flags in folder.flags if flags & DELETED)
+        case _:
+            return sum(box.wire_size(index) for index in range(len(folder.uids)))
+
+
+def _special_uses(session: Session) -> dict[str, tuple[str, ...]]:
+    return {item.name: item.special_use for item in session.service.settings.mailboxes if item.special_use}
+
+
+def _with_parents(names: Iterable[str]) -> set[str]:
+    """The names and every name above them."""
+    result = set()
+    for name in names:
+        result.add(name)
+        while (at := name.rfind(tree.SEPARATOR)) > 0:
+            name = name[:at]
+            result.add(name)
+    return result
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (name != tree.INBOX, name))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """`*` stands for anything, `%` for anything without a separator; INBOX in any case.
+
+    Takes time in proportion to the product of the lengths, whatever the pattern.
+    """
+    if name == tree.INBOX and pattern.upper() == tree.INBOX:
+        return True
+    reached = {0}
+    for char in pattern:
+        if char == "*":
+            reached = set(range(min(reached), len(name) + 1))
+        elif char == "%":
+            spread: set[int] = set()
+            for start in reached:
+                end = name.find(tree.SEPARATOR, start)
+                spread.update(range(start, (len(name) if end < 0 else end) + 1))
+            reached = spread
+        else:
+            reached = {at + 1 for at in reached if at < len(name) and name[at] == char}
+        if not reached:
+            return False
+    return len(name) in reached

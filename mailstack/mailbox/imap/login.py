@@ -1,0 +1,126 @@
+"""STARTTLS LOGIN AUTHENTICATE. State: not authenticated. RFC 3501 §6.2, RFC 4959 (SASL-IR)."""
+
+from __future__ import annotations
+
+import binascii
+import ssl
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.imap.capability import capabilities, plaintext_allowed
+from mailstack.mailbox.imap.errors import CommandError, Disconnect
+from mailstack.mailbox.imap.service import Refusal
+from mailstack.storage.maildir import subscriptions, tree
+from mailstack.wire.imap import commands as c
+from mailstack.wire.sasl import Challenge, Credentials, SASLError, server_mechanism
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+HANDSHAKE_TIMEOUT = 30.0
+_PRIVACY = "[PRIVACYREQUIRED] Plaintext authentication disallowed on non-secure (SSL/TLS) connections."
+
+
+async def starttls(session: Session, tag: str, command: c.Plain) -> str:
+    """RFC 3501 §6.2.1: what the client sent behind the command in plain text is thrown away."""
+    context = session.service.tls
+    if session.secured:
+        raise CommandError("BAD TLS is already active.")
+    if context is None:
+        raise CommandError("BAD TLS support isn't enabled.")
+    session.line(f"{tag} OK Begin TLS negotiation now.")
+    await session.flush()
+    session.connection.discard_input()
+    try:
+        await session.stream.start_tls(context, HANDSHAKE_TIMEOUT, server_side=True)
+    except ssl.SSLError as error:
+        raise ConnectionAbortedError(str(error)) from error
+    return ""
+
+
+async def login(session: Session, tag: str, command: c.Login) -> str:
+    _check_allowed(session)
+    try:
+        credentials = Credentials("", command.user.decode(), command.password.decode())
+    except UnicodeDecodeError:
+        return _failed(session, Refusal.CREDENTIALS)
+    return await _log_in(session, credentials, "PLAIN")
+
+
+async def authenticate(session: Session, tag: str, command: c.Authenticate) -> str:
+    try:
+        return await _exchange(session, command)
+    finally:
+        session.connection.resume()
+
+
+async def _exchange(session: Session, command: c.Authenticate) -> str:
+    if command.mechanism not in {name.upper() for name in session.service.settings.mechanisms}:
+        raise CommandError("NO Unsupported authentication mechanism.")
+    _check_allowed(session)
+    mechanism = server_mechanism(command.mechanism)
+    response = None if command.initial is None else _decode(command.initial)
+    while True:
+        try:
+            step = mechanism.step(response)
+        except SASLError as error:
+            raise CommandError(f"NO [AUTHENTICATIONFAILED] {error}") from None
+        if isinstance(step, Credentials):
+            return await _log_in(session, step, command.mechanism)
+        assert isinstance(step, Challenge)
+        session.send(b"+ " + binascii.b2a_base64(step.data, newline=False) + b"\r\n")
+        line = await session.client_line(session.service.settings.login_timeout)
+        if line == b"*":
+            raise CommandError("BAD Authentication aborted by client.")
+        response = _decode(line)
+
+
+def _decode(text: bytes) -> bytes:
+    if text == b"=":
+        return b""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True) if text else b""
+    except binascii.Error:
+        raise CommandError("BAD Invalid base64 data in authentication response.") from None
+
+
+def _check_allowed(session: Session) -> None:
+    if not plaintext_allowed(session):
+        session.line(
+            "* BAD [ALERT] Plaintext authentication not allowed without SSL/TLS, but your client did it"
+            " anyway. If anyone was listening, the password was exposed."
+        )
+        raise CommandError(f"NO {_PRIVACY}")
+
+
+async def _log_in(session: Session, credentials: Credentials, mechanism: str) -> str:
+    service = session.service
+    stream = session.stream
+    outcome = await service.authenticate(
+        credentials, mechanism=mechanism, peer=stream.peer, local=stream.local, secured=session.secured
+    )
+    if isinstance(outcome, Refusal):
+        return _failed(session, outcome)
+    make_mailboxes(session, outcome.mail_root)
+    session.user = outcome
+    return f"OK [CAPABILITY {' '.join(capabilities(session))}] Logged in"
+
+
+def _failed(session: Session, refusal: Refusal) -> str:
+    session.failures += 1
+    if session.failures >= session.service.settings.failures_limit:
+        raise Disconnect("Too many authentication failures.")
+    return f"NO {refusal.value}"
+
+
+def make_mailboxes(session: Session, root: str) -> None:
+    """INBOX, and the mailboxes that dovecot.conf says to make by themselves."""
+    tree.create(root, tree.INBOX)
+    for setting in session.service.settings.mailboxes:
+        if setting.auto == "no" or tree.exists(root, setting.name):
+            continue
+        try:
+            tree.create(root, setting.name)
+            if setting.auto == "subscribe":
+                subscriptions.change(root, setting.name, subscribed=True)
+        except (OSError, tree.MailboxNameError) as error:
+            session.service.log.error(f"imap: {root}: mailbox {setting.name}: {error}")

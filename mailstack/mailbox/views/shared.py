@@ -1,0 +1,394 @@
+"""A folder in memory with everybody who looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.views.files import in_batch, patient, rename, transfer_files, unlink
+from mailstack.mailbox.views.view import Change, View
+from mailstack.storage.durable import Publication
+from mailstack.storage.maildir import prepare_delivery
+from mailstack.storage.maildir.folder import IN_NEW, Delta, Folder, FolderGoneError, Listing, read_listing
+from mailstack.storage.maildir.message import open_message
+from mailstack.storage.maildir.names import (
+    KEYWORD_SHIFT,
+    size_in_name,
+    split_name,
+    suffix_of,
+    unique_name,
+)
+from mailstack.wire.mime.lines import wire_size
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.views.store import MailStore
+
+LOG_LIMIT = 1024
+"""Entries of a mailbox's log before its older half is merged."""
+
+
+class KeywordsFullError(Exception):
+    """A folder has room for 26 keywords."""
+
+
+class SharedMailbox:
+    """A folder in memory with everybody who looks at it."""
+
+    def __init__(self, store: MailStore, root: str, folder: Folder) -> None:
+        self.store = store
+        self.root = root
+        self.folder = folder
+        self.views: list[View] = []
+        self.lock = asyncio.Lock()
+        self.log: list[Change] = []
+        self.log_start = 0
+        self.gone = False
+        self.pins = 0
+        self._events: list[tuple[str, bool, bool]] = []
+        self._unsure = False
+        self._sizes: dict[int, int] = {}
+        self._handles: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def log_end(self) -> int:
+        """The number that the log's next entry will get."""
+        return self.log_start + len(self.log)
+
+    # ---- life
+
+    def start_watching(self) -> None:
+        """Ask for news from the directories; before the first listing, so that nothing is missed."""
+        watch = self.store.watcher.watch
+        path = self.folder.path
+        self._handles = (
+            watch(f"{path}/new", lambda name, come: self._event(name, come, True)),
+            watch(f"{path}/cur", lambda name, come: self._event(name, come, False)),
+        )
+
+    def stop_watching(self) -> None:
+        for handle in self._handles:
+            if handle is not None:
+                self.store.watcher.forget(handle)
+        self._handles = (None, None)
+
+    @property
+    def watched(self) -> bool:
+        return None not in self._handles
+
+    def release(self) -> None:
+        """Somebody has ended using the mailbox."""
+        if not self.views and not self.pins:
+            self.store.unused(self)
+
+    def die(self) -> None:
+        """The mailbox has been deleted: its sessions must go."""
+        self.gone = True
+        self.stop_watching()
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake the sessions that idle."""
+        for view in self.views:
+            if view.wake is not None:
+                view.wake()
+
+    def _event(self, name: str, come: bool, in_new: bool) -> None:
+        if not name:
+            self._unsure = True
+        else:
+            base = split_name(name)[0]
+            uid = self.folder.by_base.get(base)
+            if uid is None and not come:
+                return
+            if uid is not None:
+                index = self.folder.index(uid)
+                same = self.folder.names[index] == name
+                same = same and bool(self.folder.flags[index] & IN_NEW) == in_new
+                if same == come:
+                    return
+            self._events.append((name, come, in_new))
+        self.notify()
+
+    # ---- news
+
+    async def refresh(self) -> None:
+        """Take in what other programs have done until now. Raises `OSError`, `FolderGoneError`."""
+        self.store.watcher.poll()
+        if self.gone:
+            raise FolderGoneError(f"{self.folder.path}: deleted")
+        if not self.has_news():
+            return
+        async with self.lock:
+            if self.gone:
+                raise FolderGoneError(f"{self.folder.path}: deleted")
+            try:
+                await self._refresh()
+            except FolderGoneError:
+                self.store.dropped(self)
+                raise
+
+    def has_news(self) -> bool:
+        if self._events or self._unsure:
+            return True
+        if self.watched:
+            return self.folder.list_changed()
+        return self.folder.is_stale()
+
+    async def _refresh(self) -> None:
+        folder = self.folder
+        events, self._events = self._events, []
+        if self.watched and not self._unsure and not folder.list_changed():
+            delta = await patient(lambda: folder.apply_events(events))
+        else:
+            self._unsure = False
+            if not self.watched:
+                self.start_watching()
+                self.store.watcher.poll()
+                self._events.clear()
+            listing = await self._listing()
+            delta = await patient(lambda: folder.apply(listing))
+        self._report(delta)
+
+    async def _listing(self) -> Listing:
+        if len(self.folder.uids) < 1000:
+            return read_listing(self.folder.path)
+        return await asyncio.to_thread(read_listing, self.folder.path)
+
+    def _report(self, delta: Delta) -> None:
+        for problem in self.folder.problems:
+            self.store.on_problem(problem)
+        self.folder.problems.clear()
+        if delta.changed:
+            self._record(Change(delta.changed, False))
+        if delta.removed:
+            self._record(Change(delta.removed, True))
+        if delta:
+            self.notify()
+
+    def _record(self, change: Change) -> None:
+        if not self.views:
+            self.log_start = self.log_end + 1
+            self.log.clear()
+            return
+        self.log.append(change)
+        if len(self.log) > LOG_LIMIT:
+            self._merge_log()
+
+    def _merge_log(self) -> None:
+        """Merge the older half into two entries; views within it start from its beginning again, which only
+        repeats news about flags."""
+        half = len(self.log) // 2
+        old, rest = self.log[:half], self.log[half:]
+        end = self.log_start + half
+        flags = Change(tuple({uid for entry in old if not entry.removed for uid in entry.uids}), False)
+        gone = Change(tuple({uid for entry in old if entry.removed for uid in entry.uids}), True)
+        self.log = [flags, gone, *rest]
+        self.log_start = end - 2
+        for view in self.views:
+            view.rewind(end, self.log_start)
+
+    def look_again(self) -> None:
+        """A file was not where it should be: read the directories now. Raises `OSError`."""
+        delta = self.folder.apply(read_listing(self.folder.path))
+        self._report(delta)
+
+    def wire_size(self, index: int) -> int:
+        """A message's size with CRLF line ends, in octets (RFC822.SIZE). Raises `FileNotFoundError`."""
+        folder = self.folder
+        size = folder.size_in_name(index, "W")
+        if size is None:
+            uid = folder.uids[index]
+            size = self._sizes.get(uid)
+            if size is None:
+                data = open_message(folder.file(index))
+                size = self._sizes[uid] = wire_size(data)
+        return size
+
+    # ---- changes
+
+    async def append(self, publication: Publication, in_new: bool) -> int:
+        """Publish a message that `prepare` made; durable on return. Its UID. Raises `OSError`."""
+        await self.store.commit.publish(publication)
+        return await self.adopt(os.path.basename(publication.final), in_new)
+
+    async def adopt(self, name: str, in_new: bool) -> int:
+        """A file has just been published in this folder: give it its UID and tell the sessions."""
+        async with self.lock:
+            uid = await patient(lambda: self.folder.added(name, in_new))
+        self.notify()
+        return uid
+
+    async def store_flags(
+        self, uids: Iterable[int], change: Callable[[int], int], origin: View | None
+    ) -> list[int]:
+        """Set each message's flag bits to `change(bits)`. Returns the UIDs whose flags are others now.
+
+        Messages that are gone meanwhile are left out. Raises `OSError`.
+        """
+        folder = self.folder
+        async with self.lock:
+            plan: list[tuple[int, str, str, int]] = []
+            for uid in uids:
+                index = folder.index(uid)
+                if index < 0:
+                    continue
+                old = folder.flags[index] & ~IN_NEW
+                new = change(old)
+                if new != old:
+                    plan.append((uid, folder.file(index), folder.renamed(index, new), new))
+            cur = f"{folder.path}/cur/"
+            pairs = [(source, cur + name) for _, source, name, _ in plan]
+            outcomes = await in_batch(len(pairs), lambda: [rename(*pair) for pair in pairs])
+            changed = []
+            failure: OSError | None = None
+            for (uid, _, name, flags), outcome in zip(plan, outcomes, strict=True):
+                if outcome is None:
+                    index = folder.index(uid)
+                    if index >= 0:
+                        folder.set_name(index, name, flags)
+                        changed.append(uid)
+                elif isinstance(outcome, FileNotFoundError):
+                    self._unsure = True
+                else:
+                    failure = outcome
+            if changed:
+                self._record(Change(changed, False, origin))
+        if changed:
+            self.notify()
+        if failure is not None:
+            raise failure
+        return changed
+
+    async def expunge(self, uids: Sequence[int]) -> None:
+        """Remove messages for good. Raises `OSError` (those before the failure are gone then)."""
+        folder = self.folder
+        async with self.lock:
+            found = [(uid, folder.file(index)) for uid in uids if (index := folder.index(uid)) >= 0]
+            outcomes = await in_batch(len(found), lambda: [unlink(path) for _, path in found])
+            gone: list[int] = []
+            failure: OSError | None = None
+            for (uid, path), outcome in zip(found, outcomes, strict=True):
+                if isinstance(outcome, FileNotFoundError):
+                    # Another program has renamed or removed it: the next listing tells which.
+                    self._unsure = True
+                    outcome = await self._unlink_renamed(path)
+                if outcome is None:
+                    gone.append(uid)
+                else:
+                    failure = outcome
+            self._removed(gone)
+        if gone:
+            self.notify()
+        if failure is not None:
+            raise failure
+
+    async def _unlink_renamed(self, path: str) -> OSError | None:
+        base = split_name(os.path.basename(path))[0]
+        for name in (await self._listing()).cur:
+            if split_name(name)[0] == base:
+                return unlink(f"{self.folder.path}/cur/{name}")
+        return None
+
+    def _removed(self, gone: list[int]) -> None:
+        if gone:
+            self.folder.forget(gone)
+            self._record(Change(gone, True))
+            try:
+                self.folder.compact()
+            except OSError as error:
+                self.store.on_problem(f"{self.folder.path}: uidlist not compacted: {error}")
+
+    async def transfer(self, uids: Sequence[int], target: SharedMailbox, move: bool) -> list[tuple[int, int]]:
+        """Copy (or move) messages with flags, keywords and dates; durable on return.
+
+        Returns pairs of old and new UIDs, ascending; messages that are gone are left out. A copy is all or
+        nothing; a move is so for each message. Raises `OSError`, `KeywordsFullError`.
+        """
+        convert = await self._keyword_map(uids, target)
+        if move:
+            # Two locks are never held at once: moves in both directions between two mailboxes may not wait
+            # for each other.
+            async with self.lock:
+                done = await self._transfer(uids, target, convert, os.rename)
+            pairs = await target.adopt_many(done)
+            async with self.lock:
+                self._removed([old for old, _ in pairs])
+            self.notify()
+            return pairs
+        return await target.adopt_many(await self._transfer(uids, target, convert, os.link))
+
+    async def _transfer(
+        self,
+        uids: Sequence[int],
+        target: SharedMailbox,
+        convert: Callable[[int], int],
+        operate: Callable[[str, str], None],
+    ) -> list[tuple[int, str, bool]]:
+        """The files' part: pairs of a UID and what became of it, the name in the target and if in `new/`."""
+        folder = self.folder
+        now, host = self.store.clock.time(), self.store.hostname
+        plan: list[tuple[int, str, bool]] = []
+        steps: list[tuple[str, str]] = []
+        for uid in uids:
+            index = folder.index(uid)
+            if index < 0:
+                continue
+            flags = convert(folder.flags[index] & ~IN_NEW)
+            old = folder.names[index]
+            name = unique_name(now, host, size_in_name(old, "S"), size_in_name(old, "W"))
+            if flags:
+                name += suffix_of(flags)
+            plan.append((uid, name, not flags))
+            place = "cur" if flags else "new"
+            steps.append((folder.file(index), f"{target.folder.path}/{place}/{name}"))
+        undo = operate is os.link
+        outcome = await in_batch(len(steps) * 8, lambda: transfer_files(steps, operate, undo))
+        if isinstance(outcome, OSError):
+            raise outcome
+        if not all(outcome):
+            self._unsure = True
+        return [item for item, made in zip(plan, outcome, strict=True) if made]
+
+    async def adopt_many(self, done: Sequence[tuple[int, str, bool]]) -> list[tuple[int, int]]:
+        """Give files that now lie here their UIDs; pairs of the first column and the new UID."""
+        async with self.lock:
+            files = [(name, in_new) for _, name, in_new in done]
+            new = await patient(lambda: self.folder.added_many(files))
+        self.notify()
+        return [(old, uid) for (old, _, _), uid in zip(done, new, strict=True)]
+
+    async def _keyword_map(self, uids: Sequence[int], target: SharedMailbox) -> Callable[[int], int]:
+        folder = self.folder
+        used = 0
+        for uid in uids:
+            index = folder.index(uid)
+            if index >= 0:
+                used |= folder.flags[index] & ~IN_NEW
+        names = folder.keywords.of(used)
+        if not names or target is self:
+            return lambda flags: flags
+        await target.add_keywords(names)
+        table = [(folder.keywords.bit(name) or 0, target.folder.keywords.bit(name) or 0) for name in names]
+        system = (1 << KEYWORD_SHIFT) - 1
+
+        def convert(flags: int) -> int:
+            return (flags & system) | sum(theirs for ours, theirs in table if flags & ours)
+
+        return convert
+
+    async def add_keywords(self, names: list[str]) -> None:
+        """Make letters for keywords. Raises `KeywordsFullError`, `OSError`."""
+        if not await patient(lambda: self.folder.keywords.add(names)):
+            raise KeywordsFullError("Maximum number of different keywords exceeded")
+
+    def prepare(
+        self, data: Sequence[bytes | memoryview], flags: int, date: float | None
+    ) -> tuple[Publication, bool]:
+        """What `append` takes: a message without flags lies in `new/`, one with flags in `cur/`."""
+        publication = prepare_delivery(
+            self.folder.path, data, self.store.clock.time(), self.store.hostname, flags=flags or None
+        )
+        return (replace(publication, mtime=date) if date is not None else publication), not flags

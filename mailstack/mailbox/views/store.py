@@ -1,0 +1,180 @@
+"""All mailboxes of the process: opened once, kept for the next session, told of deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from mailstack.mailbox.views.files import LOCK_WAIT
+from mailstack.mailbox.views.shared import SharedMailbox
+from mailstack.net.clock import Clock
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.maildir import prepare_delivery, tree
+from mailstack.storage.maildir.delivery import is_folder, make_folder
+from mailstack.storage.maildir.folder import Folder, FolderGoneError
+from mailstack.storage.maildir.uidlist import LockBusyError, next_uid_validity
+from mailstack.storage.maildir.watch import Watcher
+
+UNUSED_MAILBOXES = 128
+"""Mailboxes kept in memory although no session uses them."""
+UNUSED_MESSAGES = 100_000
+"""Messages in those mailboxes altogether, at the most."""
+
+
+class MailStore:
+    """All mailboxes of the process. `on_problem` gets a line for the log about damage that was repaired."""
+
+    def __init__(
+        self,
+        commit: GroupCommit,
+        clock: Clock,
+        hostname: str,
+        on_problem: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.commit = commit
+        self.clock = clock
+        self.hostname = hostname
+        self.on_problem = on_problem
+        self._watcher: Watcher | None = None
+        self._open: dict[str, SharedMailbox] = {}
+        self._loading: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def watcher(self) -> Watcher:
+        """Made at first use (from within the event loop)."""
+        if self._watcher is None:
+            self._watcher = Watcher()
+            if self._watcher.fileno >= 0:
+                asyncio.get_running_loop().add_reader(self._watcher.fileno, self._watcher.poll)
+        return self._watcher
+
+    def close(self) -> None:
+        """End the watching."""
+        if self._watcher is not None:
+            if self._watcher.fileno >= 0:
+                asyncio.get_running_loop().remove_reader(self._watcher.fileno)
+            self._watcher.close()
+
+    async def deliver(self, root: str, data: Sequence[bytes | memoryview], mailbox: str = tree.INBOX) -> None:
+        """Put a message into a mailbox of the account at `root`: durable on return. Raises `OSError`."""
+        path = tree.path_of(root, mailbox)
+        publication = prepare_delivery(path, data, self.clock.time(), self.hostname)
+        await self.commit.publish(publication)
+        await self.delivered(path, os.path.basename(publication.final))
+
+    async def delivered(self, path: str, name: str) -> None:
+        """A file `name` has been published in `path`/new by this process: tell who has the folder open."""
+        box = self._open.get(path)
+        if box is not None and box.views:
+            try:
+                await box.adopt(name, True)
+            except OSError as error:
+                self.on_problem(f"{path}: not yet in the uidlist: {error}")
+
+    async def open(self, root: str, name: str = tree.INBOX) -> SharedMailbox:
+        """The mailbox, up to date and pinned in memory until `unpin`.
+
+        Raises `FileNotFoundError` (no such mailbox), `OSError`.
+        """
+        path = tree.path_of(root, name)
+        while (loading := self._loading.get(path)) is not None:
+            await asyncio.shield(loading)
+        box = self._open.get(path)
+        if box is None:
+            box = await self._load(root, path)
+        box.pins += 1
+        try:
+            await box.refresh()
+        except FolderGoneError:
+            self.unpin(box)
+            if not is_folder(path):
+                raise FileNotFoundError(path) from None
+            return await self.open(root, name)
+        except BaseException:
+            self.unpin(box)
+            raise
+        return box
+
+    def unpin(self, box: SharedMailbox) -> None:
+        """The opposite of `open`. Views keep a mailbox by themselves."""
+        box.pins -= 1
+        box.release()
+
+    async def _load(self, root: str, path: str) -> SharedMailbox:
+        if path == root:
+            make_folder(root)
+        elif not is_folder(path):
+            raise FileNotFoundError(path)
+        loading = self._loading[path] = asyncio.get_running_loop().create_future()
+        box = SharedMailbox(self, root, Folder(path))
+        try:
+            box.start_watching()
+            deadline = self.clock.monotonic() + LOCK_WAIT
+
+            def validity() -> int:
+                return next_uid_validity(root, self.clock.time())
+
+            while True:
+                try:
+                    if len(os.listdir(f"{path}/cur")) < 500:
+                        box.folder.load(validity)
+                    else:
+                        await asyncio.to_thread(box.folder.load, validity)
+                    break
+                except LockBusyError:
+                    if self.clock.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(0.02)
+                    box.folder = Folder(path)
+            self._open[path] = box
+            for problem in box.folder.problems:
+                self.on_problem(problem)
+            box.folder.problems.clear()
+        except BaseException:
+            box.stop_watching()
+            raise
+        finally:
+            del self._loading[path]
+            loading.set_result(None)
+        return box
+
+    def unused(self, box: SharedMailbox) -> None:
+        """Nobody uses the mailbox now: keep it for the next session, within limits."""
+        if box.gone or self._open.get(box.folder.path) is not box:
+            return
+        box.log_start = box.log_end + 1
+        box.log.clear()
+        del self._open[box.folder.path]
+        self._open[box.folder.path] = box  # the newest last
+        idle = [other for other in self._open.values() if not other.views and not other.pins]
+        messages = sum(len(other.folder.uids) for other in idle)
+        for other in idle:
+            if len(idle) <= UNUSED_MAILBOXES and messages <= UNUSED_MESSAGES:
+                break
+            if other is box and messages <= UNUSED_MESSAGES * 4:
+                break
+            idle = idle[1:]
+            messages -= len(other.folder.uids)
+            other.stop_watching()
+            del self._open[other.folder.path]
+
+    def dropped(self, box: SharedMailbox) -> None:
+        """The mailbox is no more (deleted by us or by another program)."""
+        if self._open.get(box.folder.path) is box:
+            del self._open[box.folder.path]
+        box.die()
+
+    def deleted(self, path: str) -> None:
+        """The folder at `path` has been deleted by this process."""
+        box = self._open.get(path)
+        if box is not None:
+            self.dropped(box)
+
+    def renamed(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Folders have been renamed by this process: sessions in them stay in them."""
+        for old, new in pairs:
+            box = self._open.pop(old, None)
+            if box is not None:
+                box.folder.move_to(new)
+                self._open[new] = box
