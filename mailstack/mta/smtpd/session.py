@@ -45,6 +45,7 @@ PIPELINING = Reply(554, "5.5.0", "Error: SMTP protocol synchronization")
 AUTHENTICATED = Reply(235, "2.7.0", "Authentication successful")
 VRFY_DISABLED = Reply(502, "5.5.1", "VRFY command is disabled")
 ETRN_STARTED = Reply(250, "", "Queuing started")
+ETRN_FAILED = Reply(458, "", "Unable to queue messages")
 
 _JUNK = frozenset({"HELO", "EHLO", "RSET", "NOOP", "VRFY", "ETRN"})
 _UNPIPELINED = frozenset({"EHLO", "HELO", "STARTTLS", "AUTH", "DATA", "VRFY", "ETRN", "NOOP", "QUIT"})
@@ -506,8 +507,7 @@ class Session:
             self._log_reject("reject", reply)
             self._reply("ETRN", reply)
         elif self._settings.flush_domains.match(event.domain):
-            self._shared.flush(event.domain)
-            self._reply("ETRN", ETRN_STARTED)
+            self._reply("ETRN", ETRN_STARTED if self._shared.flush() else ETRN_FAILED)
         else:
             self._log.warning(f"reject: ETRN {event.domain[:100]}... from {self.peer}")
             self._reply("ETRN", Reply(459, "", f"<{event.domain}>: service unavailable"))

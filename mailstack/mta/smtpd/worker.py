@@ -23,6 +23,7 @@ from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.session import Session
 from mailstack.mta.smtpd.settings import Settings, load_settings
+from mailstack.mta.trigger import FLUSH, Trigger, send_now
 from mailstack.net import loop
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.listen import Server
@@ -59,9 +60,7 @@ class Shared:
         self._clients: Counter[str] = Counter()
         self._logs: dict[str, Log] = {}
         self._room: tuple[float, int] = (-ROOM_CHECK, 0)
-        self._wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._wake.setblocking(False)
-        self._wake_path = os.path.join(queue.directory, "public", "qmgr")
+        self._trigger = Trigger(queue.directory, log)
 
     def log_for(self, settings: Settings) -> Log:
         """The log under the service's own `syslog_name`."""
@@ -98,18 +97,19 @@ class Shared:
         return free >= settings.minimum_free and free >= settings.message_limit * 3 // 2
 
     def wake_qmgr(self, queue_id: str) -> None:
-        """Tell qmgr of a message. A lost datagram is harmless: qmgr looks by itself, too."""
-        try:
-            self._wake.sendto(queue_id.encode(), self._wake_path)
-        except OSError:
-            pass
+        """Tell qmgr of a message that is durable in incoming/."""
+        self._trigger.new_mail(queue_id)
 
-    def flush(self, domain: str) -> None:
-        """Ask qmgr to try a domain's deferred mail now (ETRN)."""
-        self.wake_qmgr(f"flush {domain}")
+    def flush(self) -> bool:
+        """Ask qmgr to try deferred mail now (ETRN); False when there is no qmgr."""
+        try:
+            send_now(self.queue.directory, FLUSH)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
-        self._wake.close()
+        self._trigger.close()
         self.commit.close()
 
 

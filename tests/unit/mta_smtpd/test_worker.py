@@ -76,4 +76,4 @@ def test_a_wrong_configuration_is_one_fatal_line(tmp_path: Path) -> None:
         assert process.returncode == 78
         lines = [line for line in log.splitlines() if "fatal:" in line]
         assert len(lines) == 1
-        assert "main.cf:26: smtpd_client_restrictions: unknown smtpd restriction" in lines[0]
+        assert "main.cf:24: smtpd_client_restrictions: unknown smtpd restriction" in lines[0]
