@@ -60,7 +60,7 @@ class Process:
         try:
             await self._listeners.apply(service.config, service.tls)
         except (OSError, LookupError) as error:
-            self._log.fatal(str(error))
+            self._log.fatal(_text(error))
             self._listeners.stop()
             return 1
         loop = asyncio.get_running_loop()
@@ -86,7 +86,7 @@ class Process:
             tls = _context(config)
             await self._listeners.apply(config, tls)
         except (ConfigError, OSError, LookupError) as error:
-            self._log.error(f"master: reload failed, the old configuration goes on: {error}")
+            self._log.error(f"master: reload failed, the old configuration goes on: {_text(error)}")
             return
         self._service.configure(config, tls)
         self._warn(config)
@@ -103,6 +103,11 @@ class Process:
     def _warn(self, config: DovecotConfig) -> None:
         for text in config.warnings:
             self._log.warning(text)
+
+
+def _text(error: Exception) -> str:
+    """What an error says, without the number of an `OSError`."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _context(config: DovecotConfig) -> ssl.SSLContext | None:

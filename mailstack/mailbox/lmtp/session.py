@@ -149,7 +149,7 @@ class LmtpSession:
         if self._waiting and self._conn.state in _BETWEEN:
             self._conn.say(_SHUTDOWN)
             self._stream.write(self._conn.data_to_send())
-            self._stream.close()
+            self._stream.interrupt()
 
     async def _read(self) -> bytes:
         if self._stopping and self._conn.state in _BETWEEN:

@@ -154,7 +154,7 @@ class Pop3Session:
         if self._waiting:
             self._goodbye()
             self._stream.write(self._conn.data_to_send())
-            self._stream.close()
+            self._stream.interrupt()
 
     def _goodbye(self) -> None:
         self._reason = "Server shutting down"
