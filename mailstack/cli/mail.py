@@ -46,7 +46,14 @@ def ls(ctx: typer.Context, user: User, mailbox: Mailbox = "INBOX") -> Result:
         if not messages:
             console.print("no messages")
         rows = [
-            (str(m.uid), "" if "\\Seen" in m.flags else "new", m.date, m.sender, m.subject, str(m.size))
+            (
+                str(m.uid),
+                "" if "\\Seen" in m.flags else "new",
+                m.date or m.internal_date,
+                m.sender,
+                m.subject,
+                str(m.size),
+            )
             for m in messages
         ]
         console.table(("UID", "", "DATE", "FROM", "SUBJECT", "SIZE"), rows)
