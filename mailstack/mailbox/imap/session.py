@@ -210,6 +210,8 @@ class Session:
         else:
             timeout = self.service.settings.idle_timeout
             reason = "Disconnected for inactivity."
+        if not self.connection.is_idle:
+            self.stream.quick_ack()
         try:
             await self.read(timeout)
         except TimeoutError:

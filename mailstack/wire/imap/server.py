@@ -155,7 +155,7 @@ class ServerConnection:
     @property
     def is_idle(self) -> bool:
         """No command is half read."""
-        return self._mode is _Mode.COMMAND and not self._buffer and not self._text
+        return not self._buffer and not self._text and self._mode in (_Mode.COMMAND, _Mode.LINES)
 
     def succeeded(self, name: str) -> None:
         """The command `name` has been answered with OK: go where it leads."""

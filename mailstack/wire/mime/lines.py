@@ -8,8 +8,26 @@ from collections.abc import Iterator
 PIECE = 1 << 18
 """Octets of a large message that are handled at once."""
 
+WINDOW = 1 << 20
+"""Octets of a mapped file that are looked at between two releases of its pages."""
+
 Data = bytes | mmap.mmap
 """A message as it lies on disk: sliced, searched with `find`, measured with `len`."""
+
+
+def seek(data: Data, octets: bytes, start: int, end: int | None = None) -> int:
+    """`data.find(octets, start, end)`, without keeping all of a mapped file in memory on the way."""
+    end = len(data) if end is None else min(end, len(data))
+    if isinstance(data, bytes) or end - start <= WINDOW:
+        return data.find(octets, start, end)
+    at = start
+    while at < end:
+        found = data.find(octets, at, min(at + WINDOW, end))
+        if found >= 0:
+            return found
+        at += WINDOW - len(octets) + 1
+        release(data)
+    return -1
 
 
 def wire(data: bytes) -> bytes:
@@ -30,11 +48,11 @@ def wire_size(data: Data, start: int = 0, end: int | None = None) -> int:
     total = end - start
     previous = b""
     for at in range(start, end, PIECE):
+        if at % WINDOW < PIECE:
+            release(data)
         piece = data[at : min(at + PIECE, end)]
         total += piece.count(b"\n") - piece.count(b"\r\n") - (previous == b"\r" and piece[:1] == b"\n")
         previous = piece[-1:]
-    if end - start > PIECE:
-        release(data)
     return total
 
 
@@ -42,7 +60,12 @@ def line_count(data: Data, start: int, end: int) -> int:
     """How many LF stand in `data[start:end]`."""
     if isinstance(data, bytes):
         return data.count(b"\n", start, end)
-    return sum(data[at : min(at + PIECE, end)].count(b"\n") for at in range(start, end, PIECE))
+    total = 0
+    for at in range(start, end, PIECE):
+        if at % WINDOW < PIECE:
+            release(data)
+        total += data[at : min(at + PIECE, end)].count(b"\n")
+    return total
 
 
 def wire_pieces(
@@ -71,7 +94,7 @@ def wire_pieces(
             converted = converted[:left]
         left -= len(converted)
         yield converted
-        if not isinstance(data, bytes) and at - start > PIECE * 8 and (at - start) // PIECE % 8 == 0:
+        if at % WINDOW < PIECE:
             release(data)
 
 

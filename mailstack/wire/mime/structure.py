@@ -7,7 +7,7 @@ parts nested deeper than `DEPTH_MAX` are leaves, and after `PARTS_MAX` parts no 
 from __future__ import annotations
 
 from mailstack.wire.mime import headers
-from mailstack.wire.mime.lines import Data
+from mailstack.wire.mime.lines import Data, seek
 from mailstack.wire.mime.params import ContentType, find, parse_content_type
 
 DEPTH_MAX = 100
@@ -113,8 +113,8 @@ class _Scanner:
             return start + 1
         if head == b"\r\n":
             return start + 2
-        lf = data.find(b"\n\n", start, limit)
-        crlf = data.find(b"\n\r\n", start, lf + 1 if lf >= 0 else limit)
+        lf = seek(data, b"\n\n", start, limit)
+        crlf = seek(data, b"\n\r\n", start, lf + 1 if lf >= 0 else limit)
         if crlf >= 0:
             return crlf + 3
         return lf + 2 if lf >= 0 else None
@@ -174,7 +174,7 @@ class _Scanner:
         first = at
         while True:
             if data[at : at + 2] != b"--":
-                at = data.find(b"\n--", at)
+                at = seek(data, b"\n--", at)
                 if at < 0:
                     return None
                 at += 1
