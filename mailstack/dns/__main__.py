@@ -15,13 +15,14 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.named import NamedConf, load
 from mailstack.dns.emptyzones import empty_zones
 from mailstack.dns.forward import Forwarder
-from mailstack.dns.interfaces import locality, sockets_of
+from mailstack.dns.interfaces import locality, sockets_of, watch
 from mailstack.dns.responder import Responder
 from mailstack.dns.server import DnsServer
 from mailstack.dns.zone import Zone
@@ -55,6 +56,7 @@ class Named:
 
     async def reload(self) -> None:
         """Read everything again; what cannot be used leaves the old in service."""
+        self.log.info("received SIGHUP signal to reload zones")
         try:
             conf = load(self.path)
         except ConfigError as error:
@@ -67,6 +69,10 @@ class Named:
         if previous is not None:
             await previous.close()
         self.log.info("reloading configuration succeeded")
+
+    async def rescan(self) -> None:
+        """The machine's addresses have changed: listen where the configuration now says."""
+        await self._listen(self.conf, first=False)
 
     def _responder(self, conf: NamedConf, *, keep: bool) -> Responder:
         """Load the zones of `conf`. With `keep`, a zone that fails stays as it was."""
@@ -150,24 +156,31 @@ async def serve(directory: Path, log: Log) -> int:
         log.fatal(str(error))
         return EX_CONFIG
     log.info("running")
-    reloads = named.server.tasks.start(_reload_when_asked(named, reload_wanted), "reload")
+    rescan_wanted = asyncio.Event()
+    unwatch = watch(rescan_wanted.set)
+    background = (
+        named.server.tasks.start(_when(reload_wanted, named.reload, log), "reload"),
+        named.server.tasks.start(_when(rescan_wanted, named.rescan, log), "interface scan"),
+    )
     await named.stopping.wait()
     log.info("shutting down")
-    reloads.cancel()
+    unwatch()
+    for task in background:
+        task.cancel()
     await named.server.close(GRACE)
     log.info("exiting")
     return 0
 
 
-async def _reload_when_asked(named: Named, wanted: asyncio.Event) -> None:
+async def _when(wanted: asyncio.Event, action: Callable[[], Awaitable[None]], log: Log) -> None:
+    """Run `action` each time that `wanted` is set; a fault is logged, and what was in service goes on."""
     while True:
         await wanted.wait()
         wanted.clear()
-        named.log.info("received SIGHUP signal to reload zones")
         try:
-            await named.reload()
-        except Exception as fault:  # the old configuration goes on
-            named.log.exception("reloading failed", fault)
+            await action()
+        except Exception as fault:
+            log.exception("reloading failed", fault)
 
 
 def main(arguments: list[str]) -> int:

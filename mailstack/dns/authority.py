@@ -65,6 +65,8 @@ class Answer:
     """How many sets at the start of `additional` a referral cannot do without."""
     zone: Zone | None = None
     """The zone that the question fell into."""
+    one: bool = False
+    """A question for ANY gets one set only (minimal-any; RFC 8482 §4.1)."""
     onward: bytes | None = None
     """The name to go on with when somebody else has to be asked: an alias's target outside our zones, or the
     question itself below a delegation."""
@@ -107,7 +109,7 @@ class Authority:
         zone = self._start(name.lower(), rdtype)
         if zone is None:
             return None
-        out = Answer(zone=zone)
+        out = Answer(zone=zone, one=rdtype == ANY and self._minimal_any and not tcp)
         with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
         self._follow(out, zone, name, rdtype, with_authority=with_authority, across=across)
         self._additional(out, rdtype, with_additional=with_additional)
@@ -180,6 +182,8 @@ class Authority:
             out.answer.append((name, alias))
             return _target(alias)
         found = list(rrsets.values()) if rdtype == ANY else [rrsets[rdtype]] if rdtype in rrsets else []
+        if out.one:
+            del found[1:]
         if not found:
             out.authority.append((zone.apex.owner, zone.negative_soa))
             return None

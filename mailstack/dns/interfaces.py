@@ -1,15 +1,18 @@
 """The machine's own addresses and networks: what `any`, `localhost` and `localnets` mean in named.conf.
 
-Read once at start and at each reload. Linux only: ioctl(2) SIOCGIFCONF for IPv4, /proc/net/if_inet6 for IPv6.
+Read at start, at each reload, and when the kernel says that an address has come or gone. Linux only: ioctl(2)
+SIOCGIFCONF for IPv4, /proc/net/if_inet6 for IPv6, rtnetlink(7) for changes.
 """
 
 from __future__ import annotations
 
 import array
+import asyncio
 import fcntl
 import ipaddress
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,8 @@ _SIOCGIFCONF: Final = 0x8912
 _SIOCGIFNETMASK: Final = 0x891B
 _IFREQ: Final = 40
 _INTERFACES: Final = 1024
+_ADDRESS_GROUPS: Final = 0x10 | 0x100
+"""RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of netlink(7)."""
 _LINK_LOCAL: Final = "20"
 _TENTATIVE: Final = 0x40
 
@@ -51,6 +56,42 @@ def sockets_of(listeners: tuple[ListenOn, ...], where: Locality) -> list[tuple[s
             if listener.acl.matches(address, where):
                 pairs.setdefault((str(address), listener.port), listener)
     return [(host, port, listener) for (host, port), listener in pairs.items()]
+
+
+def watch(changed: Callable[[], None]) -> Callable[[], None]:
+    """Call `changed` after addresses have come or gone; returns what ends that.
+
+    Needs a running event loop. Where the kernel gives no such socket, nothing is watched.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    except OSError:
+        return _nothing
+    try:
+        sock.bind((0, _ADDRESS_GROUPS))
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        return _nothing
+
+    def readable() -> None:
+        try:
+            while True:
+                sock.recv(65_536)
+        except OSError:
+            changed()  # everything has been read, or too much was lost: look anew in either case
+
+    def end() -> None:
+        loop.remove_reader(sock.fileno())
+        sock.close()
+
+    loop.add_reader(sock.fileno(), readable)
+    return end
+
+
+def _nothing() -> None:
+    pass
 
 
 def _ipv4() -> list[tuple[str, int]]:

@@ -259,3 +259,10 @@ def test_query_log(tmp_path: Path) -> None:
         log.read_text().count("client 192.0.2.99#4242 (mail.rich.test): query: mail.rich.test IN A +E(0)")
         == 2
     )
+
+
+@pytest.mark.parametrize(("tcp", "sets"), [(False, 1), (True, 6)])
+def test_minimal_any_gives_one_set_over_udp(tmp_path: Path, tcp: bool, sets: int) -> None:
+    server = responder(tmp_path, "recursion no; minimal-any yes;")
+    response = ask(server, dns.message.make_query("rich.test", "ANY"), tcp=tcp)
+    assert len(response.answer) == sets
