@@ -1,4 +1,5 @@
-"""Checks that compare values of a spec. Each yields `(path, message)`, the path in canonical names.
+"""Checks that compare values of a spec. Each yields `(path, message)`, the path in canonical names; a path
+that ends in `KEY` is about the key itself.
 
 They run on whatever part of the file is valid, so that one run reports every problem; `broken` holds the
 paths that are reported already, about which nothing more is said.
@@ -13,6 +14,8 @@ from mailstack.spec.model import Domain, Stack
 
 Path = tuple[str | int, ...]
 Finding = tuple[Path, str]
+KEY = "[key]"
+"""As in pydantic's own places."""
 
 
 class Broken:
@@ -25,6 +28,17 @@ class Broken:
         """Whether a problem was reported at, below or above `path`."""
         return any(known[: len(path)] == path or path[: len(known)] == known for known in self._paths)
 
+    def may_hold_users(self, domain: str) -> bool:
+        """Whether what was reported may be the domain's users under a wrong key, or the first domain."""
+        return any(
+            known[0] == "domains"
+            and (
+                len(known) == 2
+                or (known[1] == domain and len(known) == 3 and known[2] not in Domain.model_fields)
+            )
+            for known in self._paths
+        )
+
 
 def check(stack: Stack, broken: Broken) -> Iterator[Finding]:
     """Every problem between the values of `stack`."""
@@ -32,7 +46,7 @@ def check(stack: Stack, broken: Broken) -> Iterator[Finding]:
     for name, domain in stack.domains.items():
         yield from _users(name, domain)
         yield from _targets(stack, name, domain, broken)
-        yield from _records(stack, name, domain, broken)
+        yield from _records(stack, name, domain)
     yield from _loops(stack)
     yield from _mta(stack)
     yield from _mailbox(stack, broken)
@@ -42,15 +56,14 @@ def check(stack: Stack, broken: Broken) -> Iterator[Finding]:
 
 
 def _domains(stack: Stack, broken: Broken) -> Iterator[Finding]:
-    seen: dict[str, str] = {}
+    hosts = {domain.hostname: name for name, domain in reversed(stack.domains.items())}
     for name, domain in stack.domains.items():
         place: Path = ("domains", name, "hostname")
         hostname = domain.hostname
-        if hostname in seen:
-            yield place, f"{hostname} is the mail host of {seen[hostname]} already; give each domain its own"
-        seen.setdefault(hostname, name)
         if hostname != name and not hostname.endswith(f".{name}"):
-            yield place, f"{hostname} does not lie in this domain; write mail.{name}"
+            other = hosts[hostname]
+            why = "does not lie in this domain" if other == name else f"is the mail host of {other} already"
+            yield place, f"{hostname} {why}; write mail.{name}"
         for other in stack.domains:
             if other.endswith(f".{name}") and (hostname == other or hostname.endswith(f".{other}")):
                 yield (
@@ -58,7 +71,8 @@ def _domains(stack: Stack, broken: Broken) -> Iterator[Finding]:
                     f"{hostname} lies in the other domain {other}; write mail.{name}, or another name",
                 )
     first = stack.primary
-    if not stack.domains[first].users and ("domains", first, "users") not in broken:
+    hidden = ("domains", first, "users") in broken or broken.may_hold_users(first)
+    if not stack.domains[first].users and not hidden:
         yield ("domains", first), "the first domain has no users; write at least users: {anna: {}}"
 
 
@@ -163,14 +177,13 @@ def _cycle(graph: dict[str, list[str]], start: str, trail: list[str], done: set[
     return found
 
 
-def _records(stack: Stack, name: str, domain: Domain, broken: Broken) -> Iterator[Finding]:
+def _records(stack: Stack, name: str, domain: Domain) -> Iterator[Finding]:
     if not domain.records:
         return
     from mailstack.spec import records
 
     for index, fault in records.problems(stack, name):
-        if ("domains", name, "records", index) not in broken:
-            yield ("domains", name, "records", index), fault
+        yield ("domains", name, "records", index), fault
 
 
 def _mta(stack: Stack) -> Iterator[Finding]:
@@ -195,7 +208,11 @@ def _mta(stack: Stack) -> Iterator[Finding]:
         from mailstack.spec import postfix_keys
 
         for key, value in stack.mta.postfix.items():
-            fault = postfix_keys.problem(key, value)
+            fault = postfix_keys.key_problem(key)
+            if fault:
+                yield ("mta", "postfix", key, KEY), fault
+                continue
+            fault = postfix_keys.value_problem(key, value)
             if fault:
                 yield ("mta", "postfix", key), fault
 
@@ -259,12 +276,8 @@ def _network(stack: Stack) -> Iterator[Finding]:
         place: Path = ("network", "publish", name)
         if name not in SERVICES:
             hint = nearest(name, SERVICES)
-            yield (
-                place,
-                f"is not a service; write {hint}"
-                if hint
-                else f"is not a service; known: {', '.join(SERVICES)}",
-            )
+            known = f"write {hint}" if hint else f"known are {', '.join(SERVICES)}"
+            yield (*place, KEY), f"is not a service; {known}"
             continue
         if name not in offered:
             why = (

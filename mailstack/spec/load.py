@@ -13,14 +13,16 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from mailstack.spec import fields, yaml_nodes
-from mailstack.spec.checks import Broken, check
+from mailstack.spec.checks import KEY, Broken, check
 from mailstack.spec.model import Stack, relative_to
 from mailstack.spec.problems import Problem, SpecErrors, nearest
 from mailstack.spec.yaml_nodes import Document, Mark
 
 Loc = tuple[str | int, ...]
-_ROUNDS = 200
-"""How often a wrong part is taken out before giving up; each round takes out everything that is known."""
+_ROUNDS = 20
+"""How often wrong parts are taken out before giving up; each round takes out all that pydantic reports."""
+_STAND_IN: dict[str, Any] = {"stand-in.invalid": {"users": {"nobody": {}}}}
+"""For a file whose domains are all wrong, so that the rest is checked."""
 
 
 def load(path: Path) -> Stack:
@@ -84,8 +86,8 @@ class _Reader:
         stack = self._validate(data)
         if stack is not None:
             for loc, message in check(stack, Broken([self._canonical(loc) for loc in self.broken])):
-                place = self._written(loc)
-                self._add(place, self._mark(place, _about_key(loc, message)), message)
+                place = self._written(_place(loc))
+                self._add(place, self._mark(place, loc[-1] == KEY), message)
         return stack
 
     def _validate(self, data: dict[str, Any]) -> Stack | None:
@@ -96,14 +98,16 @@ class _Reader:
                 faults = error.errors(include_url=False, include_input=True)
             for fault in faults:
                 self._report(fault)
+            if any(fault["type"] in ("missing", "too_short") for fault in faults):
+                data["domains"] = _STAND_IN
             # From the last place to the first, so that list indexes still hold while items go.
             wrong = sorted({_place(fault["loc"]) for fault in faults}, key=lambda loc: list(map(_order, loc)))
-            if not sum(self._remove(data, loc) for loc in reversed(wrong)):
-                return None
+            for loc in reversed(wrong):
+                self._remove(data, loc)
         return None
 
-    def _remove(self, data: Any, loc: Loc) -> bool:
-        """Take the wrong value at `loc` out of `data`; whether there was anything to take out.
+    def _remove(self, data: Any, loc: Loc) -> None:
+        """Take the wrong value at `loc` out of `data`.
 
         A user stays a user whatever is wrong below it, so that aliases to it are not called wrong as well.
         """
@@ -112,19 +116,17 @@ class _Reader:
             try:
                 parent = parent[part]
             except (KeyError, IndexError, TypeError):
-                return False
+                return
         last = loc[-1] if loc else None
         if isinstance(parent, list) and isinstance(last, int) and last < len(parent):
             indexes = self.indexes.setdefault(self._original(loc[:-1]), list(range(len(parent))))
             del indexes[last], parent[last]
-            return True
-        if not isinstance(parent, dict) or last not in parent:
-            return False
-        if len(loc) == 4 and loc[2] == "users" and not isinstance(parent[last], dict):
+        elif not isinstance(parent, dict) or last not in parent or parent[last] is _STAND_IN:
+            return
+        elif len(loc) == 4 and loc[2] == "users" and not isinstance(parent[last], dict):
             parent[last] = {}
         else:
             del parent[last]
-        return True
 
     def _original(self, loc: Loc) -> Loc:
         """`loc` as it was before list items were taken out."""
@@ -154,7 +156,11 @@ class _Reader:
 
     def _report(self, fault: Any) -> None:
         loc = self._original(_place(fault["loc"]))
-        is_key = fault["loc"][-1:] == ("[key]",)
+        if fault["type"] in ("missing", "too_short") and any(
+            known[: len(loc)] == loc for known in self.broken
+        ):
+            return  # what was there has been reported already
+        is_key = fault["loc"][-1:] == (KEY,)
         kind = fault["type"]
         about_key = is_key or kind == "extra_forbidden"
         message = self._message(fault, loc)
@@ -217,16 +223,11 @@ class _Reader:
 
 def _place(loc: Loc) -> Loc:
     """Where a fault of pydantic's is; a wrong key counts as its value's place."""
-    return loc[:-1] if loc[-1:] == ("[key]",) else loc
+    return loc[:-1] if loc[-1:] == (KEY,) else loc
 
 
 def _order(part: str | int) -> tuple[int, str]:
     return (part, "") if isinstance(part, int) else (-1, part)
-
-
-def _about_key(loc: Loc, message: str) -> bool:
-    """Whether a finding of `checks` is about the key at `loc` rather than its value."""
-    return loc[:2] == ("mta", "postfix") and not message.startswith(("has ", "refers", "expected", "must"))
 
 
 def _dotted(loc: Loc) -> str:

@@ -73,8 +73,8 @@ _REFERENCE = re.compile(
 _COMPUTED = frozenset(("mail_version", "mail_release_date", "process_id", "process_name"))
 
 
-def problem(name: str, value: str) -> str | None:
-    """What is wrong with `name: value` below `mta.postfix`, with what to write instead; None: nothing."""
+def key_problem(name: str) -> str | None:
+    """Why `name` cannot stand below `mta.postfix`, with what to write instead; None: it can."""
     if name in OWNED:
         return f"is decided elsewhere in this file; use {OWNED[name]}"
     if name in FIXED:
@@ -86,10 +86,11 @@ def problem(name: str, value: str) -> str | None:
         return "is not a parameter that can be set here" + (
             f"; did you mean {hint}?" if hint else "; leave it out"
         )
-    return _value_problem(name, value)
+    return None
 
 
-def _value_problem(name: str, value: str) -> str | None:
+def value_problem(name: str, value: str) -> str | None:
+    """What is wrong with the value of a parameter that can be set; None: nothing."""
     if not value.isascii() or not value.isprintable():
         return "main.cf holds printable ASCII on one line; write it so"
     if value != value.strip():

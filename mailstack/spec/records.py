@@ -89,6 +89,9 @@ def _parse_any(line: str, domain: str) -> Record:
             f"{quoted(line)} is not a record in zone-file form ({reason}); "
             "write NAME IN TYPE DATA, such as www IN A 192.0.2.80"
         ) from None
+    if not rrsets:  # dnspython drops what does not belong to the zone
+        owner = quoted(line.split()[0])
+        raise ValueError(f"{owner} does not lie in {domain}; leave the final dot out, or move the record")
     if len(rrsets) != 1 or len(rrsets[0]) != 1:
         raise ValueError(f"{quoted(line)} is not one record; write one record, such as www IN A 192.0.2.80")
     rrset = rrsets[0]
@@ -98,11 +101,6 @@ def _parse_any(line: str, domain: str) -> Record:
     if kind.startswith("TYPE"):
         raise ValueError(
             f"{quoted(line)} has a type that is not known here; write a known type such as A, TXT or CNAME"
-        )
-    if not rrset.name.is_subdomain(origin):
-        raise ValueError(
-            f"{printable(rrset.name.to_text())} does not lie in {domain}; "
-            "leave the final dot out, or move the record"
         )
     ttl = None if rrset.ttl == 0x7FFFFFFE else rrset.ttl
     owner = rrset.name.to_text(omit_final_dot=True).lower()
