@@ -100,17 +100,12 @@ class Project:
         record = self._state.load()
         choice = select.choose(self.wish, record, self.environ)
         with self._engine(choice.kind) as engine:
+            stack = self.stack
+            built = engine.provide(build=build, dry=True)
             prepared = launch.prepare(
-                self.stack,
-                self._spec_text(),
-                self._state,
-                engine,
-                self.environ,
-                launch.Phases(),
-                build=build,
-                dry=True,
+                stack, self._spec_text(), self._state, record, engine, self.environ, launch.Phases(), dry=True
             )
-        return Plan(choice.kind, choice.reason, prepared.steps)
+        return Plan(choice.kind, choice.reason, (*((built,) if built else ()), *prepared.steps))
 
     def up(
         self,
@@ -174,7 +169,7 @@ class Project:
         with self._state.lock(LOCK_TIMEOUT):
             there = self._state.exists()
             record = self._state.load_quietly() or Record(project=self.name)
-            for kind in self._kinds_to_end(record):
+            for kind in self._kinds_to_end(record, volumes):
                 progress(Progress("step", f"stopping {self.name} ({kind})", elapsed=time.monotonic() - began))
                 with self._engine(kind, progress) as engine:
                     removed += engine.stop(record, volumes=volumes).removed
@@ -185,12 +180,12 @@ class Project:
                 self._state.save(record.but(runtime=None, services={}))
         return DownResult(tuple(removed))
 
-    def _kinds_to_end(self, record: Record) -> tuple[RuntimeKind, ...]:
-        """Docker is asked when the stack ran there once, or is asked for: its volumes outlive `down`."""
+    def _kinds_to_end(self, record: Record, volumes: bool) -> tuple[RuntimeKind, ...]:
+        """Docker is asked when the stack runs there, or for the volumes that it left there."""
         kinds: list[RuntimeKind] = []
         if record.runtime != "docker" and self.wish != "docker":
             kinds.append("process")
-        if record.runtime == "docker" or record.docker or self.wish == "docker":
+        if "docker" in (record.runtime, self.wish) or (volumes and record.docker):
             kinds.append("docker")
         return tuple(kinds)
 

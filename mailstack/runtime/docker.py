@@ -29,6 +29,7 @@ from mailstack.runtime.model import (
     STANDARD_PORTS,
     ExecResult,
     LogLine,
+    Progress,
     ProgressCallback,
     RuntimeKind,
     ServiceKey,
@@ -48,6 +49,8 @@ CHECK_EVERY = 0.2
 TAIL = 12
 _OLD = "-before"
 """What the name of a container ends in while its successor is tried."""
+# The order in which things are undone: an old container must not start with the new configuration.
+_END_NEW, _RESTORE, _START_OLD, _DROP_FRAME = range(4)
 
 
 class DockerEngine:
@@ -66,7 +69,7 @@ class DockerEngine:
         self._python = "python3"
         self._maildir = False
         self._subnet: IPv4Network | None = None
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[tuple[int, Callable[[], object]]] = []
         self._obsolete: list[str] = []
         self._started: dict[ServiceKey, str] = {}
         self._checked = 0.0
@@ -101,7 +104,9 @@ class DockerEngine:
         if dry:
             self._image = f"{image.tag()} (to be built)"
         else:
-            image.build_with(self.daemon.api, None, self.progress)
+            info = image.build_with(self.daemon.api, None, self.progress)
+            for note in info.notes:
+                self.progress(Progress("note", note))
             made = image.present(self.daemon.api)
             assert made is not None
             self._image, self._python = made
@@ -289,6 +294,7 @@ class DockerEngine:
         def run(key: ServiceKey, action: str) -> None:
             name = setup.container_name(self.state.project, key)
             if action == "reload":
+                self._undo.append((_START_OLD, lambda: self.daemon.api.kill(name, "HUP")))
                 call(f"reloading {key}", lambda: self.daemon.api.kill(name, "HUP"))
                 return
             call(f"starting {key}", lambda: self.daemon.api.start(name))
@@ -309,7 +315,7 @@ class DockerEngine:
         api = self.daemon.api
         if kind == "volume":
             call(f"creating the {target}", lambda: api.create_volume(name, labels=labels))
-            self._undo.append(lambda: api.remove_volume(name, force=True))
+            self._undo.append((_DROP_FRAME, lambda: api.remove_volume(name, force=True)))
             return
         from docker.types import IPAMConfig, IPAMPool
 
@@ -324,7 +330,7 @@ class DockerEngine:
                 check_duplicate=True,
             ),
         )
-        self._undo.append(lambda: api.remove_network(name))
+        self._undo.append((_DROP_FRAME, lambda: api.remove_network(name)))
 
     def _remove(self, target: str) -> None:
         kind, name = target.split(" ", 1)
@@ -349,7 +355,7 @@ class DockerEngine:
                 tls = {path: file for path, file in files.items() if path.startswith("tls/")}
                 self._put(read_tree(self.state.rendered) | tls)
 
-        self._undo.append(back)
+        self._undo.append((_RESTORE, back))
 
     def _put(self, files: Mapping[str, TreeFile]) -> None:
         project = self.state.project
@@ -430,7 +436,7 @@ class DockerEngine:
             ),
         )
         made[service] = str(created["Id"])
-        self._undo.append(lambda: api.remove_container(name, force=True))
+        self._undo.append((_END_NEW, lambda: api.remove_container(name, force=True)))
 
     def _set_aside(self, service: ServiceKey) -> None:
         """Stop a service's container and give it another name, so that it can come back."""
@@ -450,7 +456,7 @@ class DockerEngine:
             api.rename(name + _OLD, name)
             api.start(name)
 
-        self._undo.append(back)
+        self._undo.append((_START_OLD, back))
 
     def check(self) -> None:
         now = time.monotonic()
@@ -467,7 +473,7 @@ class DockerEngine:
                     + (f": {tail[-1]}" if tail else ""),
                     service=service,
                     tail=tail,
-                    hint="the lines above are its last words",
+                    hint="the log lines shown with this are its last words",
                 )
 
     def _tail(self, name: str) -> tuple[str, ...]:
@@ -475,7 +481,7 @@ class DockerEngine:
         return tuple(bytes(data).decode(errors="replace").splitlines())
 
     def undo(self) -> None:
-        for step in reversed(self._undo):
+        for _, step in sorted(self._undo, key=lambda item: item[0]):
             try:
                 step()
             except Exception:  # noqa: S110 the error that brought us here is the one to report

@@ -7,17 +7,18 @@ undone: a stack that was not there before is removed with everything it made, on
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mailstack.runtime import probes, tls
 from mailstack.runtime.engine import Engine, Ground, Launch
-from mailstack.runtime.errors import NotReady
+from mailstack.runtime.errors import NotReady, UsageProblem
 from mailstack.runtime.model import Progress, ProgressCallback, ServiceKey, Step
 from mailstack.runtime.plan import Wanted, make_plan
 from mailstack.runtime.site import build_site, environment, resolve_passwords
@@ -25,7 +26,7 @@ from mailstack.runtime.state import Record, Secrets, StateDir
 from mailstack.runtime.tree import TreeFile
 
 if TYPE_CHECKING:
-    from mailstack.render import Tree
+    from mailstack.render import Site, Tree
     from mailstack.spec import Stack
 
 LOCK_TIMEOUT = 120.0
@@ -71,33 +72,33 @@ def prepare(
     stack: Stack,
     spec_path: str | None,
     state: StateDir,
+    record: Record,
     engine: Engine,
     environ: Mapping[str, str],
     phases: Phases,
     *,
-    build: bool,
     dry: bool,
 ) -> Prepared:
-    """Decide everything. With `dry` nothing is written: certificates that are missing count as changed."""
+    """Decide everything; after `engine.provide`.
+
+    With `dry` nothing is written: certificates that would be made count as changed.
+    """
     with phases.measure("plan"):
-        record = state.load()
-        built = engine.provide(build=build, dry=dry)
         secrets = resolve_passwords(stack, state.load_secrets(), environ)
         ground = engine.settle(stack, record)
         paths = engine.paths(record)
     with phases.measure("certificates"):
         tls_files = _certificates(stack, state, engine, ground, dry=dry)
     with phases.measure("render"):
-        from mailstack.render import render
-
-        site = build_site(stack, engine.kind, ground, paths, record, secrets, date.today())
-        tree = render(stack, site)
+        tree = _render(
+            stack, lambda: build_site(stack, engine.kind, ground, paths, record, secrets, date.today())
+        )
     with phases.measure("plan"):
         files = {path: TreeFile(file.data, file.mode) for path, file in tree.files.items()} | tls_files
         digests = {path: file.digest for path, file in files.items()}
         wanted = engine.wanted(stack, ground, digests)
         found = engine.find(record)
-        steps = (*((built,) if built else ()), *make_plan(wanted, found))
+        steps = make_plan(wanted, found)
     primary = stack.primary
     after = record.but(
         spec=spec_path or record.spec,
@@ -122,25 +123,41 @@ def prepare(
 def _certificates(
     stack: Stack, state: StateDir, engine: Engine, ground: Ground, *, dry: bool
 ) -> dict[str, TreeFile]:
+    """The files in `tls/`, made or copied where that is needed."""
     if stack.tls.mode == "off":
         return {}
-    if not dry:
-        if stack.tls.mode == "files":
-            assert stack.tls.cert is not None
-            assert stack.tls.key is not None
+    fresh = False
+    if stack.tls.mode == "files":
+        assert stack.tls.cert is not None
+        assert stack.tls.key is not None
+        if not dry:
             tls.adopt(state.tls, stack.tls.cert, stack.tls.key)
+    else:
+        names = subjects(stack, engine, ground)
+        if dry:
+            fresh = tls.reusable(state.tls, names, time.time()) is None
         else:
-            tls.ensure(state.tls, state.project, subjects(stack, engine, ground), time.time())
+            tls.ensure(state.tls, state.project, names, time.time())
     files = {}
     for name in TLS_NAMES:
         try:
-            data = (state.tls / name).read_bytes()
+            data = b"" if fresh and name == "cert.pem" else (state.tls / name).read_bytes()
         except FileNotFoundError:
             if name == "ca.pem" and stack.tls.mode == "files":
                 continue
             data = b""
         files[f"tls/{name}"] = TreeFile(data, 0o600 if name == "key.pem" else 0o644)
     return files
+
+
+def _render(stack: Stack, site: Callable[[], Site]) -> Tree:
+    """Render; what cannot be written into a file is the user's to change. Raises `UsageProblem`."""
+    from mailstack.render import RenderError, render
+
+    try:
+        return render(stack, site())
+    except RenderError as error:
+        raise UsageProblem(str(error)) from error
 
 
 def subjects(stack: Stack, engine: Engine, ground: Ground) -> set[str]:
@@ -169,21 +186,22 @@ def up(
 ) -> Prepared:
     """Bring the stack to the spec; the caller holds the project's lock. Raises as `Project.up` says.
 
-    `load` reads the spec. `spec_stamp`: see `Record`.
+    `load` reads the spec, `timeout` counts from when everything has been started. `spec_stamp`: see `Record`.
     """
     before = state.load()
     secrets_before = state.load_secrets()
     try:
-        engine.warm_up(before)
+        record = before.but(socket_base=state.socket_base(before) if engine.kind == "process" else "")
+        engine.warm_up(record)
         with phases.measure("load"):
             stack = load()
+        with phases.measure("image"):
+            built = engine.provide(build=build, dry=False)
         with state.lock_home():
-            prepared = prepare(stack, spec_path, state, engine, environ, phases, build=build, dry=False)
+            prepared = prepare(stack, spec_path, state, record, engine, environ, phases, dry=False)
             # from here on the other projects of this user see which addresses and ports are ours
             state.save(prepared.record.but(services=before.services, runtime=before.runtime))
             state.save_secrets(prepared.secrets)
-        for note in prepared.ground.notes:
-            progress(Progress("note", note, elapsed=phases.elapsed))
         if prepared.steps:
             with phases.measure("apply"):
                 engine.apply(
@@ -195,7 +213,7 @@ def up(
             with phases.measure("ready"):
                 _wait(stack, state, engine, prepared.ground, progress, phases, timeout)
         engine.commit()
-        return prepared
+        return prepared if built is None else replace(prepared, steps=(built, *prepared.steps))
     except BaseException:
         progress(Progress("undo", "putting back what was there before", elapsed=phases.elapsed))
         engine.undo()
@@ -221,7 +239,7 @@ def _wait(
     wrong = probes.wait_ready(
         targets,
         expectation(stack.primary, stack.domains[stack.primary].hostname, stack.tls.mode, state),
-        timeout=max(0.0, timeout - phases.elapsed),
+        timeout=timeout,
         on_ready=ready,
         check=engine.check,
     )
@@ -230,7 +248,9 @@ def _wait(
         reasons = "; ".join(f"{service}: {reason}" for service, reason in sorted(wrong.items()))
         raise NotReady(
             f"not ready after {timeout:g} s: {reasons}",
-            hint=f"see `mailstack logs {sorted(wrong)[0]}`, or give it longer with --timeout",
+            hint="this command runs in a container, whose 127.0.0.1 is not the daemon's: see network.bind"
+            if engine.kind == "docker" and os.path.exists("/.dockerenv")
+            else "what was started is removed again; give it longer with --timeout",
         )
 
 
@@ -244,29 +264,31 @@ def expectation(domain: str, hostname: str, mode: str, state: StateDir) -> probe
 
 def render_only(stack: Stack, state: StateDir, engine: Engine, environ: Mapping[str, str]) -> Tree:
     """The tree that `up` would write now. Writes nothing."""
-    from mailstack.render import render
-
     record = state.load()
     secrets = resolve_passwords(stack, state.load_secrets(), environ)
     ground = engine.settle(stack, record)
-    site = build_site(stack, engine.kind, ground, engine.paths(record), record, secrets, date.today())
-    return render(stack, site)
+    paths = engine.paths(record)
+    return _render(
+        stack, lambda: build_site(stack, engine.kind, ground, paths, record, secrets, date.today())
+    )
 
 
 def render_host(stack: Stack, root: Path, state: StateDir, environ: Mapping[str, str]) -> Tree:
     """The tree for an administrator's own machine, to lie at `root`. Writes nothing."""
-    from mailstack.render import render, site_for_host
+    from mailstack.render import site_for_host
 
     secrets = resolve_passwords(stack, state.load_secrets(), environ)
-    site = site_for_host(
-        PurePosixPath(root),
+    return _render(
         stack,
-        passwords=secrets.users,
-        salt_secret=bytes.fromhex(secrets.salt),
-        today=date.today(),
-        serials=state.load().serials,
+        lambda: site_for_host(
+            PurePosixPath(root),
+            stack,
+            passwords=secrets.users,
+            salt_secret=bytes.fromhex(secrets.salt),
+            today=date.today(),
+            serials=state.load().serials,
+        ),
     )
-    return render(stack, site)
 
 
 def ca_file(record: Record, state: StateDir) -> str | None:

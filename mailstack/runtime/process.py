@@ -78,7 +78,7 @@ class ProcessEngine:
         self._starting: subprocess.Popen[bytes] | None = None
         self._control: control.Control | None = None
         self._before: Mapping[str, TreeFile | None] = {}
-        self._touched: list[ServiceKey] = []
+        self._touched: dict[ServiceKey, str] = {}
         self._fresh = False
         """`apply` started from no supervisor."""
         self._log_sizes: dict[str, int] = {}
@@ -163,7 +163,7 @@ class ProcessEngine:
         bind: str,
         published: Mapping[str, int],
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        own, held, refused = [], [], False
+        own, held = [], []
         for name in stack.services:
             port = STANDARD_PORTS[name]
             if running is not None and name in running.own:
@@ -177,17 +177,11 @@ class ProcessEngine:
                 own.append(name)
             elif error == errno.EADDRINUSE:
                 held.append(f"{name} (port {port}: {ports.holder(addresses[OWNER[name]], port) or 'taken'})")
-            else:
-                refused = True
-        notes = []
-        if held:
-            notes.append(f"not at the standard port: {', '.join(held)}")
-        if refused:
-            notes.append("ports below 1024 may not be bound here: the published ports are the only ones")
-        return tuple(own), tuple(notes)
+        notes = (f"not at the standard port: {', '.join(held)}",) if held else ()
+        return tuple(own), notes
 
     def paths(self, record: Record) -> Paths:
-        base = self._base = self.state.socket_base(record) if self.state.path.exists() else self._base
+        base = record.socket_base or str(self.state.path)
         root = PurePosixPath(self.state.path)
         return Paths(
             config_root=root / "rendered",
@@ -249,7 +243,7 @@ class ProcessEngine:
 
     def warm_up(self, record: Record) -> None:
         """Begin to start a supervisor, if none runs: it comes up while the configuration is being made."""
-        self._base = self.state.socket_base(record)
+        self._base = record.socket_base or str(self.state.path)
         if self._states(record) is None:
             self._launch()
 
@@ -279,7 +273,7 @@ class ProcessEngine:
             if service is None:
                 continue
             on_step(step)
-            self._touched.append(service)
+            self._touched[service] = step.action
             self._log_sizes[service] = _size(self.state.log / f"{service}.log")
             if step.action == "reload":
                 reload.append(service)
@@ -319,7 +313,7 @@ class ProcessEngine:
                     f"{service} ended at once ({how}){': ' + tail[-1] if tail else ''}",
                     service=service,
                     tail=tail,
-                    hint=f"see {self.state.log}/{service}.log",
+                    hint="the log lines shown with this are its last words",
                 )
 
     def undo(self) -> None:
@@ -331,8 +325,12 @@ class ProcessEngine:
                 self._clean_run()
                 return
             restore(self.state.rendered, self._before)
-            if self._control is not None and self._touched:
-                self._control.ask("start", services={name: self._command(name) for name in self._touched})
+            if self._control is not None:
+                again = {
+                    name: self._command(name) for name, action in self._touched.items() if action != "reload"
+                }
+                self._control.ask("start", services=again)
+                self._control.ask("reload", names=[name for name in self._touched if name not in again])
         except (OSError, RuntimeFailure, subprocess.SubprocessError):
             pass  # the error that brought us here is the one to report
         finally:
@@ -418,7 +416,8 @@ class ProcessEngine:
                 connection.close()
 
     def _runs(self) -> bool:
-        return bool(control.leftovers(self.state.run))
+        """Services of ours run (they may have lost their supervisor): the ports they hold are ours."""
+        return any(name != "supervisor" for name in control.leftovers(self.state.run))
 
 
 def service_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ class Record:
     """A short path to the state folder, where its own is too long for unix sockets."""
 
     def to_json(self) -> str:
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n"
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Record:
@@ -265,13 +265,13 @@ class StateDir:
     # ---- sockets
 
     def socket_base(self, record: Record, temporary: str = "/tmp") -> str:  # noqa: S108 a 0700 folder is made in it
-        """A path to this folder that is short enough for unix sockets under it; made when it is missing.
+        """A short path to this folder where its own is too long for unix sockets under it; else empty.
 
-        That is the folder itself, or a symbolic link to it in a fresh 0700 folder under `temporary`.
+        It is a symbolic link in a fresh 0700 folder under `temporary`, made when it is missing.
         """
         own = str(self.path)
         if len(os.fsencode(own)) <= SOCKET_BASE_LIMIT:
-            return own
+            return ""
         link = record.socket_base
         if link:
             try:

@@ -53,7 +53,7 @@ def ensure(folder: Path, project: str, subjects: Iterable[str], now: float) -> C
     `now` in seconds since the epoch. Raises `RuntimeFailure` when the folder cannot be written.
     """
     wanted = sorted(set(subjects))
-    current = _reusable(folder, wanted, now)
+    current = reusable(folder, wanted, now)
     if current is not None:
         return current
     try:
@@ -101,7 +101,8 @@ def adopt(folder: Path, cert: Path, key: Path) -> Certificates:
     return Certificates(folder / "cert.pem", folder / "key.pem", ca, digest, digest != before)
 
 
-def _reusable(folder: Path, wanted: Sequence[str], now: float) -> Certificates | None:
+def reusable(folder: Path, wanted: Iterable[str], now: float) -> Certificates | None:
+    """What is there, if it covers `wanted` for a while yet; else None. Writes nothing."""
     try:
         data = json.loads((folder / "issued.json").read_text())
         digest = _digest(folder)
