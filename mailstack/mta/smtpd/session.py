@@ -14,10 +14,13 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from mailstack.mta.sasl import Challenge, Exchange, Failure, Outcome, Peer, Success
+from mailstack.mta.sasl import Challenge, Peer
+from mailstack.mta.smtpd import replies
+from mailstack.mta.smtpd.accounting import KNOWN, Accounting
+from mailstack.mta.smtpd.authentication import Authentication
 from mailstack.mta.smtpd.reception import NO_STORAGE, Origin, Transaction
-from mailstack.mta.smtpd.restrictions import Phase, Rejection, dsn_for
 from mailstack.mta.smtpd.settings import Settings
+from mailstack.mta.smtpd.verdicts import Phase, Rejection, dsn_for
 from mailstack.net.resolver import ResolveTemporary
 from mailstack.net.stream import Stream
 from mailstack.net.tls import describe
@@ -32,28 +35,8 @@ NAME_TIMEOUT = 1.0
 """Seconds that the greeting may wait for the client's name."""
 WRITE_TIMEOUT = 60.0
 
-OK = Reply(250, "2.0.0", "Ok")
-SENDER_OK = Reply(250, "2.1.0", "Ok")
-RECIPIENT_OK = Reply(250, "2.1.5", "Ok")
-GO_AHEAD = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
-BYE = Reply(221, "2.0.0", "Bye")
-READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
-TLS_ACTIVE = Reply(554, "5.5.1", "Error: TLS already active")
-TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Error: too many recipients")
-LOOKUP_ERROR = Reply(451, "4.3.0", "Temporary lookup error")
-PIPELINING = Reply(554, "5.5.0", "Error: SMTP protocol synchronization")
-AUTHENTICATED = Reply(235, "2.7.0", "Authentication successful")
-VRFY_DISABLED = Reply(502, "5.5.1", "VRFY command is disabled")
-ETRN_STARTED = Reply(250, "", "Queuing started")
-ETRN_FAILED = Reply(458, "", "Unable to queue messages")
-
-_JUNK = frozenset({"HELO", "EHLO", "RSET", "NOOP", "VRFY", "ETRN"})
 _UNPIPELINED = frozenset({"EHLO", "HELO", "STARTTLS", "AUTH", "DATA", "VRFY", "ETRN", "NOOP", "QUIT"})
 """Commands that must be the last of their group (RFC 2920 §3.1)."""
-_COMMAND_ORDER = (
-    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "rset", "noop", "vrfy", "etrn", "quit",
-    "unknown",
-)  # fmt: skip
 _VERBS: dict[type, str] = {
     events.Mail: "MAIL",
     events.Rcpt: "RCPT",
@@ -89,13 +72,9 @@ class Session:
         self._engine.utf8 = settings.utf8
         self._engine.strict_utf8 = settings.strict_utf8
         self._transaction: Transaction | None = None
-        self._exchange: Exchange | None = None
-        self._mechanism = ""
+        self._authentication = Authentication(settings, self._log)
         self._where = "CONNECT"
-        self._stats: dict[str, list[int]] = {}
-        self._errors = 0
-        self._junk = 0
-        self._penalties = 0
+        self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
         self._extended = False
         self._tls = ""
         self._task: asyncio.Task[None] | None = None
@@ -107,8 +86,6 @@ class Session:
         self.helo = ""
         self.recipient: str | None = None
         self.etrn_domain = ""
-        self.sasl_method = ""
-        self.sasl_user = ""
 
     # ---- what restrictions look at
 
@@ -164,9 +141,8 @@ class Session:
             self._say(Reply(421, "4.3.0", f"{self._settings.host} Server local error"))
         finally:
             self._drop_transaction()
-            if self._exchange is not None:
-                self._exchange.cancel()
-            self._log.info(f"disconnect from {self.peer}{self._summary()}")
+            self._authentication.cancel()
+            self._log.info(f"disconnect from {self.peer} {self._account.summary()}")
 
     def _say(self, reply: Reply) -> None:
         if not self._stream.closed and self._engine.state is not State.TLS:
@@ -178,20 +154,6 @@ class Session:
         if self._where == "DATA" and self._transaction is not None:
             detail = f" ({self._transaction.size} bytes)"
         self._log.info(f"lost connection after {self._where}{detail} from {self.peer}")
-
-    def _summary(self) -> str:
-        """` ehlo=1 mail=1 rcpt=0/1 commands=2/3`, as Postfix counts."""
-        words = []
-        good = total = 0
-        for name in _COMMAND_ORDER:
-            counts = self._stats.get(name)
-            if counts is None:
-                continue
-            good += counts[0]
-            total += counts[1]
-            words.append(_count(name, *counts))
-        words.append(_count("commands", good, total))
-        return " " + " ".join(words)
 
     async def _converse(self) -> None:
         if self._settings.lookup_names:
@@ -238,7 +200,7 @@ class Session:
         settings, engine = self._settings, self._engine
         engine.require_tls = settings.tls_required and not self.secured
         if self.secured:
-            engine.starttls_refusal = TLS_ACTIVE
+            engine.starttls_refusal = replies.TLS_ACTIVE
         else:
             discarded = "starttls" in settings.discarded_keywords
             engine.starttls_refusal = NOT_IMPLEMENTED if settings.tls is None or discarded else None
@@ -276,7 +238,7 @@ class Session:
                 self._lost()
                 raise _Over
             await self._handle(event)
-            if self._errors >= self._settings.hard_errors:
+            if self._account.exhausted:
                 await self._flush()
                 self._log.info(f"too many errors after {self._where} from {self.peer}")
                 self._say(Reply(421, "4.7.0", f"{self._settings.host} Error: too many errors"))
@@ -286,9 +248,10 @@ class Session:
         data = self._engine.data_to_send()
         if not data:
             return
-        if self._penalties and self._settings.error_sleep:
-            pause = min(self._penalties * self._settings.error_sleep, 30.0)
-            self._penalties = 0
+        account = self._account
+        if account.penalties and self._settings.error_sleep:
+            pause = min(account.penalties * self._settings.error_sleep, 30.0)
+            account.penalties = 0
             await asyncio.sleep(pause)
         self._stream.write(data)
         await self._stream.drain(WRITE_TIMEOUT)
@@ -313,8 +276,8 @@ class Session:
 
     def _refused(self, event: events.Refused) -> None:
         self._where = event.verb or "UNKNOWN"
-        self._count(self._where if event.verb in _KNOWN else "unknown", False)
-        self._error()
+        self._account.count(self._where if event.verb in KNOWN else "unknown", False)
+        self._account.error()
         if event.reply is FOREIGN:
             self._log.warning(f"non-SMTP command from {self.peer}: {event.line}")
         elif event.reply.enhanced in ("5.1.7", "5.1.3"):
@@ -322,19 +285,14 @@ class Session:
                 f"Illegal address syntax from {self.peer} in {event.verb} command: "
                 f"{event.line.partition(':')[2].strip()}"
             )
-        elif event.verb == "AUTH" and event.reply.code == 535:
-            self._auth_failed(event.reply.text.partition(": ")[2].partition(": ")[2], "")
-        elif event.verb == "AUTH" and self._exchange is not None:
-            self._log.warning(f"{self.peer}: SASL {self._mechanism} authentication aborted")
-        if event.verb == "AUTH" and self._exchange is not None:
-            self._exchange.cancel()
-            self._exchange = None
+        elif event.verb == "AUTH":
+            self._authentication.refused(event.reply, self.peer)
 
     def _improper_pipelining(self) -> None:
         text = self._engine.pending().decode("ascii", "replace").replace("\r", "\\r").replace("\n", "\\n")
         self._log.info(f"improper command pipelining after {self._where} from {self.peer}: {text}")
         if self._settings.forbid_pipelining and self._engine.state is not State.DONE:
-            self._say(PIPELINING)
+            self._say(replies.PIPELINING)
             raise _Over
 
     def _reply(self, verb: str, reply: Reply) -> None:
@@ -342,25 +300,9 @@ class Session:
             reply = Reply(reply.code - 100, "4" + reply.enhanced[1:], reply.text)
         self._engine.reply(reply)
         good = reply.code < 400
-        self._count(verb, good)
+        self._account.count(verb, good)
         if not good:
-            self._error()
-        if verb in _JUNK:
-            if self._junk > self._settings.junk_commands:
-                self._errors += 1
-            self._junk += 1
-
-    def _count(self, verb: str, good: bool) -> None:
-        counts = self._stats.get(name := verb.lower())
-        if counts is None:
-            counts = self._stats[name] = [0, 0]
-        counts[0] += good
-        counts[1] += 1
-
-    def _error(self) -> None:
-        self._errors += 1
-        if self._errors > self._settings.soft_errors:
-            self._penalties += 1
+            self._account.error()
 
     async def _hello(self, event: events.Hello) -> None:
         self._drop_transaction()
@@ -386,7 +328,7 @@ class Session:
         if self._engine.starttls_refusal is None:
             lines.append("STARTTLS")
         if self._may_authenticate() and not self._engine.require_tls:
-            names = " ".join(await self._mechanisms())
+            names = " ".join(await self._authentication.mechanisms(self.secured))
             if names:
                 lines.append(f"AUTH {names}")
                 if settings.broken_auth:
@@ -398,12 +340,6 @@ class Session:
         if hidden:
             lines = [line for line in lines if line.partition(" ")[0].partition("=")[0].lower() not in hidden]
         return [settings.host, *lines]
-
-    async def _mechanisms(self) -> tuple[str, ...]:
-        authenticator = self._settings.authenticator
-        if authenticator is None:
-            return ()
-        return self._settings.mechanisms(await authenticator.mechanisms(), secured=self.secured)
 
     async def _mail(self, event: events.Mail) -> None:
         settings = self._settings
@@ -421,18 +357,18 @@ class Session:
                 self._drop_transaction()
                 self._reply("MAIL", reply)
                 return
-        self._reply("MAIL", SENDER_OK)
+        self._reply("MAIL", replies.SENDER_OK)
 
     async def _rcpt(self, event: events.Rcpt) -> None:
         transaction, settings = self._transaction, self._settings
         assert transaction is not None
         count = len(transaction.recipients)
         if count >= settings.recipient_limit:
-            excess = self._stats.get("rcpt", [0, 0])[1] - settings.recipient_limit
-            self._engine.reply(TOO_MANY_RECIPIENTS)
-            self._count("RCPT", False)
+            excess = self._account.total("RCPT") - settings.recipient_limit
+            self._engine.reply(replies.TOO_MANY_RECIPIENTS)
+            self._account.count("RCPT", False)
             if excess > settings.recipient_overshoot:
-                self._error()
+                self._account.error()
             return
         self.recipient = event.recipient
         reply = await self._judge_recipient(event.recipient)
@@ -443,7 +379,7 @@ class Session:
         if not count:
             self._log.info(f"{transaction.name()}: client={self.peer}{self._sasl_words()}")
         transaction.recipients.append(event.recipient)
-        self._reply("RCPT", RECIPIENT_OK)
+        self._reply("RCPT", replies.RECIPIENT_OK)
 
     async def _data(self, event: events.Data) -> None:
         reply = await self._judge((Phase.DATA,))
@@ -451,7 +387,7 @@ class Session:
             self._log_reject("reject", reply)
             self._reply("DATA", reply)
             return
-        self._engine.reply(GO_AHEAD)
+        self._engine.reply(replies.GO_AHEAD)
 
     async def _content_end(self, event: events.ContentEnd) -> None:
         transaction, settings = self._transaction, self._settings
@@ -471,27 +407,27 @@ class Session:
         self._drop_transaction()
         self._reply("DATA", reply)
         if reply.code == 250:
-            self._errors = self._junk = self._penalties = 0
+            self._account.forgive()
 
     async def _rset(self, event: events.Reset) -> None:
         self._drop_transaction()
-        self._reply("RSET", OK)
+        self._reply("RSET", replies.OK)
 
     async def _noop(self, event: events.Noop) -> None:
-        self._reply("NOOP", OK)
+        self._reply("NOOP", replies.OK)
 
     async def _help(self, event: events.Help) -> None:
         self._where = "UNKNOWN"
         self._reply("unknown", UNKNOWN)
 
     async def _quit(self, event: events.Quit) -> None:
-        self._reply("QUIT", BYE)
+        self._reply("QUIT", replies.BYE)
         await self._flush()
         raise _Over
 
     async def _vrfy(self, event: events.Verify) -> None:
         if self._settings.vrfy_disabled:
-            self._reply("VRFY", VRFY_DISABLED)
+            self._reply("VRFY", replies.VRFY_DISABLED)
             return
         self.recipient = event.address
         reply = await self._judge_recipient(event.address)
@@ -507,7 +443,7 @@ class Session:
             self._log_reject("reject", reply)
             self._reply("ETRN", reply)
         elif self._settings.flush_domains.match(event.domain):
-            self._reply("ETRN", ETRN_STARTED if self._shared.flush() else ETRN_FAILED)
+            self._reply("ETRN", replies.ETRN_STARTED if self._shared.flush() else replies.ETRN_FAILED)
         else:
             self._log.warning(f"reject: ETRN {event.domain[:100]}... from {self.peer}")
             self._reply("ETRN", Reply(459, "", f"<{event.domain}>: service unavailable"))
@@ -515,7 +451,7 @@ class Session:
     # ---- TLS and AUTH
 
     async def _starttls(self, event: events.StartTLS) -> None:
-        self._reply("STARTTLS", READY_FOR_TLS)
+        self._reply("STARTTLS", replies.READY_FOR_TLS)
         await self._flush()
         await self._shake_hands()
         self._engine.tls_started()
@@ -542,41 +478,22 @@ class Session:
             self._log.info(f"Anonymous TLS connection established from {self.peer}: {self._tls}")
 
     async def _auth(self, event: events.Auth) -> None:
-        settings = self._settings
-        assert settings.authenticator is not None
-        self._mechanism = event.mechanism
-        if event.mechanism not in await self._mechanisms():
-            self._auth_outcome(Failure("Invalid authentication mechanism"))
-            return
         peer = Peer(self.client_address, self._stream.local[0], self.secured)
-        self._exchange = settings.authenticator.begin(event.mechanism, peer)
-        self._auth_outcome(await self._exchange.step(event.initial))
+        self._auth_answer(await self._authentication.begin(event.mechanism, event.initial, peer, self.peer))
 
     async def _auth_response(self, event: events.AuthResponse) -> None:
-        assert self._exchange is not None
-        self._auth_outcome(await self._exchange.step(event.data))
+        self._auth_answer(await self._authentication.respond(event.data, self.peer))
 
-    def _auth_outcome(self, outcome: Outcome) -> None:
-        match outcome:
-            case Challenge(data):
-                self._engine.challenge(data)
-            case Success(user):
-                self._exchange = None
-                self.sasl_user, self.sasl_method = user, self._mechanism
-                self._reply("AUTH", AUTHENTICATED)
-            case Failure(reason, temporary, user):
-                self._exchange = None
-                self._auth_failed(reason, user)
-                if temporary:
-                    self._reply("AUTH", Reply(454, "4.7.0", f"Temporary authentication failure: {reason}"))
-                else:
-                    self._reply("AUTH", Reply(535, "5.7.8", f"Error: authentication failed: {reason}"))
+    def _auth_answer(self, answer: Challenge | Reply) -> None:
+        if isinstance(answer, Challenge):
+            self._engine.challenge(answer.data)
+        else:
+            self._reply("AUTH", answer)
 
-    def _auth_failed(self, reason: str, user: str) -> None:
-        self._log.warning(
-            f"{self.peer}: SASL {self._mechanism or 'unknown'} authentication failed: {reason}, "
-            f"sasl_username={user or '(unavailable)'}"
-        )
+    @property
+    def sasl_user(self) -> str:
+        """Who the client has proved to be, or `""`."""
+        return self._authentication.user
 
     # ---- judging
 
@@ -618,7 +535,7 @@ class Session:
 
     def _lookup_failed(self, error: Exception) -> Reply:
         self._log.warning(f"table lookup error: {error}")
-        return LOOKUP_ERROR
+        return replies.LOOKUP_ERROR
 
     def _log_reject(self, word: str, reply: Reply) -> None:
         transaction = self._transaction
@@ -643,7 +560,7 @@ class Session:
     def _sasl_words(self) -> str:
         if not self.sasl_user:
             return ""
-        return f", sasl_method={self.sasl_method}, sasl_username={self.sasl_user}"
+        return f", sasl_method={self._authentication.method}, sasl_username={self.sasl_user}"
 
     def _origin(self) -> Origin:
         settings, transaction = self._settings, self._transaction
@@ -666,7 +583,7 @@ class Session:
             self.client_address,
             self.helo,
             protocol,
-            self.sasl_method,
+            self._authentication.method,
             self.sasl_user,
             self._tls,
             local,
@@ -694,11 +611,6 @@ _HANDLERS: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
     events.Auth: Session._auth,
     events.AuthResponse: Session._auth_response,
 }
-_KNOWN = frozenset(name.upper() for name in _COMMAND_ORDER)
-
-
-def _count(name: str, good: int, total: int) -> str:
-    return f"{name}={total}" if good == total else f"{name}={good}/{total}"
 
 
 def _tls_reason(error: OSError) -> str:

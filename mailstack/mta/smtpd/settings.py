@@ -19,7 +19,8 @@ from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.sasl import Authenticator, make_authenticator
 from mailstack.mta.smtpd.networks import NetworkList
 from mailstack.mta.smtpd.recipients import Recipients
-from mailstack.mta.smtpd.restrictions import Compiler, Phase, Restrictions
+from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
+from mailstack.mta.smtpd.verdicts import Phase
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.net.tls import server_context

@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 
@@ -84,9 +84,12 @@ class Smtpd:
     queue: Queue
     shared: Shared
     settings: Settings
+    clients: list[Stream] = field(default_factory=list)
 
     async def connect(self) -> Stream:
-        return await connect("127.0.0.1", self.port, 5.0)
+        """A new client; it is closed at the end of the block."""
+        self.clients.append(await connect("127.0.0.1", self.port, 5.0))
+        return self.clients[-1]
 
     def messages(self) -> list[Message]:
         """Everything in incoming/, oldest first."""
@@ -120,9 +123,12 @@ async def running(
     sock = bind_tcp("127.0.0.1", 0)
     server = make_server(sock, settings, shared, tasks)
     await server.start()
+    smtpd = Smtpd(directory, sock.getsockname()[1], queue, shared, settings)
     try:
-        yield Smtpd(directory, sock.getsockname()[1], queue, shared, settings)
+        yield smtpd
     finally:
+        for client in smtpd.clients:
+            client.abort()
         server.stop()
         for session in list(shared.sessions):
             session.stop()
@@ -131,7 +137,8 @@ async def running(
             await settings.authenticator.close()
         await resolver.close()
         shared.close()
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)  # lets transports finish closing
         os.close(fd)
 
 

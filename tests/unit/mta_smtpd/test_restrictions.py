@@ -10,7 +10,7 @@ import pytest
 
 from mailstack.config.errors import ConfigError
 from mailstack.mta.smtpd.networks import NetworkList
-from mailstack.mta.smtpd.restrictions import PERMIT, Phase, Rejection
+from mailstack.mta.smtpd.verdicts import PERMIT, Phase, Rejection
 from mailstack.wire.smtp import Reply
 from tests.unit.mta_smtpd.serving import settings_of
 

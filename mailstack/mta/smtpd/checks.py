@@ -1,0 +1,237 @@
+"""The words of restriction lists that take no argument, one method each, under their own names."""
+
+from __future__ import annotations
+
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.address_maps import AddressMaps, OpenTable
+from mailstack.mta.rewrite import AddressClass, Rewriter
+from mailstack.mta.smtpd.networks import NetworkList
+from mailstack.mta.smtpd.recipients import Recipients
+from mailstack.mta.smtpd.verdicts import PERMIT, Check, Client, SlowCheck, Verdict, rejection
+from mailstack.net.resolver import NoSuchDomain, NullMX, Resolver, ResolveTemporary
+from mailstack.wire.smtp.address import split_address, valid_hostname, valid_literal
+
+DNS_TIMEOUT = 5.0
+"""Seconds for one look-up on behalf of a restriction."""
+
+
+class Checks:
+    """The words under one configuration. Raises `ConfigError` when `mynetworks` cannot be read."""
+
+    def __init__(
+        self,
+        conf: MainCf,
+        rewriter: Rewriter,
+        recipients: Recipients,
+        resolver: Resolver,
+        open_table: OpenTable,
+    ) -> None:
+        self._conf = conf
+        self._rewriter = rewriter
+        self._recipients = recipients
+        self._resolver = resolver
+        try:
+            self.networks = NetworkList(conf.list("mynetworks"))
+        except (ValueError, OSError) as error:
+            raise conf.error("mynetworks", str(error)) from None
+        names = conf.list("smtpd_sender_login_maps")
+        self._login_maps = AddressMaps(names, open_table, delimiters=rewriter.delimiters)
+        self.simple: dict[str, Check] = {
+            "permit": self._permit,
+            "permit_mynetworks": self._permit_mynetworks,
+            "permit_sasl_authenticated": self._permit_sasl_authenticated,
+            "permit_inet_interfaces": self._permit_inet_interfaces,
+            "permit_auth_destination": self._permit_auth_destination,
+            "reject_unauth_destination": self._reject_unauth_destination,
+            "defer_unauth_destination": self._defer_unauth_destination,
+            "reject_non_fqdn_sender": self._reject_non_fqdn_sender,
+            "reject_non_fqdn_recipient": self._reject_non_fqdn_recipient,
+            "reject_non_fqdn_helo_hostname": self._reject_non_fqdn_helo_hostname,
+            "reject_invalid_helo_hostname": self._reject_invalid_helo_hostname,
+            "reject_unlisted_recipient": self._reject_unlisted_recipient,
+            "reject_unlisted_sender": self._reject_unlisted_sender,
+            "reject_plaintext_session": self._reject_plaintext_session,
+            "reject_multi_recipient_bounce": self._reject_multi_recipient_bounce,
+            "reject_sender_login_mismatch": self._reject_sender_login_mismatch,
+            "reject_authenticated_sender_login_mismatch": self._reject_authenticated_sender_login_mismatch,
+            "reject_known_sender_login_mismatch": self._reject_known_sender_login_mismatch,
+            "reject_unauthenticated_sender_login_mismatch": self._reject_stranger_sender_login_mismatch,
+        }
+        """Words that answer at once."""
+        self.slow: dict[str, SlowCheck] = {
+            "reject_unknown_sender_domain": self._reject_unknown_sender_domain,
+            "reject_unknown_recipient_domain": self._reject_unknown_recipient_domain,
+            "reject_unknown_client_hostname": self._reject_unknown_client_hostname,
+            "reject_unknown_helo_hostname": self._reject_unknown_helo_hostname,
+        }
+        """Words that may ask the DNS."""
+
+    # ---- words without argument
+
+    def _permit(self, client: Client) -> Verdict:
+        return PERMIT
+
+    def _permit_mynetworks(self, client: Client) -> Verdict:
+        return PERMIT if self.networks.match(client.client_address) else None
+
+    def _permit_sasl_authenticated(self, client: Client) -> Verdict:
+        return PERMIT if client.sasl_user else None
+
+    def _permit_inet_interfaces(self, client: Client) -> Verdict:
+        own = ("127.0.0.1", "::1", *self._conf.list("inet_interfaces"))
+        return PERMIT if client.client_address in own else None
+
+    def _permit_auth_destination(self, client: Client) -> Verdict:
+        return PERMIT if self._authorised(client) else None
+
+    def _reject_unauth_destination(self, client: Client) -> Verdict:
+        if self._authorised(client):
+            return None
+        code = self._conf.int("relay_domains_reject_code")
+        return rejection(code, "5.7.1", f"<{client.recipient}>: Relay access denied")
+
+    def _defer_unauth_destination(self, client: Client) -> Verdict:
+        if self._authorised(client):
+            return None
+        return rejection(454, "4.7.1", f"<{client.recipient}>: Relay access denied")
+
+    def _authorised(self, client: Client) -> bool:
+        """Whether the recipient is ours, or of a domain we relay for, without routing through us."""
+        if client.recipient is None:
+            return True
+        resolution = self._rewriter.resolve(self._rewriter.complete(client.recipient))
+        return resolution.address_class is not AddressClass.REMOTE and not resolution.routed
+
+    def _reject_non_fqdn_sender(self, client: Client) -> Verdict:
+        return self._non_fqdn(client.sender, "Sender address")
+
+    def _reject_non_fqdn_recipient(self, client: Client) -> Verdict:
+        return self._non_fqdn(client.recipient, "Recipient address")
+
+    def _non_fqdn(self, address: str | None, label: str) -> Verdict:
+        if not address or (label.startswith("R") and address.lower() == "postmaster"):
+            return None
+        domain = split_address(address)[1]
+        if domain.startswith("[") or "." in domain.strip("."):
+            return None
+        code = self._conf.int("non_fqdn_reject_code")
+        return rejection(code, "5.5.2", f"<{address}>: {label} rejected: need fully-qualified address")
+
+    def _reject_non_fqdn_helo_hostname(self, client: Client) -> Verdict:
+        name = client.helo
+        if not name or (name.startswith("[") and valid_literal(name)) or "." in name.strip("."):
+            return None
+        code = self._conf.int("non_fqdn_reject_code")
+        return rejection(code, "5.5.2", f"<{name}>: Helo command rejected: need fully-qualified hostname")
+
+    def _reject_invalid_helo_hostname(self, client: Client) -> Verdict:
+        name = client.helo
+        if not name or valid_hostname(name.removesuffix(".")):
+            return None
+        if name.startswith("[") and name.endswith("]") and valid_literal(name):
+            return None
+        code = self._conf.int("invalid_hostname_reject_code")
+        return rejection(code, "5.5.2", f"<{name}>: Helo command rejected: Invalid name")
+
+    def _reject_unlisted_recipient(self, client: Client) -> Verdict:
+        return self._unlisted(client.recipient, "Recipient address")
+
+    def _reject_unlisted_sender(self, client: Client) -> Verdict:
+        return self._unlisted(client.sender, "Sender address")
+
+    def _unlisted(self, address: str | None, label: str) -> Verdict:
+        if not address:
+            return None
+        found = self._recipients.unlisted(self._rewriter.complete(address))
+        if found is None:
+            return None
+        enhanced = "5.1.0" if label.startswith("S") and found.enhanced == "5.1.1" else found.enhanced
+        return rejection(found.code, enhanced, f"<{address}>: {label} rejected: {found.text}")
+
+    def _reject_plaintext_session(self, client: Client) -> Verdict:
+        if client.secured:
+            return None
+        code = self._conf.int("plaintext_reject_code")
+        return rejection(code, "4.7.1", "Session encryption is required")
+
+    def _reject_multi_recipient_bounce(self, client: Client) -> Verdict:
+        if client.sender != "" or client.recipient_count < 2:
+            return None
+        code = self._conf.int("multi_recipient_bounce_reject_code")
+        return rejection(code, "5.5.3", "<DATA>: Data command rejected: Multi-recipient bounce")
+
+    def _reject_sender_login_mismatch(self, client: Client) -> Verdict:
+        return self._reject_authenticated_sender_login_mismatch(
+            client
+        ) or self._reject_stranger_sender_login_mismatch(client)
+
+    def _owners(self, client: Client) -> list[str]:
+        found = self._login_maps.find(client.sender) if client.sender else None
+        return found.value.replace(",", " ").lower().split() if found is not None else []
+
+    def _reject_authenticated_sender_login_mismatch(self, client: Client) -> Verdict:
+        if not client.sender or not client.sasl_user or client.sasl_user.lower() in self._owners(client):
+            return None
+        text = f"<{client.sender}>: Sender address rejected: not owned by user {client.sasl_user}"
+        return rejection(553, "5.7.1", text)
+
+    def _reject_known_sender_login_mismatch(self, client: Client) -> Verdict:
+        return self._reject_sender_login_mismatch(client) if self._owners(client) else None
+
+    def _reject_stranger_sender_login_mismatch(self, client: Client) -> Verdict:
+        if client.sasl_user or not self._owners(client):
+            return None
+        return rejection(553, "5.7.1", f"<{client.sender}>: Sender address rejected: not logged in")
+
+    # ---- words that ask the DNS
+
+    async def _reject_unknown_sender_domain(self, client: Client) -> Verdict:
+        return await self._unknown_domain(client.sender, "Sender address", "4.1.8", (550, "5.7.27"))
+
+    async def _reject_unknown_recipient_domain(self, client: Client) -> Verdict:
+        return await self._unknown_domain(client.recipient, "Recipient address", "4.1.2", (556, "5.1.10"))
+
+    async def _unknown_domain(
+        self, address: str | None, label: str, enhanced: str, null_mx: tuple[int, str]
+    ) -> Verdict:
+        if not address:
+            return None
+        domain = split_address(self._rewriter.complete(address))[1].lower()
+        if domain.startswith("[") or self._rewriter.address_class(domain) is not AddressClass.REMOTE:
+            return None
+        code = self._conf.int("unknown_address_reject_code")
+        try:
+            hosts = await self._resolver.mx(domain, timeout=DNS_TIMEOUT)
+            # An implicit MX (the domain itself) counts only when it has an address (RFC 5321 §5.1).
+            if hosts[0][1] == domain and not await self._resolver.addresses(domain, timeout=DNS_TIMEOUT):
+                raise NoSuchDomain(domain)
+        except NullMX:
+            text = f"<{address}>: {label} rejected: Domain {domain} does not accept mail (nullMX)"
+            return rejection(*null_mx, text)
+        except ResolveTemporary:
+            code = min(code, 450)
+        except NoSuchDomain:
+            pass
+        else:
+            return None
+        return rejection(code, enhanced, f"<{address}>: {label} rejected: Domain not found")
+
+    async def _reject_unknown_client_hostname(self, client: Client) -> Verdict:
+        if client.client_name != "unknown":
+            return None
+        code = self._conf.int("unknown_client_reject_code")
+        text = f"Client host rejected: cannot find your hostname, [{client.client_address}]"
+        return rejection(code, "4.7.25", text)
+
+    async def _reject_unknown_helo_hostname(self, client: Client) -> Verdict:
+        if not client.helo or client.helo.startswith("["):
+            return None
+        code = self._conf.int("unknown_hostname_reject_code")
+        try:
+            if await self._resolver.addresses(client.helo, timeout=DNS_TIMEOUT):
+                return None
+        except NoSuchDomain:
+            pass
+        except ResolveTemporary:
+            code = min(code, 450)
+        return rejection(code, "4.7.1", f"<{client.helo}>: Helo command rejected: Host not found")
