@@ -120,6 +120,9 @@ def generated_owners(stack: Stack, name: str) -> dict[str, set[str]]:
     for service in stack.services:
         if service not in ("smtp", "lmtp", "dns"):
             owners.setdefault(f"_{service}._tcp.{name}", set()).add("SRV")
+    if name == stack.primary and stack.domains[name].address is None:
+        # Names for every other address of the stack's own network.
+        owners |= {f"host-{number}.{name}": {"A"} for number in range(256)}
     return owners
 
 
