@@ -24,6 +24,10 @@ TIMEOUT = 5.0
 """Seconds for an answer: the supervisor does nothing that takes time."""
 
 
+class SupervisorGone(RuntimeFailure):
+    """The supervisor has ended while it was being talked to."""
+
+
 class Control:
     """A connection to a running supervisor. `connect` makes one."""
 
@@ -44,7 +48,7 @@ class Control:
                     break
                 self._events.append(message)
         except OSError as error:
-            raise RuntimeFailure(f"the supervisor is gone: {error}") from error
+            raise SupervisorGone(f"the supervisor is gone: {error}") from error
         if not message["ok"]:
             raise RuntimeFailure(f"the supervisor refused {command}: {message['error']}")
         return message

@@ -411,6 +411,8 @@ class ProcessEngine:
         try:
             states: Mapping[str, Any] = connection.ask("status")["services"]
             return states
+        except control.SupervisorGone:
+            return None
         finally:
             if connection is not self._control:
                 connection.close()
