@@ -20,6 +20,7 @@ from typing import Protocol
 
 from mailstack.mailbox.auth import Unavailable, User
 from mailstack.mailbox.ids import session_id
+from mailstack.mailbox.lmtp.content import Content
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
@@ -35,8 +36,10 @@ WRITE_TIMEOUT = 300.0
 HANDSHAKE_TIMEOUT = 30.0
 RECIPIENTS_LIMIT = 1000
 """Recipients of one message (RFC 5321 §4.5.3.1.8 asks for 100 at the least)."""
-MESSAGE_LIMIT = 256 << 20
-"""Octets of one message; it is in memory until it is stored."""
+MESSAGE_LIMIT = 1 << 30
+"""Octets of one message."""
+TOGETHER = 32
+"""Recipients of one message that are stored at the same time."""
 
 _OK = Reply(250, "2.1.0", "OK")
 _RCPT_OK = Reply(250, "2.1.5", "OK")
@@ -102,7 +105,7 @@ class _Recipient:
 class _Transaction:
     sender: str
     recipients: list[_Recipient] = field(default_factory=list)
-    content: list[bytes] = field(default_factory=list)
+    content: Content = field(default_factory=Content)
 
 
 class LmtpSession:
@@ -131,7 +134,8 @@ class LmtpSession:
                     await self._flush()
                     conn.receive_data(await self._read())
                 elif isinstance(event, events.Content):
-                    self._transaction.content.append(event.data)
+                    transaction = self._transaction
+                    transaction.content.add(event.data, transaction.recipients[0].user.mail_root)
                 elif isinstance(event, events.Closed):
                     break
                 else:
@@ -142,6 +146,8 @@ class LmtpSession:
             self._stream.write(conn.data_to_send())
         except OSError:
             pass
+        finally:
+            self._begin("")
 
     def shutdown(self) -> None:
         """Say goodbye: at once when the client is silent, else after what is under way."""
@@ -171,17 +177,17 @@ class LmtpSession:
             case events.Rcpt():
                 conn.reply(self._rcpt(event.recipient))
             case events.Mail():
-                self._transaction = _Transaction(event.sender)
+                self._begin(event.sender)
                 conn.reply(_SHUTDOWN if self._stopping else _OK)
             case events.Data():
                 conn.reply(_DATA)
             case events.ContentEnd():
                 await self._deliver(event)
             case events.Hello():
-                self._transaction = _Transaction("")
+                self._begin("")
                 conn.reply(Reply(250, "", self._extensions()))
             case events.Reset():
-                self._transaction = _Transaction("")
+                self._begin("")
                 conn.reply(_RESET)
             case events.Noop():
                 conn.reply(_RESET)
@@ -198,6 +204,11 @@ class LmtpSession:
             case _:
                 conn.reply(_NOT_HERE)
 
+    def _begin(self, sender: str) -> None:
+        """Forget the transaction, and whatever it had on disk, for another one."""
+        self._transaction.content.close()
+        self._transaction = _Transaction(sender)
+
     def _extensions(self) -> str:
         lines = [self._settings.hostname]
         if self._conn.starttls_refusal is None:
@@ -213,7 +224,7 @@ class LmtpSession:
         await self._stream.start_tls(context, HANDSHAKE_TIMEOUT, server_side=True)
         self._conn.starttls_refusal = _NOT_HERE
         self._conn.tls_started()
-        self._transaction = _Transaction("")
+        self._begin("")
 
     # ---- recipients and delivery
 
@@ -233,30 +244,34 @@ class LmtpSession:
 
     async def _deliver(self, end: events.ContentEnd) -> None:
         transaction = self._transaction
-        self._transaction = _Transaction("")
-        if end.too_big:
-            for recipient in transaction.recipients:
-                self._conn.reply(Reply(552, "5.3.4", f"<{recipient.address}> Message is too big"))
-            return
-        now = self._service.clock.time()
-        if len(transaction.recipients) == 1:
-            self._conn.reply(await self._store(transaction, transaction.recipients[0], now))
-            return
-        stores = [self._store(transaction, recipient, now) for recipient in transaction.recipients]
-        for reply in await asyncio.gather(*stores):
-            self._conn.reply(reply)
+        recipients = transaction.recipients
+        try:
+            if end.too_big:
+                for recipient in recipients:
+                    self._conn.reply(Reply(552, "5.3.4", f"<{recipient.address}> Message is too big"))
+                return
+            now = self._service.clock.time()
+            if len(recipients) == 1:
+                self._conn.reply(await self._store(transaction, recipients[0], now))
+                return
+            for at in range(0, len(recipients), TOGETHER):
+                some = [self._store(transaction, one, now) for one in recipients[at : at + TOGETHER]]
+                for reply in await asyncio.gather(*some):
+                    self._conn.reply(reply)
+        finally:
+            self._begin("")
 
     async def _store(self, transaction: _Transaction, recipient: _Recipient, now: float) -> Reply:
         service, user = self._service, recipient.user
         header = self._header(transaction.sender, recipient, now)
         try:
-            await service.store.deliver(user.mail_root, [header, *transaction.content])
+            await transaction.content.deliver(service.store, user.mail_root, header)
         except OSError as error:
             service.log.error(f"lmtp({user.name})<{self._id}>: save to INBOX failed: {error}")
             if error.errno in _FULL:
                 return Reply(452, "4.2.2", f"<{recipient.address}> {_FULL[error.errno]}")
             return Reply(451, "4.3.0", f"<{recipient.address}> Temporary internal error")
-        shown = message_id(transaction.content)
+        shown = message_id(transaction.content.head)
         service.log.info(f"lmtp({user.name})<{self._id}>: msgid={shown}: saved mail to INBOX")
         return Reply(250, "2.0.0", f"<{recipient.address}> {self._id} Saved")
 
@@ -288,9 +303,8 @@ def without_detail(address: str, delimiters: str) -> str:
     return f"{local[: min(ends)]}{at}{domain}" if ends else address
 
 
-def message_id(content: list[bytes]) -> str:
-    """The Message-ID for the log, `unspecified` where there is none; made printable."""
-    head = content[0] if content else b""
+def message_id(head: bytes) -> str:
+    """The Message-ID for the log, `unspecified` where there is none; `head` is the content's beginning."""
     end = head.find(b"\r\n\r\n")
     found = _MESSAGE_ID.search(head, 0, end + 2 if end >= 0 else 16384)
     if found is None:

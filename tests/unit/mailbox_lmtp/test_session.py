@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.mailbox.lmtp import session as lmtp
+from mailstack.mailbox.lmtp.content import Content
 from mailstack.mailbox.lmtp.session import message_id, without_detail
 from mailstack.mailbox.views import MailStore
 from mailstack.net.stream import Stream
@@ -280,4 +281,46 @@ def test_details(address: str, delimiters: str, bare: str) -> None:
     ],
 )
 def test_the_message_id_for_the_log(head: bytes, shown: str) -> None:
-    assert message_id([head]) == shown
+    assert message_id(head) == shown
+
+
+def test_a_big_message_goes_by_way_of_the_disk(tmp_path: Path) -> None:
+    body = b"".join(b"%09d\r\n" % number for number in range(300_000))
+
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            client = await Client.connect(mailbox)
+            replies = await client.send(["zs@mail.test", "support@mail.test"], b"Subject: big\r\n\r\n" + body)
+            assert [reply[:9] for reply in replies] == ["250 2.0.0", "250 2.0.0"]
+            assert (await client.send(["zs@mail.test"], b"Subject: small\r\n\r\n"))[0].startswith("250")
+
+    asyncio.run(check())
+    small = b"Subject: small\n\n"
+    for user in ("zs", "support"):
+        (path,) = [
+            path for path in tmp_path.glob(f"mail/mail.test/{user}/new/*") if path.stat().st_size > 1000
+        ]
+        stored = path.read_bytes()
+        assert stored.endswith(b"\n\n" + body.replace(b"\r\n", b"\n"))
+        assert path.name.endswith(f",S={len(stored)},W={len(stored) + stored.count(10)}")
+        assert not list(tmp_path.glob(f"mail/mail.test/{user}/tmp/*"))
+    assert any(message.endswith(small) for message in files(tmp_path, "zs"))
+
+
+def test_a_disk_that_fills_up_during_a_big_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: Content, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Content, "_write", full)
+
+    async def check() -> None:
+        async with running(tmp_path) as mailbox:
+            client = await Client.connect(mailbox)
+            replies = await client.send(["zs@mail.test", "support@mail.test"], b"x" * 70 * 40_000 + b"\r\n")
+            assert replies == [
+                "452 4.2.2 <zs@mail.test> Disk is full",
+                "452 4.2.2 <support@mail.test> Disk is full",
+            ]
+
+    asyncio.run(check())
+    assert not [path for path in tmp_path.glob("mail/**/*") if path.is_file()]
