@@ -74,7 +74,7 @@ def running(command: list[str], port: int, log: Path) -> Iterator[subprocess.Pop
         query = dns.message.make_query("version.bind", "TXT", "CH")
         while True:
             try:
-                dns.query.udp(query, "127.0.0.1", port=port, timeout=0.1)
+                dns.query.udp(query, "127.0.0.1", port=port, timeout=0.02)
                 break
             except (OSError, dns.exception.DNSException):
                 assert process.poll() is None, log.read_text()
