@@ -108,6 +108,10 @@ class MainCf:
         """Whether main.cf or an override names it (rather than the table's default)."""
         return name in self._raw
 
+    def knows(self, name: str) -> bool:
+        """Whether the parameter table has it, or it is one of a transport of master.cf."""
+        return parameter(name, self._transports) is not None
+
     def origin(self, name: str) -> Origin:
         """Where it was written; line 0 of main.cf for a default."""
         return self._origins.get(name, Origin(self.path, 0))

@@ -1,0 +1,42 @@
+"""Lines of the mail log in Postfix's exact form, so that pflogsumm and fail2ban read them."""
+
+from __future__ import annotations
+
+from mailstack.mta.deliver.request import Bounced, Deferred, Result, Sent
+from mailstack.wire.smtp import quote
+
+
+def seconds(value: float, digits: int = 2) -> str:
+    """A delay as Postfix prints it: two significant digits, at most `digits` of them after the point."""
+    if value < 0:
+        value = 0.0
+    if value >= 9.95:
+        return str(round(value))
+    text = f"{value:.{min(1 if value >= 0.995 else 2, digits)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def delivery(
+    queue_id: str, result: Result, stages: tuple[float, float, float, float], digits: int = 2
+) -> str:
+    """`ID: to=<…>, relay=…, delay=…, delays=…, dsn=…, status=… (…)`.
+
+    `stages`: seconds before the queue manager, in it, for the connection, and for the transmission.
+    """
+    target, outcome = result.target, result.outcome
+    match outcome:
+        case Sent():
+            status = "sent"
+        case Deferred():
+            status = "deferred"
+        case Bounced():
+            status = "bounced"
+    before = f"{queue_id}: to=<{quote(target.address)}>, "
+    if target.original and target.original != target.address:
+        before += f"orig_to=<{quote(target.original)}>, "
+    uses = f"conn_use={result.uses}, " if result.uses > 1 else ""
+    delays = "/".join([seconds(stage, digits) for stage in stages])
+    return (
+        f"{before}relay={result.relay}, {uses}delay={seconds(sum(stages), digits)}, delays={delays}, "
+        f"dsn={outcome.dsn}, status={status} ({outcome.text})"
+    )

@@ -1,0 +1,391 @@
+"""master(8): binds the sockets, starts the smtpd workers and the queue manager, and keeps them running.
+
+The processes are few: `maxproc` smtpd workers (the largest of the smtpd lines of master.cf; where it says
+`-`, one per processor), each of which serves every smtpd line, and one qmgr, which also does the delivering.
+Lines that name other daemons are for a real Postfix and start nothing here.
+
+Invariants: sockets are bound before the modules that children need are imported, so clients that come early
+wait instead of being refused; there is no event loop and no thread before the last fork; a child that ends
+unasked is replaced, at once the first time and then after a growing pause, at most `service_throttle_time`.
+
+SIGTERM: children drain and end, all within 10 s. SIGHUP: the configuration is checked in a process of its
+own; a bad one is one log line and changes nothing, a good one gets new smtpd workers, while the old ones end
+with their last session, and qmgr reads it in place. Exit status: 0; `EX_CONFIG` for a configuration that
+cannot be used (one `fatal:` line names file and line); 1 when a port is taken or another master works on the
+queue.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailstack.config.errors import EX_CONFIG, ConfigError
+from mailstack.config.postfix import MainCf, MasterService, read_master
+from mailstack.net.listen import bind_tcp, has_ipv6
+from mailstack.net.log import Log
+from mailstack.storage.queue import Queue
+
+STOP_TIME = 9.5
+"""Seconds after SIGTERM in which children that are left are killed."""
+STEADY = 30.0
+"""Seconds after which a child counts as having run well."""
+SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+RETIRE = signal.SIGUSR1
+"""To a worker: accept no more and end with the last session."""
+
+Bound = tuple[MasterService, socket.socket]
+
+
+@dataclass(slots=True)
+class _Child:
+    """A process of ours. `retired`: its end is not a reason to start another."""
+
+    role: str
+    pid: int
+    started: float
+    retired: bool = False
+
+
+class StartError(Exception):
+    """The MTA cannot run here; `str()` says why."""
+
+
+def run_master(config_dir: Path) -> int:
+    """Run the MTA until SIGTERM; return the exit status."""
+    log = Log("postfix/master", socket.gethostname().partition(".")[0])
+    try:
+        master = Master(config_dir, log)
+        master.start()
+    except ConfigError as error:
+        log.fatal(str(error))
+        return EX_CONFIG
+    except (StartError, OSError) as error:
+        log.fatal(str(error))
+        return 1
+    return master.run()
+
+
+class Master:
+    """The parent process."""
+
+    def __init__(self, config_dir: Path, log: Log) -> None:
+        self._config_dir = config_dir
+        self._log = log
+        self._children: dict[int, _Child] = {}
+        self._restarts: list[tuple[float, str]] = []
+        self._failures: dict[str, int] = {}
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._bound: list[Bound] = []
+        self._workers = 0
+        self._status = 0
+        self._lock = -1
+        self._conf, self._services = self._read()
+        log.host = self._conf.str("myhostname").partition(".")[0]
+        log.tag = f"{self._conf.str('syslog_name')}/master"
+
+    def _read(self) -> tuple[MainCf, tuple[MasterService, ...]]:
+        """Raises `ConfigError`."""
+        services = read_master(self._config_dir)
+        conf = MainCf.load(self._config_dir, transports=[service.name for service in services])
+        for service in services:
+            conf.with_overrides(service.overrides, service.origin)
+        return conf, services
+
+    # ---- start
+
+    def start(self) -> None:
+        """Bind, check and fork. Raises `ConfigError`, `StartError`, `OSError`."""
+        conf = self._conf
+        self._workers = worker_count(conf, self._services)
+        self._lock = self._take_lock()
+        queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
+        queue.create()
+        queue.clear_temporary()
+        self._bound = self._bind(conf, self._services)
+        preload()
+        if not self._check():
+            raise SystemExit(EX_CONFIG)
+        for warning in conf.warnings:
+            self._log.warning(warning)
+        gc.collect()
+        gc.freeze()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for _ in range(self._workers if self._bound else 0):
+            self._fork("smtpd")
+        self._fork("qmgr")
+        self._log.info(
+            f"daemon started -- version {conf.str('mail_version')}, configuration {self._config_dir}"
+        )
+
+    def _take_lock(self) -> int:
+        directory = os.path.join(self._conf.str("queue_directory"), self._conf.str("process_id_directory"))
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        fd = os.open(os.path.join(directory, "master.pid"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 20).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise StartError(
+                f"the mail system is already running on {directory} (process {holder})"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        return fd
+
+    def _bind(self, conf: MainCf, services: Sequence[MasterService]) -> list[Bound]:
+        """Sockets for the smtpd lines; those that are bound already are used again. Raises `OSError`."""
+        bound: list[Bound] = []
+        wanted: dict[tuple[str, int], socket.socket] = {}
+        for service in services:
+            if service.type != "inet" or service.command != "smtpd":
+                continue
+            host, port = service.endpoint()
+            for address in [host] if host else listen_addresses(conf):
+                for literal in resolve_host(address):
+                    key = (literal, port)
+                    sock = wanted.get(key) or self._sockets.get(key)
+                    if sock is None:
+                        try:
+                            sock = bind_tcp(literal, port)
+                        except OSError:
+                            for new in wanted.keys() - self._sockets.keys():
+                                wanted[new].close()
+                            raise
+                    wanted[key] = sock
+                    bound.append((service, sock))
+        for key in self._sockets.keys() - wanted.keys():
+            self._sockets[key].close()
+        self._sockets = wanted
+        return bound
+
+    def _check(self) -> bool:
+        """Load everything as the children will, in a process of its own, so that nothing of it stays here."""
+        pid = os.fork()
+        if pid == 0:
+            _leave(lambda: self._check_here())
+        _, status = os.waitpid(pid, 0)
+        return status == 0
+
+    def _check_here(self) -> int:
+        from mailstack.mta import check
+
+        try:
+            check.check(self._config_dir, self._log)
+        except ConfigError as error:
+            self._log.fatal(str(error))
+            return EX_CONFIG
+        return 0
+
+    # ---- children
+
+    def _fork(self, role: str) -> None:
+        pid = os.fork()
+        if pid:
+            self._children[pid] = _Child(role, pid, time.monotonic())
+            return
+        _leave(lambda: self._child(role))
+
+    def _child(self, role: str) -> int:
+        """The rest of a child's life."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.close(self._lock)
+        name = self._conf.str("syslog_name")
+        if role == "smtpd":
+            from mailstack.mta.smtpd.worker import run_worker
+
+            return run_worker(self._config_dir, self._bound, self._log.child(f"{name}/smtpd"))
+        from mailstack.mta.qmgr.main import run_qmgr
+
+        for sock in self._sockets.values():
+            sock.close()
+        return run_qmgr(self._config_dir, self._log.child(f"{name}/qmgr"))
+
+    # ---- life
+
+    def run(self) -> int:
+        """Supervise until SIGTERM; return the exit status."""
+        while True:
+            found = signal.sigtimedwait(SIGNALS, self._next_restart())
+            number = found.si_signo if found is not None else 0
+            if number in (signal.SIGTERM, signal.SIGINT):
+                break
+            if number == signal.SIGHUP:
+                self._reload()
+            self._reap()
+            if self._status:
+                break
+            self._restart_due()
+        self._stop()
+        return self._status
+
+    def _next_restart(self) -> float:
+        if not self._restarts:
+            return 3600.0
+        return max(0.0, min(when for when, _ in self._restarts) - time.monotonic())
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        due = [entry for entry in self._restarts if entry[0] <= now]
+        for entry in due:
+            self._restarts.remove(entry)
+            self._fork(entry[1])
+
+    def _reap(self) -> None:
+        """Note the children that have ended, and plan their replacement."""
+        for child, status in self._ended():
+            if child.retired:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            if code == EX_CONFIG:
+                # It has said why; another would say the same.
+                self._status = EX_CONFIG
+                continue
+            how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+            self._log.warning(f"process {child.role} pid {child.pid} {how}")
+            steady = time.monotonic() - child.started >= STEADY
+            failures = self._failures[child.role] = 0 if steady else self._failures.get(child.role, 0) + 1
+            pause = 0.0
+            if failures > 1:
+                pause = min(self._conf.time("service_throttle_time"), 0.25 * 2.0 ** min(failures, 20))
+                self._log.warning(f"{child.role}: bad command startup -- throttling for {pause:g} s")
+            self._restarts.append((time.monotonic() + pause, child.role))
+
+    def _ended(self) -> list[tuple[_Child, int]]:
+        ended = []
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            child = self._children.pop(pid, None)
+            if child is not None:
+                ended.append((child, status))
+        return ended
+
+    def _reload(self) -> None:
+        """Take another configuration, or keep the old one."""
+        self._log.info(f"reload -- configuration {self._config_dir}")
+        try:
+            conf, services = self._read()
+            if conf.str("queue_directory") != self._conf.str("queue_directory"):
+                raise conf.error("queue_directory", "cannot change while the mail system runs")
+            if not self._check():
+                self._log.error("reload: the old configuration goes on")
+                return
+            bound = self._bind(conf, services)
+        except (ConfigError, OSError) as error:
+            self._log.error(f"reload: {error}; the old configuration goes on")
+            return
+        self._conf, self._services, self._bound = conf, services, bound
+        self._workers = worker_count(conf, services)
+        for warning in conf.warnings:
+            self._log.warning(warning)
+        self._restarts.clear()
+        self._failures.clear()
+        old = list(self._children.values())
+        for _ in range(self._workers if bound else 0):
+            self._fork("smtpd")
+        running = [child for child in old if child.role == "qmgr" and not child.retired]
+        for child in old:
+            if child.role == "smtpd" and not child.retired:
+                child.retired = True
+                _send(child.pid, RETIRE)
+        for child in running:
+            _send(child.pid, signal.SIGHUP)
+        if not running:
+            self._fork("qmgr")
+
+    def _stop(self) -> None:
+        """End the children, all of them and in time."""
+        self._log.info("terminating on signal 15" if not self._status else "terminating")
+        for sock in self._sockets.values():
+            sock.close()
+        for pid in self._children:
+            _send(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIME
+        while self._children and (left := deadline - time.monotonic()) > 0:
+            self._ended()
+            if self._children:
+                signal.sigtimedwait({signal.SIGCHLD}, min(left, 0.5))
+        for pid in self._children:
+            self._log.warning(f"process {self._children[pid].role} pid {pid} does not end: killed")
+            _send(pid, signal.SIGKILL)
+        os.close(self._lock)
+
+
+def worker_count(conf: MainCf, services: Sequence[MasterService]) -> int:
+    """smtpd processes: the largest maxproc; where nothing is said, or no limit, one per processor."""
+    counts = [
+        service.maxproc or min(os.cpu_count() or 1, conf.int("default_process_limit"))
+        for service in services
+        if service.type == "inet" and service.command == "smtpd"
+    ]
+    return max(counts, default=0)
+
+
+def listen_addresses(conf: MainCf) -> list[str]:
+    """inet_interfaces and inet_protocols, as addresses or host names to bind. Raises `ConfigError`."""
+    protocols = conf.list("inet_protocols")
+    four = "all" in protocols or "ipv4" in protocols
+    six = ("all" in protocols or "ipv6" in protocols) and has_ipv6()
+    found: list[str] = []
+    for word in conf.list("inet_interfaces"):
+        match word:
+            case "all":
+                found += ["0.0.0.0"] * four + ["::"] * six
+            case "loopback-only":
+                found += ["127.0.0.1"] * four + ["::1"] * six
+            case _:
+                found.append(word.strip("[]"))
+    if not found:
+        raise conf.error("inet_interfaces", "no address to listen on")
+    return list(dict.fromkeys(found))
+
+
+def resolve_host(host: str) -> list[str]:
+    """The addresses of a host in master.cf or inet_interfaces. Raises `OSError` naming it."""
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise OSError(error.errno, f"host not found: {host}") from None
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+def preload() -> None:
+    """Import what children need, so that they share its memory and start at once."""
+    import mailstack.mta.qmgr.main
+    import mailstack.mta.smtpd.worker  # noqa: F401
+
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        pass
+
+
+def _leave(run: Callable[[], int]) -> None:
+    """Run a child to its end; never returns to the parent's code."""
+    status = 1
+    try:
+        status = run()
+    except BaseException as error:
+        Log("postfix/master", "").exception("child", error)
+    finally:
+        os._exit(status)
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,100 @@
+"""What main.cf says to the queue manager, and what is made of one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailstack.config.errors import ConfigError
+from mailstack.config.postfix import MainCf, read_master
+from mailstack.mta.bounce import Bouncer
+from mailstack.mta.cleanup import Cleanup
+from mailstack.mta.deliver.local import ForwardMail, LocalRouter
+from mailstack.mta.qmgr.router import Router
+from mailstack.mta.qmgr.transports import Transports
+from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.site import load_resolver
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.queue import Queue
+from mailstack.storage.tables import TableError, open_table
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Numbers of main.cf; times in seconds."""
+
+    active_messages: int
+    active_recipients: int
+    run_delay: float
+    minimal_backoff: float
+    maximal_backoff: float
+    lifetime: float
+    bounce_lifetime: float
+    soft_bounce: bool
+    digits: int
+    defer_transports: frozenset[str]
+
+    @classmethod
+    def read(cls, conf: MainCf) -> Limits:
+        """Raises `ConfigError`."""
+        return cls(
+            active_messages=conf.int("qmgr_message_active_limit"),
+            active_recipients=conf.int("qmgr_message_recipient_limit"),
+            run_delay=conf.time("queue_run_delay"),
+            minimal_backoff=conf.time("minimal_backoff_time"),
+            maximal_backoff=max(conf.time("maximal_backoff_time"), conf.time("minimal_backoff_time")),
+            lifetime=conf.time("maximal_queue_lifetime"),
+            bounce_lifetime=conf.time("bounce_queue_lifetime"),
+            soft_bounce=conf.bool("soft_bounce"),
+            digits=conf.int("delay_logging_resolution_limit"),
+            defer_transports=frozenset(conf.list("defer_transports")),
+        )
+
+    def backoff(self, attempts: int) -> float:
+        """Seconds until the next attempt after `attempts` that failed: doubled each time, within bounds."""
+        return min(self.maximal_backoff, self.minimal_backoff * 2.0 ** min(attempts - 1, 30))
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One reading of main.cf, master.cf and the tables, ready to work with."""
+
+    conf: MainCf
+    limits: Limits
+    transports: Transports
+    router: Router
+    bouncer: Bouncer
+    cleanup: Cleanup
+    resolver: Resolver
+
+
+def load(
+    config_dir: Path,
+    queue: Queue,
+    commit: GroupCommit,
+    clock: Clock,
+    log: Log,
+    forward: ForwardMail,
+    wake: Callable[[str], None],
+) -> Configuration:
+    """Read a configuration. Raises `ConfigError`."""
+    services = read_master(config_dir)
+    conf = MainCf.load(config_dir, transports=[service.name for service in services])
+    resolver = load_resolver(config_dir)
+    try:
+        rewriter = Rewriter(conf, open_table)
+        cleanup = Cleanup(conf, rewriter, open_table)
+        local = LocalRouter(conf, rewriter, open_table, log.child(f"{conf.str('syslog_name')}/local"))
+        transports = Transports(
+            conf, services, queue, commit, resolver, clock, log, open_table, local, forward
+        )
+        transports.check()
+    except (TableError, OSError) as error:
+        raise ConfigError(conf.path, 0, str(error)) from None
+    bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake)
+    router = Router(rewriter, transports, local)
+    return Configuration(conf, Limits.read(conf), transports, router, bouncer, cleanup, resolver)
