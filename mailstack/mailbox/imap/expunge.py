@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 
 def deleted_uids(view: View) -> list[int]:
-    """The messages of the view with \\Deleted."""
+    """The messages with \\Deleted that the client knows of."""
     folder = view.box.folder
-    return [uid for uid, flags in zip(folder.uids, folder.flags, strict=True) if flags & DELETED]
+    marked = [uid for uid, flags in zip(folder.uids, folder.flags, strict=True) if flags & DELETED]
+    return (
+        marked
+        if view.count == len(folder.uids) and view.uids is folder.uids
+        else [uid for uid in marked if view.number(uid)]
+    )
 
 
 async def expunge(session: Session, tag: str, command: c.Plain) -> str:

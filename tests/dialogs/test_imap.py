@@ -1,0 +1,32 @@
+"""IMAP dialogues against the service, each whole and octet by octet."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.dialogs.play import play
+from tests.mailbox import client_tls, running
+
+HERE = Path(__file__).parent
+MESSAGES = (
+    b"Subject: one\r\nFrom: Ann <ann@mail.test>\r\nDate: Wed, 1 Jan 2020 10:00:00 +0000\r\n\r\nfirst\r\n",
+    b"Subject: two\n\nline 1\nline 2\n",
+)
+
+
+@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
+@pytest.mark.parametrize("path", sorted((HERE / "imap").glob("*.txt")), ids=lambda path: path.stem)
+def test_imap(tmp_path: Path, path: Path, bytewise: bool) -> None:
+    async def check() -> None:
+        tls = path.stem == "tls"
+        extra = "disable_plaintext_auth = yes\n" if tls else ""
+        async with running(tmp_path, extra, tls=tls) as mailbox:
+            for message in MESSAGES:
+                await mailbox.deliver("zs@mail.test", message)
+            context = client_tls(tmp_path) if tls else None
+            await play(path, lambda: mailbox.connect("imap"), bytewise=bytewise, tls=context)
+
+    asyncio.run(check())
