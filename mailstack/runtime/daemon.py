@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import docker
 
 T = TypeVar("T")
+SOCKET = "/var/run/docker.sock"
 PING_TIMEOUT = 2.0
 TIMEOUT = 60
 """Seconds for one answer of the daemon; stopping a container takes up to ten."""
@@ -57,7 +58,7 @@ def daemon_socket(environ: Mapping[str, str]) -> tuple[str | None, str]:
     if host:
         return None, host
     runtime = environ.get("XDG_RUNTIME_DIR")
-    places = ["/var/run/docker.sock"]
+    places = [SOCKET]
     if runtime:
         places.append(f"{runtime}/docker.sock")  # rootless
     return next((place for place in places if os.path.exists(place)), None), ""

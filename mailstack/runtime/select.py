@@ -53,4 +53,4 @@ def _automatic(environ: Mapping[str, str]) -> Choice:
     why_not = image.why_not_available(environ)
     if why_not:
         return Choice("process", f"there is a Docker daemon, but {why_not}")
-    return Choice("docker", "a Docker daemon answers and has the image")
+    return Choice("docker", "a Docker daemon answers, and the image is there or can be built")

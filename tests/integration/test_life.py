@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mailstack.runtime.api import Project
+from mailstack.runtime.api import Project, doctor_checks
 from mailstack.runtime.errors import NoSuchProject, PortTaken
 from mailstack.runtime.model import Endpoints
 from tests.integration.conftest import SPEC, Projects, everything_of
@@ -72,6 +72,11 @@ def test_life(projects: Projects) -> None:
     assert env["MAILSTACK_PASSWORD"] == "secret"
     assert again.endpoints().users["anna@alpha.test"] == project.endpoints().users["anna@alpha.test"] != ""
     assert again.queue() == []
+    assert {line.service for line in again.logs()} >= {"dns", "mailbox", "mta"}
+    assert list(again.logs(("mta",), since=-3600)) == []
+    assert all(
+        check.level == "pass" for check in doctor_checks(again) if check.name in ("dns", "mailbox", "mta")
+    )
 
     # an alias: only the MTA takes notice
     changed = projects.open(text=SPEC.replace("[zs]", "[anna]"))
