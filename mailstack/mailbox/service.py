@@ -30,7 +30,7 @@ _REFUSALS = {
     Denied.CREDENTIALS: Refusal.CREDENTIALS,
     Denied.AUTHORIZATION: Refusal.AUTHORIZATION,
     Denied.UNAVAILABLE: Refusal.UNAVAILABLE,
-    Denied.TOO_MANY: Refusal.UNAVAILABLE,
+    Denied.TOO_MANY: Refusal.TOO_MANY,
 }
 _TLS_VERSIONS = {
     "TLSv1": ssl.TLSVersion.TLSv1,

@@ -16,7 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.mailbox import running
+from mailstack.net.stream import Stream, connect_unix
+from mailstack.wire.dovecot_auth import (
+    NEED_DATA,
+    AuthClientConnection,
+    ClientEvent,
+    Continue,
+    Fail,
+    Handshake,
+    Ok,
+)
+from mailstack.wire.sasl import plain_initial
+from tests.mailbox import USERS, running
 
 MASTER = "/usr/lib/postfix/sbin/master"
 MAIN_CF = """\
@@ -139,3 +150,83 @@ def test_cyrus_sasl_checks_passwords_with_us(tmp_path: Path) -> None:
                 assert done.stdout.strip() == answer
 
     asyncio.run(check())
+
+
+DOVECOT_CONF = """\
+base_dir = {dir}/run
+state_dir = {dir}/state
+log_path = {dir}/log
+protocols =
+ssl = no
+default_internal_user = root
+default_login_user = root
+auth_mechanisms = plain login
+passdb {{
+  driver = passwd-file
+  args = {dir}/users
+}}
+userdb {{
+  driver = static
+  args = home=/nonexistent
+}}
+service auth {{
+  user = root
+  unix_listener client {{
+    mode = 0600
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+"""
+
+
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("dovecot") is None, reason="dovecot is missing")
+@as_root
+def test_we_ask_a_real_dovecot(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text(USERS)
+    conf = tmp_path / "dovecot.conf"
+    conf.write_text(DOVECOT_CONF.format(dir=tmp_path))
+    process = subprocess.Popen(["dovecot", "-F", "-c", str(conf)])
+
+    async def event(stream: Stream, conn: AuthClientConnection) -> ClientEvent:
+        while True:
+            stream.write(conn.data_to_send())
+            found = conn.next_event()
+            if found is not NEED_DATA:
+                return found
+            conn.receive_data(await stream.read(10))
+
+    async def check() -> None:
+        path = tmp_path / "run/client"
+        for _ in range(500):
+            if path.is_socket():
+                break
+            await asyncio.sleep(0.02)
+        stream = await connect_unix(str(path), 5)
+        conn = AuthClientConnection(os.getpid())
+        hello = await event(stream, conn)
+        assert isinstance(hello, Handshake)
+        assert set(hello.mechs) == {"PLAIN", "LOGIN"}
+        params = {"rip": "192.0.2.1", "lip": "192.0.2.2", "secured": None, "nologin": None}
+        plain = conn.authenticate("PLAIN", "smtp", params, plain_initial("zs@mail.test", "secret"))
+        answer = await event(stream, conn)
+        assert isinstance(answer, Ok)
+        assert (answer.id, answer.user) == (plain, "zs@mail.test")
+        login = conn.authenticate("LOGIN", "smtp", params, None)
+        assert await event(stream, conn) == Continue(login, b"Username:")
+        conn.cont(login, b"zs@mail.test")
+        assert await event(stream, conn) == Continue(login, b"Password:")
+        conn.cont(login, b"wrong")
+        answer = await event(stream, conn)
+        assert isinstance(answer, Fail)
+        assert (answer.id, answer.user, answer.temp) == (login, "zs@mail.test", False)
+        stream.abort()
+        await asyncio.sleep(0)
+
+    try:
+        asyncio.run(check())
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -74,6 +74,7 @@ class Refusal(Enum):
     CREDENTIALS = "[AUTHENTICATIONFAILED] Authentication failed."
     AUTHORIZATION = "[AUTHORIZATIONFAILED] Authorization failed"
     UNAVAILABLE = "[UNAVAILABLE] Temporary authentication failure."
+    TOO_MANY = "[UNAVAILABLE] Maximum number of connections from user+IP exceeded."
     DISABLED = "[CONTACTADMIN] Account is disabled."
     EXPIRED = "[EXPIRED] Password expired."
     INTERNAL = "[SERVERBUG] Internal error occurred. Refer to server log for more information."

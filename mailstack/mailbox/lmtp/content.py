@@ -1,9 +1,9 @@
 """The content of one message while it comes in: in memory while it is small, on disk when it is not.
 
 A message over `SPOOL_FROM` octets goes into a nameless temporary file on the first recipient's filesystem,
-with LF line ends, and from there by the kernel into each recipient's Maildir; it is never in memory as a whole. A
-failure to write is kept and raised when the message is to be delivered, so that the client gets it as the
-reply to its message.
+with LF line ends, and from there by the kernel into each recipient's Maildir; it is never in memory as a
+whole. A failure to write is kept and raised when the message is to be delivered, so that the client gets it
+as the reply to its message.
 """
 
 from __future__ import annotations
