@@ -67,6 +67,7 @@ def files(stack: Stack, site: Site) -> Iterator[tuple[str, File]]:
         "mail_root": site.mail_root,
         "folders": FOLDERS,
         "tls": stack.tls.mode != "off",
+        "bring_certificate": site.kind == "host" and stack.tls.mode == "ca",
         "tls_cert": site.tls_cert,
         "tls_key": site.tls_key,
         "services": list(_services(stack, site)),

@@ -52,6 +52,7 @@ def _main_cf(stack: Stack, site: Site) -> str:
         sasl_directory=site.config_root / "sasl",
         auth_socket=site.client_socket,
         tls=site.tls_cert is not None and stack.tls.mode != "off",
+        bring_certificate=site.kind == "host" and stack.tls.mode == "ca",
         tls_cert=site.tls_cert,
         tls_key=site.tls_key,
         plaintext=stack.mailbox.allow_plaintext_auth,

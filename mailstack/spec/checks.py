@@ -212,7 +212,7 @@ def _mta(stack: Stack) -> Iterator[Finding]:
             if fault:
                 yield ("mta", "postfix", key, KEY), fault
                 continue
-            fault = postfix_keys.value_problem(key, value)
+            fault = postfix_keys.value_problem(key, value, stack.mta.postfix)
             if fault:
                 yield ("mta", "postfix", key), fault
 

@@ -26,6 +26,8 @@ from mailstack.spec import fields
 
 SERVICES = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "dns")
 """Every service that a stack publishes, in the order in which they are shown."""
+DURATION_PATTERN = "^[0-9]+[smhdw]$"
+SIZE_PATTERN = "^[0-9]+(B|KiB|MiB|GiB)$"
 
 
 def _text(parse: Callable[[str], object]) -> BeforeValidator:
@@ -134,11 +136,9 @@ Targets = Annotated[
     ),
 ]
 Duration = Annotated[
-    int, _unit(fields.duration, "30s, 5m, 4h, 1d or 2w"), _string("5m", pattern="^[0-9]+[smhdw]$")
+    int, _unit(fields.duration, "30s, 5m, 4h, 1d or 2w"), _string("5m", pattern=DURATION_PATTERN)
 ]
-Size = Annotated[
-    int, _unit(fields.size, "512KiB or 10MiB"), _string("50MiB", pattern="^[0-9]+(B|KiB|MiB|GiB)$")
-]
+Size = Annotated[int, _unit(fields.size, "512KiB or 10MiB"), _string("50MiB", pattern=SIZE_PATTERN)]
 Address = Annotated[IPv4Address, _text(fields.published_address), _string("192.0.2.10", format="ipv4")]
 BindAddress = Annotated[IPv4Address, _text(fields.ipv4_address), _string("127.0.0.1", format="ipv4")]
 Switch = Annotated[bool, BeforeValidator(_switch), _schema(type="boolean")]

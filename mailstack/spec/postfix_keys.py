@@ -8,6 +8,7 @@ exist.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 
 from mailstack.postfix_parameters import HONOURED, PARAMETERS, Kind
 from mailstack.spec.fields import quoted
@@ -89,8 +90,11 @@ def key_problem(name: str) -> str | None:
     return None
 
 
-def value_problem(name: str, value: str) -> str | None:
-    """What is wrong with the value of a parameter that can be set; None: nothing."""
+def value_problem(name: str, value: str, together: Mapping[str, str]) -> str | None:
+    """What is wrong with the value of a parameter that can be set; None: nothing.
+
+    `together` is all that the spec sets, this one included.
+    """
     if not value.isascii() or not value.isprintable():
         return "main.cf holds printable ASCII on one line; write it so"
     if value != value.strip():
@@ -99,7 +103,7 @@ def value_problem(name: str, value: str) -> str | None:
         return "is longer than 8000 octets; write less"
     if value.count("{") != value.count("}"):
         return "has braces that do not pair up; close each { with a }"
-    fault = _references(name, value)
+    fault = _references(name, value) or _circle(name, together)
     if fault is not None:
         return fault
     parameter = PARAMETERS[name]
@@ -117,13 +121,33 @@ def value_problem(name: str, value: str) -> str | None:
     return None
 
 
-def _references(name: str, value: str) -> str | None:
+def _referred(value: str) -> Iterator[tuple[str | None, int]]:
+    """The names that a value refers to, and where; None where a `$` has no name."""
     for found in _REFERENCE.finditer(value):
-        if found[0] == "$$":
-            continue
-        known = found[1] or found[2] or found[3] or found[4]
+        if found[0] != "$$":
+            yield found[1] or found[2] or found[3] or found[4], found.start()
+
+
+def _circle(name: str, together: Mapping[str, str]) -> str | None:
+    """Whether `name` refers to itself by way of others."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        at = waiting.pop()
+        default = PARAMETERS[at].default if at in PARAMETERS else ""
+        for known, _ in _referred(together.get(at, default)):
+            if known == name:
+                return f"refers to itself by way of ${at}; write the value out"
+            if known is not None and known not in seen:
+                seen.add(known)
+                waiting.append(known)
+    return None
+
+
+def _references(name: str, value: str) -> str | None:
+    for known, start in _referred(value):
         if known is None:
-            return f"has a $ without a name in {quoted(value[found.start() :])}; write $$ for a dollar sign"
+            return f"has a $ without a name in {quoted(value[start:])}; write $$ for a dollar sign"
         if known == name:
             return f"refers to itself with ${known}; write the value out"
         if known not in PARAMETERS and known not in _COMPUTED:

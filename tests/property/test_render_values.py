@@ -317,6 +317,7 @@ def read_back(stack: Stack, tree: Tree, root: Path, password: str) -> None:
     banner = run("postconf", "-c", root / "postfix", "-h", "smtpd_banner")
     assert banner == stack.mta.postfix["smtpd_banner"] + "\n"
     run("postconf", "-n", "-c", root / "postfix")
+    run("postconf", "-x", "-c", root / "postfix", "smtpd_banner", "local_recipient_maps")
     domain = stack.domains[stack.primary]
     addresses = [f"{user}@{stack.primary}" for user in domain.users]
     found = run("postmap", "-q", "-", f"texthash:{root}/postfix/vmailbox", stdin="\n".join(addresses) + "\n")

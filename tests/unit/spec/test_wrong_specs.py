@@ -194,6 +194,9 @@ TABLE = (
           "mta.postfix.smtpd_recipient_limit", "expected a number"),
     Wrong("no such name", GOOD + "mta: {postfix: {smtpd_banner: $myhostnam}}\n", 2, 31,
           "mta.postfix.smtpd_banner", "did you mean $myhostname?"),
+    Wrong("circle with a default", GOOD + "mta: {postfix: {default_destination_recipient_limit: "
+          "$smtp_destination_recipient_limit}}\n", 2, 54, "mta.postfix.default_destination_recipient_limit",
+          "refers to itself by way of $smtp_destination_recipient_limit"),
     Wrong("newline", GOOD + 'mta: {postfix: {smtpd_banner: "a\\nb = c"}}\n', 2, 31, "mta.postfix.smtpd_banner",
           "printable ASCII on one line"),
     # ---- the rest
