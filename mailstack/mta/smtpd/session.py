@@ -535,7 +535,8 @@ class Session:
 
     def _lookup_failed(self, error: Exception) -> Reply:
         self._log.warning(f"table lookup error: {error}")
-        return replies.LOOKUP_ERROR
+        subject = self.recipient or self.sender or self.peer
+        return Reply(451, "4.3.0", f"<{subject}>: Temporary lookup failure")
 
     def _log_reject(self, word: str, reply: Reply) -> None:
         transaction = self._transaction

@@ -2,7 +2,8 @@
 
 `master` binds the sockets and forks; the worker loads main.cf, accepts on the sockets it was given and ends
 on SIGTERM: it accepts no more, idle clients get 421 at once, the others when their message is in, all within
-`DRAIN` seconds. It also ends when its parent is gone.
+`DRAIN` seconds. On SIGUSR1 (after a reload `master` has new workers) it accepts no more and ends when its last
+session has. It also ends when its parent is gone.
 
 Exit status: 0; `EX_CONFIG` for a configuration that cannot be used (one `fatal:` line says where).
 """
@@ -152,12 +153,20 @@ async def _serve(
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
     running.add_signal_handler(signal.SIGTERM, stop.set)
+    retired = asyncio.Event()
+
+    def retire() -> None:
+        retired.set()
+        for server in servers:
+            server.stop()
+
+    running.add_signal_handler(signal.SIGUSR1, retire)
     for ignored in (signal.SIGHUP, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)  # the parent's business
     try:
         for server in servers:
             await server.start()
-        await _until(stop)
+        await _until(stop, retired, tasks)
         for server in servers:
             server.stop()
         for session in list(shared.sessions):
@@ -192,10 +201,10 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
     )
 
 
-async def _until(stop: asyncio.Event) -> None:
-    """Return when `stop` is set, or the parent process is another one than at first."""
+async def _until(stop: asyncio.Event, retired: asyncio.Event, tasks: TaskSet) -> None:
+    """Return when `stop` is set, the last session after `retired` is over, or the parent is another process."""
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent and (tasks or not retired.is_set()):
         try:
             async with asyncio.timeout(PARENT_CHECK):
                 await stop.wait()

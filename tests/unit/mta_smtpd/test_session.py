@@ -384,6 +384,6 @@ def test_tls_from_the_first_octet_and_tls_demanded(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_read_is_a_temporary_error(tmp_path: Path) -> None:
     async def check(smtpd: Smtpd, client: Client) -> None:
         reply = await client.say("HELO x", "MAIL FROM:<>", "RCPT TO:<zs@dgtlinux.com>")
-        assert reply == "451 4.3.0 Temporary lookup error"
+        assert reply == "451 4.3.0 <zs@dgtlinux.com>: Temporary lookup failure"
 
     session(tmp_path, check, "local_recipient_maps = hash:/nonexistent/table\n")
