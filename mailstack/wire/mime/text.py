@@ -61,17 +61,18 @@ def decode_header(value: bytes) -> str:
 
 
 def decode_base64(data: bytes) -> bytes:
-    """Base64, as far as it goes; anything that is not of its alphabet is passed over."""
+    """Base64, as far as it goes; anything that is not of its alphabet is passed over, padding begins anew."""
+    return b"".join(map(_base64_run, data.split(b"=")))
+
+
+def _base64_run(data: bytes) -> bytes:
     data = _NOT_BASE64.sub(b"", data)
     left = len(data) % 4
     if left == 1:
         data = data[:-1]
     elif left:
         data += b"=" * (4 - left)
-    try:
-        return binascii.a2b_base64(data)
-    except binascii.Error:
-        return b""
+    return binascii.a2b_base64(data)
 
 
 def decode_quoted(data: bytes) -> bytes:
