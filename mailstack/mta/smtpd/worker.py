@@ -2,8 +2,8 @@
 
 `master` binds the sockets and forks; the worker loads main.cf, accepts on the sockets it was given and ends
 on SIGTERM: it accepts no more, idle clients get 421 at once, the others when their message is in, all within
-`DRAIN` seconds. On SIGUSR1 (after a reload `master` has new workers) it accepts no more and ends when its last
-session has. It also ends when its parent is gone.
+`DRAIN` seconds. On SIGUSR1 (after a reload `master` has new workers) it accepts no more and ends when its
+last session has. It also ends when its parent is gone.
 
 Exit status: 0; `EX_CONFIG` for a configuration that cannot be used (one `fatal:` line says where).
 """
@@ -202,7 +202,7 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
 
 
 async def _until(stop: asyncio.Event, retired: asyncio.Event, tasks: TaskSet) -> None:
-    """Return when `stop` is set, the last session after `retired` is over, or the parent is another process."""
+    """Return when `stop` is set, after `retired` with the last session, or when the parent is gone."""
     parent = os.getppid()
     while os.getppid() == parent and (tasks or not retired.is_set()):
         try:
