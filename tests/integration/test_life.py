@@ -44,7 +44,9 @@ def subjects(where: Endpoints) -> list[str]:
     context = ssl.create_default_context(cafile=where.ca_file)
     with imaplib.IMAP4_SSL(where.host, where.ports["imaps"], ssl_context=context, timeout=20) as client:
         client.login(where.user, where.password)
-        client.select("INBOX", readonly=True)
+        _, (count, *_) = client.select("INBOX", readonly=True)
+        if count == b"0":
+            return []
         _, data = client.fetch("1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
         return [item[1].decode().strip().partition(": ")[2] for item in data if isinstance(item, tuple)]
 
