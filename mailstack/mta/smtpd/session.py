@@ -21,7 +21,6 @@ from mailstack.mta.smtpd.authentication import Authentication
 from mailstack.mta.smtpd.reception import NO_STORAGE, Origin, Transaction
 from mailstack.mta.smtpd.settings import Settings
 from mailstack.mta.smtpd.verdicts import Phase, Rejection, dsn_for
-from mailstack.net.resolver import ResolveTemporary
 from mailstack.net.stream import Stream
 from mailstack.net.tls import describe
 from mailstack.storage.tables import TableError
@@ -157,7 +156,7 @@ class Session:
 
     async def _converse(self) -> None:
         if self._settings.lookup_names:
-            await self._name_client()
+            self.client_name = await self._shared.client_name(self.client_address, NAME_TIMEOUT)
         self._log.info(f"connect from {self.peer}")
         if not self._shared.admit(self.client_address, self._settings):
             text = f"{self._settings.host} Error: too many connections from {self.client_address}"
@@ -175,13 +174,6 @@ class Session:
             await self._serve()
         finally:
             self._shared.release(self.client_address)
-
-    async def _name_client(self) -> None:
-        try:
-            name = await self._shared.resolver.verified_ptr(self.client_address, timeout=NAME_TIMEOUT)
-        except (ResolveTemporary, ValueError, TimeoutError):
-            name = None
-        self.client_name = name or "unknown"
 
     async def _greet(self) -> None:
         settings = self._settings

@@ -29,7 +29,7 @@ from mailstack.net import loop
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.listen import Server
 from mailstack.net.log import Log
-from mailstack.net.resolver import Resolver
+from mailstack.net.resolver import Resolver, ResolveTemporary
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
@@ -39,6 +39,9 @@ from mailstack.storage.tables import open_table
 DRAIN = 8.0
 """Seconds that transactions get to finish after SIGTERM."""
 PARENT_CHECK = 2.0
+NAMES = 2000
+NAME_LIFE = 5.0
+"""Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
 ROOM_CHECK = 1.0
 """Seconds for which a look at the free space counts."""
 
@@ -59,6 +62,7 @@ class Shared:
         self.clock = clock or SystemClock()
         self.sessions: set[Session] = set()
         self._clients: Counter[str] = Counter()
+        self._names: dict[str, tuple[float, str]] = {}
         self._logs: dict[str, Log] = {}
         self._room: tuple[float, int] = (-ROOM_CHECK, 0)
         self._trigger = Trigger(queue.directory, log)
@@ -77,6 +81,21 @@ class Shared:
             return False
         self._clients[address] += 1
         return True
+
+    async def client_name(self, address: str, timeout: float) -> str:
+        """The confirmed name of a client's address, `unknown` where there is none within `timeout` seconds."""
+        now = self.clock.monotonic()
+        known = self._names.get(address)
+        if known is not None and now < known[0]:
+            return known[1]
+        try:
+            name = await self.resolver.verified_ptr(address, timeout=timeout)
+        except (ResolveTemporary, ValueError, TimeoutError):
+            return "unknown"
+        if len(self._names) >= NAMES:
+            self._names.clear()
+        self._names[address] = (now + NAME_LIFE, name or "unknown")
+        return name or "unknown"
 
     def release(self, address: str) -> None:
         """A session of that client is over."""
