@@ -83,7 +83,7 @@ class Shared:
         return True
 
     async def client_name(self, address: str, timeout: float) -> str:
-        """The confirmed name of a client's address, `unknown` where there is none within `timeout` seconds."""
+        """The confirmed name of an address; `unknown` where there is none within `timeout` seconds."""
         now = self.clock.monotonic()
         known = self._names.get(address)
         if known is not None and now < known[0]:
