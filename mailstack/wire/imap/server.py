@@ -28,7 +28,8 @@ from mailstack.wire.imap.tokens import BadMailboxNameError, Cursor, ParseError
 DEFAULT_LINE_LIMIT = 65536
 _TAG = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+")
 _LITERAL = re.compile(rb"\{([0-9]{1,20})(\+?)\}\Z")
-_MAX_PIECE = 1 << 16
+_TAIL = 64
+"""Octets at a line's end that are kept when the line itself is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,6 @@ class BadCommand:
     tag: str
     text: str
     status: str = "BAD"
-    too_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +246,16 @@ class ServerConnection:
         if len(self._buffer) + len(self._text) <= self.line_limit:
             return None
         tag = _tag_of(self._text or bytes(self._buffer[:256]))
-        self._buffer.clear()
-        self._searched = 0
         self._start_over()
         self._mode = _Mode.SKIP_LINE
-        return BadCommand(tag, "Error in IMAP command: Too long line.", too_long=True)
+        return BadCommand(tag, "Error in IMAP command: Too long line.")
 
     def _skip_line(self) -> Event | None:
         line = self._line()
         if line is None:
-            self._buffer.clear()
-            self._searched = 0
+            # Only the line's end matters: it may announce a literal, which is to be skipped too.
+            del self._buffer[:-_TAIL]
+            self._searched = len(self._buffer)
             return NEED_DATA
         found = _LITERAL.search(line)
         if found is not None and found[2]:
@@ -284,11 +283,13 @@ class ServerConnection:
             self._start_over()
             return BadCommand(tag, "Error in IMAP command: NUL character.")
         text = self._text + line
-        if len(text) > self.line_limit:
-            tag = _tag_of(text)
-            self._start_over()
-            return BadCommand(tag, "Error in IMAP command: Too long line.", too_long=True)
         found = _LITERAL.search(line)
+        if len(text) > self.line_limit:
+            bad = BadCommand(_tag_of(text), "Error in IMAP command: Too long line.")
+            if found is not None:
+                return self._refuse(bad, int(found[1]), bool(found[2]))
+            self._start_over()
+            return bad
         if found is not None:
             return self._literal(text, found)
         literals = self._literals
@@ -302,9 +303,7 @@ class ServerConnection:
             return self._append_first(head, size, plus)
         limit = self.line_limit if self.state is not State.NOT_AUTHENTICATED else 8192
         if self._literals_size + size > limit:
-            return self._refuse(
-                BadCommand(_tag_of(text), "Literal size too large", too_long=True), size, plus
-            )
+            return self._refuse(BadCommand(_tag_of(text), "Literal size too large"), size, plus)
         self._text = head + b"\0"
         self._literals_size += size
         self._remaining = size
