@@ -107,8 +107,11 @@ def choose(
     return chosen
 
 
-def require_free(name: str, address: str, port: int) -> None:
-    """Unless `address:port` can be bound for `name`, raise `PortTaken` (holder named) or `NoPrivilege`."""
+def require_free(name: str, address: str, port: int, groups: Collection[int] = ()) -> None:
+    """Unless `address:port` can be bound for `name`, raise `PortTaken` (holder named) or `NoPrivilege`.
+
+    `groups`: process groups of our own, whose ports will be free when they are needed.
+    """
     error = protocol_error(name, address, port)
     if not error:
         return
@@ -124,6 +127,8 @@ def require_free(name: str, address: str, port: int) -> None:
             hint="set network.bind to one of its addresses, such as 127.0.0.1",
         )
     who = holder(address, port)
+    if who is not None and who.pid is not None and _group(who.pid) in groups:
+        return
     raise PortTaken(
         f"port {port} ({name}) at {address} is taken by {who}" if who else f"port {port} ({name}) is taken",
         hint=f"stop it, or set network.publish.{name} to another port (or network.publish to auto)",
@@ -164,6 +169,13 @@ def holder(address: str, port: int) -> Holder | None:
     local, inode, uid = found[0]
     pid = processes.get(inode)
     return Holder(local, port, pid, command_line(pid) if pid else f"a process of uid {uid}")
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def command_line(pid: int) -> str:

@@ -31,6 +31,7 @@ POLL_SLOW = 0.025
 FAST_FOR = 1.5
 """Seconds of fast polling: a healthy service is up long before."""
 DNS_RESEND = 0.05
+FAREWELL = 0.1
 _LIMIT = 64 * 1024
 
 
@@ -236,7 +237,8 @@ class _Lines:
                 return line
 
     def rest(self) -> None:
-        """Read to the end, so that the peer sees an orderly close and logs no reset."""
+        """Read to the end, so that the peer logs an orderly close; never waited for long."""
+        self._deadline = min(self._deadline, time.monotonic() + FAREWELL)
         try:
             while self._receive():
                 pass

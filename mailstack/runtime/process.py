@@ -89,7 +89,9 @@ class ProcessEngine:
         return None
 
     def settle(self, stack: Stack, record: Record) -> Ground:
-        ours = self._runs()
+        # services of ours that run (they may have lost their supervisor): the ports they hold are ours
+        groups = [pid for name, (pid, _) in control.leftovers(self.state.run).items() if name != "supervisor"]
+        ours = bool(groups)
         network = self._network(stack, record, ours)
         addresses = Addresses(network).as_text()
         bind = str(stack.network.bind)
@@ -97,7 +99,7 @@ class ProcessEngine:
         fixed = ports.fixed_ports(stack)
         for name, port in fixed.items():
             if kept.get(name) != port:
-                ports.require_free(name, bind, port)
+                ports.require_free(name, bind, port, groups)
         unnamed = [name for name in stack.services if name not in kept]
         chosen = {name: port for name, port in kept.items() if name in stack.services and name not in fixed}
         chosen |= ports.choose(
@@ -416,10 +418,6 @@ class ProcessEngine:
         finally:
             if connection is not self._control:
                 connection.close()
-
-    def _runs(self) -> bool:
-        """Services of ours run (they may have lost their supervisor): the ports they hold are ours."""
-        return any(name != "supervisor" for name in control.leftovers(self.state.run))
 
 
 def service_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,29 @@ def test_wrong_configuration_fails_at_once(process_projects: Projects, tmp_path:
     with pytest.raises(UsageProblem, match="are not a certificate and its key"):
         project.up()
     assert everything_of(project) == []
+
+
+def test_two_commands_at_once_make_one_stack(process_projects: Projects) -> None:
+    first, second = process_projects.open(), process_projects.open(text=None)
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda p=project: results.append(len(p.up().plan.steps)))
+        for project in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [0, 4]
+
+
+def test_bind_address_may_change_under_fixed_ports(process_projects: Projects) -> None:
+    first = process_projects.open()
+    first.up()
+    ports_now = dict(first.endpoints().ports)
+    listed = ", ".join(f"{name}: {port}" for name, port in ports_now.items())
+    fixed = SPEC + f"network: {{bind: 0.0.0.0, publish: {{{listed}}}}}\n"
+    changed = process_projects.open(text=fixed)
+    changed.up()
+    assert changed.status().ready
+    assert (changed.endpoints().host, changed.endpoints().ports) == ("127.0.0.1", ports_now)
