@@ -43,7 +43,8 @@ def build(
 
     def text(console: Console) -> None:
         verb = "built" if info.built else "is there already"
-        console.print(f"{info.tag} {verb} on {info.base} (Python {info.python}, {info.event_loop})")
+        python = f"Python {info.python}, " if info.python else ""
+        console.print(f"{info.tag} {verb} on {info.base} ({python}{info.event_loop})")
 
     data = {
         "tag": info.tag,

@@ -72,13 +72,14 @@ def ls(ctx: typer.Context, user: User, mailbox: Mailbox = "INBOX") -> Result:
 def show(
     ctx: typer.Context,
     user: User,
-    uid: Annotated[int | None, typer.Argument(metavar="[UID]", help="Which; default: the newest.")] = None,
+    uid: Annotated[str | None, typer.Argument(metavar="[UID]", help="Which; default: the newest.")] = None,
     mailbox: Mailbox = "INBOX",
     raw: Annotated[bool, typer.Option("--raw", help="The message as it is stored.")] = False,
 ) -> Result:
     """Show one message; it is not marked as read."""
+    wanted = None if uid is None else _uid(uid)
     with _open(ctx, user, mailbox) as session:
-        message = session.fetch(uid)
+        message = session.fetch(wanted)
     if message is None:
         what = "there is no message" if uid is None else f"there is no message {uid}"
         raise Failure(
@@ -179,16 +180,17 @@ def wait(
 def rm(
     ctx: typer.Context,
     user: User,
-    uids: Annotated[list[int] | None, typer.Argument(metavar="[UID]...", help="Which messages.")] = None,
+    uids: Annotated[list[str] | None, typer.Argument(metavar="[UID]...", help="Which messages.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All messages of the folder.")] = False,
     mailbox: Mailbox = "INBOX",
 ) -> Result:
     """Remove messages from a mailbox for good."""
     if bool(uids) == everything:
         raise typer.BadParameter("give UIDs, or --all", param_hint="'UID'")
+    wanted = [_uid(uid) for uid in uids or []]
     with _open(ctx, user, mailbox, writable=True) as session:
-        removed = session.remove(None if everything else uids or [])
-    gone = set(uids or []) - set(removed)
+        removed = session.remove(None if everything else wanted)
+    gone = set(wanted) - set(removed)
     data: dict[str, object] = {"user": session.user, "mailbox": mailbox, "removed": removed}
     count = f"{len(removed)} message{'' if len(removed) == 1 else 's'} removed"
     failure = None
@@ -204,6 +206,14 @@ def _open(ctx: typer.Context, user: str, mailbox: str, *, writable: bool = False
     invocation: Invocation = ctx.obj
     endpoints = client_endpoints(running(invocation.options))
     return open_mailbox(endpoints, address_of(user, endpoints), mailbox, writable=writable)
+
+
+def _uid(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 32):
+        raise typer.BadParameter(
+            f"'{text}' is not a UID, which 'mailstack mail ls' shows", param_hint="'UID'"
+        )
+    return int(text)
 
 
 def _pattern(text: str | None, option: str) -> re.Pattern[str] | None:

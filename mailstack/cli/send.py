@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +22,14 @@ DEFAULT_BODY = "Sent with 'mailstack send'.\n"
 @app.command(cls=Command)
 def send(
     ctx: typer.Context,
-    to: Annotated[list[str], typer.Option("--to", metavar="ADDRESS", help="A recipient; may be repeated.")],
+    to: Annotated[
+        list[str],
+        typer.Option(
+            "--to",
+            metavar="ADDRESS",
+            help="A recipient; may be repeated; without @DOMAIN of the primary domain.",
+        ),
+    ],
     sender: Annotated[
         str | None,
         typer.Option(
@@ -34,13 +41,13 @@ def send(
         str | None, typer.Option("--body", metavar="TEXT", help="The text; '-' reads it from standard input.")
     ] = None,
     file: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--file", metavar="FILE.eml", help="A whole message, sent as it is ('-': standard input)."
         ),
     ] = None,
     attach: Annotated[
-        list[Path] | None, typer.Option("--attach", metavar="FILE", help="A file to attach; may be repeated.")
+        list[str] | None, typer.Option("--attach", metavar="FILE", help="A file to attach; may be repeated.")
     ] = None,
 ) -> Result:
     """Send a message over submission, with verified TLS and AUTH as the first user.
@@ -56,8 +63,9 @@ def send(
         )
     endpoints = client_endpoints(running(invocation.options))
     sender = sender or endpoints.user
+    to = [address if "@" in address else f"{address}@{endpoints.domain}" for address in to]
     if file is not None:
-        message = client.stored(_read(file))
+        message = client.stored(_read(file, "--file"))
     else:
         text = DEFAULT_BODY if body is None else sys.stdin.read() if body == "-" else body
         message = client.compose(
@@ -65,7 +73,7 @@ def send(
             recipients=to,
             subject=DEFAULT_SUBJECT if subject is None else subject,
             text=text,
-            attachments=[(path.name, _read(path)) for path in attach or []],
+            attachments=[(os.path.basename(path), _read(path, "--attach")) for path in attach or []],
         )
     receipt = client.send(endpoints, sender, to, message.octets)
     refused = [{"recipient": recipient, "reply": reply} for recipient, reply in receipt.refused]
@@ -91,10 +99,11 @@ def send(
     return Result(data, receipt.reply, notice=True)
 
 
-def _read(path: Path) -> bytes:
-    if str(path) == "-":
-        return sys.stdin.buffer.read()
+def _read(path: str, option: str) -> bytes:
     try:
-        return path.read_bytes()
+        if path == "-":
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="'--file' or '--attach'") from None
+        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint=f"'{option}'") from None
