@@ -228,32 +228,16 @@ class SharedMailbox:
 
         Messages that are gone meanwhile are left out. Raises `OSError`.
         """
-        folder = self.folder
+        left = list(uids)
+        changed: list[int] = []
+        failure: OSError | None = None
         async with self.lock:
-            plan: list[tuple[int, str, str, int]] = []
-            for uid in uids:
-                index = folder.index(uid)
-                if index < 0:
-                    continue
-                old = folder.flags[index] & ~IN_NEW
-                new = change(old)
-                if new != old:
-                    plan.append((uid, folder.file(index), folder.renamed(index, new), new))
-            cur = f"{folder.path}/cur/"
-            pairs = [(source, cur + name) for _, source, name, _ in plan]
-            outcomes = await in_batch(len(pairs), lambda: [rename(*pair) for pair in pairs])
-            changed = []
-            failure: OSError | None = None
-            for (uid, _, name, flags), outcome in zip(plan, outcomes, strict=True):
-                if outcome is None:
-                    index = folder.index(uid)
-                    if index >= 0:
-                        folder.set_name(index, name, flags)
-                        changed.append(uid)
-                elif isinstance(outcome, FileNotFoundError):
-                    self._unsure = True
-                else:
-                    failure = outcome
+            # A file that another program has renamed meanwhile is looked for once.
+            for last in (False, True):
+                left, failure = await self._set_flags(left, change, changed)
+                if not left or last:
+                    break
+                self._report(self.folder.apply(await self._listing()))
             if changed:
                 self._record(Change(changed, False, origin))
         if changed:
@@ -261,6 +245,36 @@ class SharedMailbox:
         if failure is not None:
             raise failure
         return changed
+
+    async def _set_flags(
+        self, uids: Sequence[int], change: Callable[[int], int], changed: list[int]
+    ) -> tuple[list[int], OSError | None]:
+        """Rename files; the UIDs of those that were not found, and another failure if there was one."""
+        folder = self.folder
+        plan: list[tuple[int, str, int]] = []
+        pairs: list[tuple[str, str]] = []
+        for uid in uids:
+            index = folder.index(uid)
+            if index < 0:
+                continue
+            old = folder.flags[index] & ~IN_NEW
+            new = change(old)
+            if new != old:
+                name = folder.renamed(index, new)
+                plan.append((uid, name, new))
+                pairs.append((folder.file(index), f"{folder.path}/cur/{name}"))
+        outcomes = await in_batch(len(pairs), lambda: [rename(*pair) for pair in pairs])
+        missing: list[int] = []
+        failure: OSError | None = None
+        for (uid, name, flags), outcome in zip(plan, outcomes, strict=True):
+            if isinstance(outcome, FileNotFoundError):
+                missing.append(uid)
+            elif outcome is not None:
+                failure = outcome
+            elif (index := folder.index(uid)) >= 0:
+                folder.set_name(index, name, flags)
+                changed.append(uid)
+        return missing, failure
 
     async def expunge(self, uids: Sequence[int]) -> None:
         """Remove messages for good. Raises `OSError` (those before the failure are gone then)."""
