@@ -218,9 +218,10 @@ class Pop3Session:
 
     async def _capa(self, command: Command) -> None:
         lines = list(_CAPABILITIES)
-        if self._conn.state is State.AUTHORIZATION and self._service.tls and self._stream.tls is None:
+        before_login = self._conn.state is State.AUTHORIZATION
+        if before_login and self._service.tls is not None and self._stream.tls is None:
             lines.append("STLS")
-        if self._may_log_in:
+        if before_login and self._may_log_in:
             lines += ["USER", "SASL " + " ".join(self._service.pop3.mechanisms)]
         self._conn.listing("", lines)
 
@@ -261,7 +262,7 @@ class Pop3Session:
         elif not self._may_log_in:
             self._conn.error(_PLAINTEXT, "AUTH")
         elif event.mechanism not in mechanisms:
-            self._conn.error("Unsupported authentication mechanism.")
+            self._conn.error("Unsupported authentication mechanism.", "AUTH")
         else:
             self._mechanism = server_mechanism(event.mechanism)
             await self._step(event.initial)

@@ -153,10 +153,10 @@ class ServerConnection:
 
     def _response(self, line: bytes) -> Event:
         if line == b"*":
-            return self._refuse("Authentication aborted by client.")
+            return self._refuse("[AUTH] Authentication aborted by client.")
         data = _base64(line)
         if data is None:
-            return self._refuse("Invalid base64 data in continued response.")
+            return self._refuse("[AUTH] Invalid base64 data in continued response.")
         self._waiting = "AUTH"
         return AuthResponse(data)
 
@@ -170,7 +170,8 @@ class ServerConnection:
         arguments = COMMANDS[self.state].get(verb)
         if arguments is None:
             self._unknown += 1
-            refused = self._refuse("Unknown command.")
+            known = self.state is State.TRANSACTION and verb.isprintable()
+            refused = self._refuse(f"Unknown command: {verb[:40]}" if known else "Unknown command.")
             if self._unknown >= UNKNOWN_LIMIT:
                 self.say("Too many invalid commands.")
             return refused
@@ -211,7 +212,7 @@ class ServerConnection:
         if len(words) == 2:
             initial = b"" if words[1] == "=" else _base64(words[1].encode())
             if initial is None:
-                return self._refuse("Invalid base64 data in initial response.")
+                return self._refuse("[AUTH] Invalid base64 data in initial response.")
         return Auth(words[0].upper(), initial)
 
     def _refuse(self, text: str) -> Refused:

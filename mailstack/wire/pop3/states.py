@@ -49,4 +49,4 @@ COMMANDS: dict[State, dict[str, Arguments]] = {
         "QUIT": Arguments.NONE,
     },
 }
-"""What each state takes. Anything else is `-ERR Unknown command.`"""
+"""What each state takes. Anything else is `-ERR Unknown command`, in Dovecot's words."""

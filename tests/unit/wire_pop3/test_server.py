@@ -62,7 +62,7 @@ def drive(conn: ServerConnection) -> list[object]:
         (b"STAT\r\n", Refused("Unknown command.")),
         (b"USER\r\n", Refused("USER needs an argument.")),
         (b"STLS now\r\n", Refused("STLS takes no argument.")),
-        (b"AUTH PLAIN %%%\r\n", Refused("Invalid base64 data in initial response.")),
+        (b"AUTH PLAIN %%%\r\n", Refused("[AUTH] Invalid base64 data in initial response.")),
         (b"\r\n", Refused("Unknown command.")),
         (b"\xff\xfe\r\n", Refused("Command is not UTF-8.")),
     ],
@@ -94,8 +94,8 @@ def test_before_login(line: bytes, event: object) -> None:
         (b"TOP 1\r\n", Refused("TOP needs a message number and a number of lines.")),
         (b"TOP 1 x\r\n", Refused("Invalid message number: x")),
         (b"LIST 1 2\r\n", Refused("LIST needs a message number, or nothing.")),
-        (b"USER zs\r\n", Refused("Unknown command.")),
-        (b"PASS x\r\n", Refused("Unknown command.")),
+        (b"USER zs\r\n", Refused("Unknown command: USER")),
+        (b"PASS x\r\n", Refused("Unknown command: PASS")),
     ],
 )
 def test_after_login(line: bytes, event: object) -> None:
@@ -123,7 +123,7 @@ def test_sasl_goes_on_until_it_is_answered_or_aborted() -> None:
     conn.challenge(b"Password:")
     assert conn.data_to_send() == b"+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\n"
     conn.receive_data(b"*\r\nCAPA\r\n")
-    assert drive(conn) == [Refused("Authentication aborted by client."), Command("CAPA")]
+    assert drive(conn) == [Refused("[AUTH] Authentication aborted by client."), Command("CAPA")]
 
 
 def test_plain_text_behind_stls_is_never_read() -> None:
