@@ -137,7 +137,7 @@ def _issue(folder: Path, project: str, subjects: Sequence[str], now: datetime) -
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = (
         _builder(f"mailstack {project}", ca.subject, key, now, LEAF_DAYS)
-        .add_extension(x509.SubjectAlternativeName([_general_name(text) for text in subjects]), False)
+        .add_extension(x509.SubjectAlternativeName(_general_names(subjects)), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         .add_extension(_usage(signs_certificates=False), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
@@ -209,13 +209,25 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _general_name(text: str) -> x509.GeneralName:
+def _general_names(subjects: Sequence[str]) -> list[x509.GeneralName]:
+    """Names as names, addresses as addresses (RFC 5280 §4.2.1.6) and, IPv4 ones, as names once more.
+
+    The second form is not the standard's, but fetchmail and mbsync compare an address that they were given
+    with names only; whoever keeps to RFC 9525 looks at the first form and never at the second.
+    """
     from cryptography import x509
 
-    try:
-        return x509.IPAddress(ip_address(text))
-    except ValueError:
-        return x509.DNSName(text)
+    names: list[x509.GeneralName] = []
+    for text in subjects:
+        try:
+            address = ip_address(text)
+        except ValueError:
+            names.append(x509.DNSName(text))
+            continue
+        names.append(x509.IPAddress(address))
+        if address.version == 4:
+            names.append(x509.DNSName(text))
+    return names
 
 
 def _write_pair(
