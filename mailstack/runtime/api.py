@@ -123,7 +123,7 @@ class Project:
         from mailstack.runtime import launch, select
 
         phases = launch.Phases()
-        with self._state.lock(launch.LOCK_TIMEOUT):
+        with launch.orderly_end(), self._state.lock(launch.LOCK_TIMEOUT):
             fresh = not self._state.exists()
             try:
                 record = self._state.load()

@@ -40,6 +40,8 @@ ROOMS = ("config", "dns", "mailbox", "mta", "net", "storage", "wire")
 MODULES = ("__init__.py", "postfix_parameters.py")
 """What of this package the servers need: nothing of the launching side is in the image."""
 LABEL = "mailstack.image"
+KEPT = 4
+"""Images of this program that a build leaves alone, with its own: other versions may be in use by turns."""
 _PYTHONS = ("python3", "/usr/local/bin/python3", "/usr/bin/python3", "python")
 _PROBE = """
 import json, platform, sys, sysconfig
@@ -160,6 +162,7 @@ def build_with(api: Any, base: str | None, progress: ProgressCallback) -> ImageI
                     say(line.rstrip())
 
     daemon.call("building the image", run)
+    _drop_old(api)
     loop: Literal["uvloop", "asyncio"] = "uvloop" if built.get("loop") == "uvloop" else "asyncio"
     if loop == "asyncio" and loop_files:
         note = "the uvloop of this machine does not load in the base"
@@ -173,6 +176,23 @@ def build_with(api: Any, base: str | None, progress: ProgressCallback) -> ImageI
         built=True,
         notes=notes,
     )
+
+
+def _drop_old(api: Any) -> None:
+    """Remove what earlier versions of the program have left, but for the newest few and what is in use."""
+    from docker.errors import APIError
+
+    images = sorted(api.images(filters={"label": LABEL}), key=lambda item: -int(item["Created"]))
+    ours = [
+        item
+        for item in images
+        if any(str(t).startswith(f"{REPOSITORY}:") for t in item.get("RepoTags") or ())
+    ]
+    for item in ours[KEPT:]:
+        try:
+            api.remove_image(item["Id"])
+        except APIError:
+            continue  # a container is made from it
 
 
 def look_into(api: Any, reference: str) -> Base:

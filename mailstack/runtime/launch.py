@@ -54,6 +54,32 @@ class Phases:
         return time.monotonic() - self.began
 
 
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Let SIGTERM end this process by an exception, as Ctrl-C does, so that what is half made is undone.
+
+    A cancelled CI job sends it. Whoever handles the signal already is left alone.
+    """
+    import signal
+    import threading
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Everything that is known before anything is changed."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -91,3 +93,24 @@ def test_bind_address_may_change_under_fixed_ports(process_projects: Projects) -
     changed.up()
     assert changed.status().ready
     assert (changed.endpoints().host, changed.endpoints().ports) == ("127.0.0.1", ports_now)
+
+
+def test_terminated_command_leaves_nothing(process_projects: Projects) -> None:
+    project = process_projects.open()
+    code = (
+        "import sys, time; from pathlib import Path; from mailstack.runtime.api import open_project\n"
+        "from mailstack.runtime import probes\n"
+        "def wait_ready(*_, check, **__):\n"
+        "    print('waiting', flush=True); time.sleep(60)\n"
+        "probes.wait_ready = wait_ready\n"
+        "open_project(Path(sys.argv[1]), sys.argv[2], runtime='process').up()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(project.spec_path), project.name], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waiting\n"
+        assert everything_of(project) != []
+        child.terminate()
+        assert child.wait(20) == 143
+    assert everything_of(project) == []
