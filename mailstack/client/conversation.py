@@ -1,4 +1,4 @@
-"""An IMAP conversation, one command at a time (RFC 9051, RFC 3501).
+"""An IMAP conversation, one command at a time, over the sans-I/O engine.
 
 Untagged responses are looked at as they come, whichever command brought them: what matters here are message
 data, counts and whether something has arrived.
@@ -9,41 +9,24 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mailstack.client.channel import Channel
 from mailstack.client.endpoints import Endpoints
 from mailstack.client.errors import ClientError
-from mailstack.wire.imap.tokens import Cursor as Tokens
-from mailstack.wire.imap.tokens import ParseError
+from mailstack.wire.imap.client import (
+    NEED_DATA,
+    ClientConnection,
+    Closed,
+    Completed,
+    Continuation,
+    MessageData,
+    RemoteError,
+    Untagged,
+    message_data,
+)
 from mailstack.wire.sasl import plain_initial
 
-_LITERAL = re.compile(rb"\{([0-9]{1,19})\}\Z")
-_RESPONSE = re.compile(rb"\* (?:([0-9]+) )?([A-Z]+)(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
-_ITEM = re.compile(rb"([A-Z0-9.]+(?:\[[^\]]*\](?:<[0-9]+>)?)?) ", re.IGNORECASE)
-_CODE = re.compile(rb"\[(UIDVALIDITY|UIDNEXT) ([0-9]+)\]", re.IGNORECASE)
-_STATUS = re.compile(rb"([A-Z]+) ([0-9]+)", re.IGNORECASE)
-RESPONSE_LIMIT = 1 << 30
-"""Octets of one response at the most: a whole message and a bit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The data of one message; what was not asked for is empty. `body` is the one BODY[…] asked for."""
-
-    uid: int
-    flags: tuple[str, ...]
-    internal_date: str
-    size: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Response:
-    """One response; each literal stands in `text` as a NUL."""
-
-    text: bytes
-    literals: Sequence[bytes]
+_STATUS_ITEM = re.compile(rb"([A-Z]+) ([0-9]+)", re.IGNORECASE)
 
 
 class Conversation:
@@ -53,9 +36,7 @@ class Conversation:
         self.arrived = False
         """The server has told of new messages (EXISTS) since this was last set to False."""
         self._channel = channel
-        self._buffer = bytearray()
-        self._count = 0
-        self._capabilities: frozenset[bytes] = frozenset()
+        self._connection = ClientConnection()
 
     @classmethod
     def open(cls, endpoints: Endpoints, user: str) -> Conversation:
@@ -72,94 +53,92 @@ class Conversation:
 
     def _begin(self, endpoints: Endpoints, user: str) -> None:
         greeting = self._next()
-        if not greeting.text.upper().startswith(b"* OK"):
-            raise ClientError("refused", f"{self._channel.where}: {_words(greeting.text)}")
+        if not isinstance(greeting, Untagged) or greeting.name != "OK":
+            raise ClientError("protocol", f"{self._channel.where} does not greet as an IMAP server")
         if endpoints.tls and not self._channel.secured:
             self.run(b"STARTTLS")
-            if self._buffer:
-                # What came before the handshake is whoever's in between (CVE-2011-0411).
-                raise ClientError("protocol", f"{self._channel.where} spoke before the handshake")
             self._channel.start_tls()
-        self.run(b"CAPABILITY")
+            try:
+                self._connection.tls_started()
+            except RemoteError as error:
+                raise self._nonsense(error) from None
+        if not self._connection.capabilities:
+            self.run(b"CAPABILITY")
         initial = binascii.b2a_base64(plain_initial(user, endpoints.password(user)), newline=False)
-        if b"SASL-IR" in self._capabilities:
-            self.run(b"AUTHENTICATE PLAIN " + initial, what=f"log in as {user}")
+        what = f"log in as {user}"
+        if "SASL-IR" in self._connection.capabilities:
+            self.run(b"AUTHENTICATE PLAIN " + initial, what=what)
         else:
-            self.run(b"AUTHENTICATE PLAIN", answer=initial, what=f"log in as {user}")
+            self.run(b"AUTHENTICATE PLAIN", answer=initial, what=what)
+        if "IDLE" not in self._connection.capabilities:
+            self.run(b"CAPABILITY")
 
     # ---- commands
 
-    def run(self, command: bytes, *, answer: bytes = b"", what: str = "") -> list[_Response]:
-        """Send a command, wait for its end; `answer` replies to a continuation request."""
-        tag = self._send(command)
-        untagged: list[_Response] = []
+    def run(self, command: bytes, *, answer: bytes = b"", what: str = "") -> list[Untagged]:
+        """Send a command and wait for its end; `answer` is for a continuation request."""
+        tag = self._connection.command(command)
+        untagged = []
         while True:
-            response = self._next()
-            if response.text.startswith(b"+"):
-                self._channel.send([answer, b"\r\n"])
-            elif response.text.startswith(tag + b" "):
-                status = response.text[len(tag) + 1 :]
-                if status[:2].upper() != b"OK":
+            event = self._next()
+            if isinstance(event, Untagged):
+                untagged.append(event)
+            elif isinstance(event, Continuation):
+                self._connection.answer(answer)
+            elif event.tag == tag:
+                if event.status != "OK":
                     name = what or " ".join(command.decode("utf-8", "replace").split()[:2])
-                    raise ClientError("refused", f"{name}: {status.decode('utf-8', 'replace')}")
+                    raise ClientError("refused", f"{name}: {event.status} {event.text}")
                 return untagged
-            else:
-                self._notice(response)
-                untagged.append(response)
 
     def select(self, command: bytes) -> tuple[int, int]:
         """SELECT or EXAMINE; UIDVALIDITY and UIDNEXT."""
-        codes = {}
-        for response in self.run(command):
-            for name, value in _CODE.findall(response.text):
-                codes[name.upper()] = int(value)
+        codes = dict(event.code for event in self.run(command) if event.code is not None)
         try:
-            return codes[b"UIDVALIDITY"], codes[b"UIDNEXT"]
+            return codes["UIDVALIDITY"], codes["UIDNEXT"]
         except KeyError:
             raise ClientError("protocol", f"{self._channel.where} gives no UIDVALIDITY and UIDNEXT") from None
 
     def status(self, mailbox: bytes, items: Sequence[str]) -> dict[str, int]:
         """STATUS of a mailbox: item -> number."""
         found: dict[str, int] = {}
-        for response in self.run(b"STATUS %b (%b)" % (mailbox, " ".join(items).encode())):
-            if response.text[:9].upper() == b"* STATUS ":
-                for name, value in _STATUS.findall(response.text.rpartition(b"(")[2]):
+        for event in self.run(b"STATUS %b (%b)" % (mailbox, " ".join(items).encode())):
+            if event.name == "STATUS":
+                for name, value in _STATUS_ITEM.findall(event.text.rpartition(b"(")[2]):
                     found[name.decode().upper()] = int(value)
         return found
 
-    def fetch(self, uids: bytes, items: bytes) -> list[Fetched]:
-        """UID FETCH; messages that are not there are no error."""
-        found = []
-        for response in self.run(b"UID FETCH %b %b" % (uids, items)):
-            match = _RESPONSE.match(response.text)
-            if match is not None and match[2].upper() == b"FETCH":
-                try:
-                    data = _fetched(Tokens(match[3] or b"", response.literals))
-                except ParseError as error:
-                    raise ClientError("protocol", f"{self._channel.where}: bad FETCH data: {error}") from None
-                if data is not None:
-                    found.append(data)
-        return found
+    def fetch(self, uids: bytes, items: bytes) -> list[MessageData]:
+        """UID FETCH; messages that are not there are no error, and neither is news of others."""
+        events = self.run(b"UID FETCH %b %b" % (uids, items))
+        try:
+            found = [message_data(event) for event in events if event.name == "FETCH"]
+        except RemoteError as error:
+            raise self._nonsense(error) from None
+        return [data for data in found if data.uid]
 
     def idle(self, deadline: float) -> bool:
         """Wait until the server tells of something new; False when `deadline` (monotonic) passes first."""
-        if b"IDLE" not in self._capabilities:
+        if "IDLE" not in self._connection.capabilities:
             raise ClientError("not-offered", f"{self._channel.where} does not offer IDLE")
-        tag = self._send(b"IDLE")
+        tag = self._connection.command(b"IDLE")
         try:
             while not self.arrived:
-                self._notice(self._next(deadline))
+                event = self._next(deadline)
+                if isinstance(event, Completed):
+                    raise ClientError("refused", f"IDLE: {event.status} {event.text}")
         except TimeoutError:
             pass
-        self._channel.send([b"DONE\r\n"])
-        while not (response := self._next()).text.startswith(tag + b" "):
-            self._notice(response)
+        self._connection.answer(b"DONE")
+        while not (isinstance(event := self._next(), Completed) and event.tag == tag):
+            pass
         return self.arrived
 
     def log_out(self) -> None:
         """Say good-bye; a server that has gone already is not an error."""
+        self._connection.command(b"LOGOUT")
         try:
-            self._send(b"LOGOUT")
+            self._channel.send(self._connection.data_to_send())
         except ClientError:
             pass
 
@@ -169,90 +148,31 @@ class Conversation:
 
     # ---- octets
 
-    def _send(self, command: bytes) -> bytes:
-        self._count += 1
-        tag = b"M%d" % self._count
-        self._channel.send([tag, b" ", command, b"\r\n"])
-        return tag
-
-    def _notice(self, response: _Response) -> None:
-        match = _RESPONSE.match(response.text)
-        if match is None:
-            return
-        kind = match[2].upper()
-        if kind == b"EXISTS":
-            self.arrived = True
-        elif kind == b"CAPABILITY":
-            self._capabilities = frozenset((match[3] or b"").upper().split())
-        elif kind == b"BYE":
-            raise ClientError(
-                "connection-lost", f"{self._channel.where}: {_words(response.text)}", unreachable=True
-            )
-
-    def _next(self, deadline: float | None = None) -> _Response:
-        """The next response, whole. Raises `TimeoutError` when `deadline` passes, and keeps what has come."""
-        while (response := self._cut()) is None:
-            data = self._channel.receive(deadline)
-            if not data:
-                raise ClientError(
-                    "connection-lost", f"{self._channel.where} closed the connection", unreachable=True
-                )
-            self._buffer += data
-            if len(self._buffer) > RESPONSE_LIMIT:
-                raise ClientError("protocol", f"{self._channel.where}: a response is too long")
-        return response
-
-    def _cut(self) -> _Response | None:
-        """Take one response off the buffer, if it is there to its end."""
-        text = bytearray()
-        literals: list[bytes] = []
-        start = 0
+    def _next(self, deadline: float | None = None) -> Untagged | Completed | Continuation:
+        """Send what waits, and take the next response. Raises `TimeoutError` when `deadline` passes."""
+        self._channel.send(self._connection.data_to_send())
         while True:
-            end = self._buffer.find(b"\r\n", start)
-            if end < 0:
-                return None
-            line = bytes(self._buffer[start:end])
-            match = _LITERAL.search(line)
-            if match is None:
-                text += line
-                del self._buffer[: end + 2]
-                return _Response(bytes(text), literals)
-            size = int(match[1])
-            if len(self._buffer) < end + 2 + size:
-                return None
-            text += line[: match.start()] + b"\0"
-            literals.append(bytes(self._buffer[end + 2 : end + 2 + size]))
-            start = end + 2 + size
+            try:
+                event = self._connection.next_event()
+            except RemoteError as error:
+                raise self._nonsense(error) from None
+            if event is NEED_DATA:
+                self._connection.receive_data(self._channel.receive(deadline))
+            elif isinstance(event, Closed):
+                raise self._gone("closed the connection")
+            else:
+                if isinstance(event, Untagged):
+                    self._notice(event)
+                return event
 
+    def _notice(self, event: Untagged) -> None:
+        if event.name == "EXISTS":
+            self.arrived = True
+        elif event.name == "BYE":
+            raise self._gone(f"says BYE {event.text.decode('utf-8', 'replace')}")
 
-def _fetched(tokens: Tokens) -> Fetched | None:
-    """The parenthesised list of a FETCH response; None for one without UID, which nobody asked for."""
-    uid = size = 0
-    flags: tuple[str, ...] = ()
-    internal_date = ""
-    body = b""
-    tokens.expect(b"(")
-    while not tokens.take(b")"):
-        match = _ITEM.match(tokens.text, tokens.at)
-        if match is None:
-            raise ParseError("no item")
-        tokens.at = match.end()
-        name = match[1].upper()
-        if name == b"UID":
-            uid = tokens.number()
-        elif name == b"RFC822.SIZE":
-            size = tokens.number()
-        elif name == b"FLAGS":
-            flags = tokens.flag_list()
-        elif name == b"INTERNALDATE":
-            internal_date = tokens.string().decode("ascii", "replace")
-        elif name.startswith(b"BODY["):
-            body = tokens.nstring() or b""
-        else:
-            raise ParseError(f"unexpected {name.decode()}")
-        tokens.take(b" ")
-    return Fetched(uid, flags, internal_date, size, body) if uid else None
+    def _gone(self, how: str) -> ClientError:
+        return ClientError("connection-lost", f"{self._channel.where} {how}", unreachable=True)
 
-
-def _words(text: bytes) -> str:
-    return text.decode("utf-8", "replace").removeprefix("* ")
+    def _nonsense(self, error: RemoteError) -> ClientError:
+        return ClientError("protocol", f"{self._channel.where}: {error}")

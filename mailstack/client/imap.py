@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from mailstack.client.conversation import Conversation, Fetched
+from mailstack.client.conversation import Conversation
 from mailstack.client.endpoints import Endpoints
 from mailstack.client.errors import ClientError
 from mailstack.client.message import SUMMARY_FIELDS, Message, Summary, message, summary
+from mailstack.wire.imap.client import MessageData
 from mailstack.wire.imap.encode import mailbox as encode_mailbox
 from mailstack.wire.imap.sequence import format_set
 
@@ -164,7 +165,7 @@ def counts(endpoints: Endpoints, users: Iterable[str]) -> Iterator[tuple[str, Co
         yield user, Counts(found["MESSAGES"], found["UNSEEN"])
 
 
-def _summary(data: Fetched) -> Summary:
+def _summary(data: MessageData) -> Summary:
     return summary(
         uid=data.uid,
         header=data.body,

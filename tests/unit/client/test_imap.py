@@ -21,7 +21,7 @@ OPENING = r"""
     S: * CAPABILITY IMAP4rev1 SASL-IR IDLE AUTH=PLAIN
     S: M1 OK done
     C: M2 AUTHENTICATE PLAIN AHpzQGV4YW1wbGUudGVzdABzZWNyZXQ=
-    S: M2 OK logged in
+    S: M2 OK [CAPABILITY IMAP4rev1 IDLE UIDPLUS] logged in
 """
 EXAMINE = r"""
     C: M3 EXAMINE INBOX
@@ -195,7 +195,7 @@ def test_counts_over_starttls_without_initial_response(authority: Path, server_t
         C: M3 AUTHENTICATE PLAIN
         S: +
         C: AHpzQGV4YW1wbGUudGVzdABzZWNyZXQ=
-        S: M3 OK in
+        S: M3 OK [CAPABILITY IMAP4rev1 IDLE] in
         C: M4 STATUS INBOX \(MESSAGES UNSEEN\)
         S: * STATUS "INBOX" (UNSEEN 2 MESSAGES 10)
         S: M4 OK done
@@ -213,7 +213,7 @@ def test_counts_over_starttls_without_initial_response(authority: Path, server_t
         (OPENING.replace("M2 OK", "M2 NO [AUTHENTICATIONFAILED]"), "log in as zs@example.test: NO"),
         (OPENING + "C: M3 EXAMINE .*\n S: M3 NO no such mailbox", "EXAMINE INBOX: NO no such mailbox"),
         (OPENING + "C: M3 EXAMINE .*\n S: M3 OK done", "UIDVALIDITY"),
-        (OPENING + "C: M3 EXAMINE .*\n S: * BYE shutting down", "BYE shutting down"),
+        (OPENING + "C: M3 EXAMINE .*\n S: * BYE shutting down", "says BYE shutting down"),
         ("TLS\n S: * BYE too many", "BYE too many"),
         ("TLS\n S: * OK", "closed the connection"),
     ],
