@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from mailstack.runtime import control, ports, probes
 from mailstack.runtime.api import open_project
+from mailstack.runtime.errors import NoPrivilege
 from mailstack.runtime.model import OWNER, STANDARD_PORTS
 from mailstack.runtime.supervisor import process_start
 from tests.integration.conftest import SPEC, Projects, everything_of
@@ -114,3 +116,20 @@ def test_terminated_command_leaves_nothing(process_projects: Projects) -> None:
         child.terminate()
         assert child.wait(20) == 143
     assert everything_of(project) == []
+
+
+def test_without_the_right_to_low_ports(process_projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ports.bind_error
+
+    def refuse(address: str, port: int, *, udp: bool = False) -> int:
+        return errno.EACCES if port < 1024 else real(address, port, udp=udp)
+
+    monkeypatch.setattr(ports, "bind_error", refuse)
+    project = process_projects.open()
+    assert project.up().status.ready
+    where = project.endpoints()
+    assert (where.addresses, where.network) == ({}, "")
+    zone = project.rendered()["bind/zones/alpha.test.zone"].decode()
+    assert f" {where.ports['submission']} mail.alpha.test." in zone
+    with pytest.raises(NoPrivilege, match="port 25"):
+        process_projects.open("two", SPEC + "network: {publish: {smtp: 25}}\n").up()
