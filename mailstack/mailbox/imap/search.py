@@ -23,8 +23,10 @@ from mailstack.wire.mime.dates import parse_sent_date
 from mailstack.wire.mime.lines import Data, release
 from mailstack.wire.mime.structure import Part, parse
 from mailstack.wire.mime.text import (
+    ADDRESS_FIELDS,
+    addresses_text,
     charset_text,
-    decode_header,
+    field_text,
     fold_case,
     header_text,
     knows_charset,
@@ -167,45 +169,41 @@ class _Search:
                 result.append(at)
         return result
 
-    def day(self, at: int, sent: bool) -> int | None:
+    def day(self, at: int, sent: bool) -> int:
         """The day of arrival, or of the Date: field without regard to its zone; days since 1970."""
         if not sent:
             seconds = self.view.box.folder.date(self.index(at))
             return (seconds + time.localtime(seconds).tm_gmtoff) // 86400
         values = headers.values(header_of(self.open(at)), b"date")
-        return parse_sent_date(values[-1]) if values else None
+        # A date that is missing or cannot be read is the epoch, as in Dovecot.
+        return (parse_sent_date(values[-1]) if values else None) or 0
 
     def open(self, at: int) -> Data:
         return open_found(self.view, self.view.uids[at])
 
     def in_header(self, at: int, name: bytes, wanted: str) -> bool:
-        for value in headers.values(header_of(self.open(at)), name):
-            if not wanted or wanted in fold_case(decode_header(value)):
-                return True
-        return False
+        read = addresses_text if name in ADDRESS_FIELDS else field_text
+        values = headers.values(header_of(self.open(at)), name)
+        return any(not wanted or wanted in fold_case(read(value)) for value in values)
 
     def in_message(self, at: int, wanted: str, *, with_header: bool) -> bool:
         data = self.open(at)
         try:
-            root = parse(data)
-            if with_header and wanted in fold_case(header_text(data[: root.body])):
-                return True
-            return self.in_part(root, data, wanted, top=True)
+            return self.in_part(parse(data), data, wanted, with_header)
         finally:
             release(data)
 
-    def in_part(self, part: Part, data: Data, wanted: str, *, top: bool) -> bool:
-        if not top and wanted in fold_case(header_text(data[part.start : part.body])):
+    def in_part(self, part: Part, data: Data, wanted: str, with_header: bool) -> bool:
+        """TEXT looks into the headers of all parts, BODY into none; both into text and messages only."""
+        if with_header and wanted in fold_case(header_text(data[part.start : part.body])):
             return True
         if part.children:
-            return any(self.in_part(child, data, wanted, top=False) for child in part.children)
+            return any(self.in_part(child, data, wanted, with_header) for child in part.children)
         kind = part.type.type.lower() if part.type is not None else b"text"
         return kind in (b"text", b"message") and wanted in fold_case(part_text(part, data))
 
 
-def _compare(day: int | None, relation: str, wanted: int) -> bool:
-    if day is None:
-        return False
+def _compare(day: int, relation: str, wanted: int) -> bool:
     if relation == "BEFORE":
         return day < wanted
     return day == wanted if relation == "ON" else day >= wanted

@@ -6,7 +6,7 @@ import calendar
 import re
 
 _MONTHS = {name: at for at, name in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
-_DATE = re.compile(rb"(?:[A-Za-z]+,?\s+)?(\d{1,2})\s+([A-Za-z]{3})[a-z]*\s+(\d{2,4})(?!\d)")
+_DATE = re.compile(rb"(?:[A-Za-z]+,?\s+)?(\d{1,2})\s+([A-Za-z]{3})[a-z]*\s+(\d{2,4})\s+\d{1,2}:\d\d")
 _COMMENT = re.compile(rb"\([^()]*\)")
 
 

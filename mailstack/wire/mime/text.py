@@ -11,6 +11,7 @@ import re
 import unicodedata
 
 from mailstack.wire.mime import headers
+from mailstack.wire.mime.address import parse_addresses
 from mailstack.wire.mime.lines import Data
 from mailstack.wire.mime.params import find, parse_token
 from mailstack.wire.mime.structure import Part
@@ -20,6 +21,8 @@ _BETWEEN = re.compile(rb"(\?=)[ \t\r\n]+(?==\?[^?]{1,60}\?[bBqQ]\?[^?]*\?=)")
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
 _SOFT_BREAK = re.compile(rb"=[ \t]*\r?\n")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+_BLANKS = re.compile("[ \t\n]+")
+ADDRESS_FIELDS = frozenset({b"from", b"to", b"cc", b"bcc", b"sender", b"reply-to"})
 _SLOW_CODECS = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
 
 
@@ -96,13 +99,38 @@ def part_text(part: Part, data: Data) -> str:
     return charset_text(raw, (charset or b"utf-8").decode("ascii", "replace"))
 
 
+def field_text(value: bytes) -> str:
+    """A field's value, decoded, with runs of blanks as one space."""
+    return " ".join(_BLANKS.split(decode_header(value)))
+
+
+def addresses_text(value: bytes) -> str:
+    """An address field's value, decoded, every address as `Name <mailbox@domain>` however it was written."""
+    found = []
+    for item in parse_addresses(value):
+        if item.domain is None:
+            found.append(decode_header(item.mailbox or b""))
+            continue
+        address = f"{_plain(item.mailbox)}@{_plain(item.domain)}"
+        if item.route:
+            address = f"{_plain(item.route)}:{address}"
+        found.append(address if item.name is None else f"{field_text(item.name)} <{address}>")
+    return ", ".join(found)
+
+
+def _plain(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
 def header_text(header: bytes) -> str:
-    """All fields, decoded, a line each."""
+    """All fields, decoded, a line each; addresses also in their plain form."""
     lines = []
     for field in headers.fields(header):
         value = headers.unfold(field.value)
-        text = decode_header(value)
+        text = field_text(value)
         lines.append(f"{field.name.decode('utf-8', 'replace')}: {text}" if field.name else text)
+        if field.name in ADDRESS_FIELDS:
+            lines.append(addresses_text(value))
     return "\n".join(lines)
 
 

@@ -51,8 +51,9 @@ def test_case_and_composition() -> None:
     ("value", "day"),
     [
         (b"Wed, 1 Jan 2020 23:59:00 -1200", 18262),
-        (b"01 jan 20", 18262),
-        (b"(c) Wed, 1 January 2020", 18262),
+        (b"01 jan 20 1:00", 18262),
+        (b"(c) Wed, 1 January 2020 12:00:00", 18262),
+        (b"1 Jan 2020", None),
         (b"31 Feb 2020 00:00", None),
         (b"yesterday", None),
         (b"", None),
