@@ -53,20 +53,23 @@ class Process:
             self._auth_tasks,
         )
         self._stop = asyncio.Event()
+        self._changing = asyncio.Lock()
 
     async def run(self) -> int:
         """Serve until a signal says to stop; the exit status."""
         service = self._service
-        try:
-            await self._listeners.apply(service.config, service.tls)
-        except (OSError, LookupError) as error:
-            self._log.fatal(_text(error))
-            self._listeners.stop()
-            return 1
+        # Before the sockets are open: whoever sees them may send a signal.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        try:
+            async with self._changing:
+                await self._listeners.apply(service.config, service.tls)
+        except (OSError, LookupError) as error:
+            self._log.fatal(_text(error))
+            self._listeners.stop()
+            return 1
         self._warn(service.config)
         protocols = " ".join(sorted(service.config.protocols)) or "none"
         self._log.info(f"master: mailstack starting up for {protocols}")
@@ -82,9 +85,10 @@ class Process:
     async def _reload(self) -> None:
         """Read the configuration again; keep the old one when it cannot be used."""
         try:
-            config = load(self._directory)
-            tls = _context(config)
-            await self._listeners.apply(config, tls)
+            async with self._changing:
+                config = load(self._directory)
+                tls = _context(config)
+                await self._listeners.apply(config, tls)
         except (ConfigError, OSError, LookupError) as error:
             self._log.error(f"master: reload failed, the old configuration goes on: {_text(error)}")
             return
@@ -142,6 +146,7 @@ def main() -> None:
     if directory is None:
         sys.stderr.write(USAGE + "\n")
         sys.exit(2)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the configuration is about to be read anyway
     log = Log("dovecot", socket.gethostname().partition(".")[0] or "localhost")
     try:
         config = load(directory)

@@ -27,7 +27,7 @@ class Drop:
         self._store = store
         self._box = box
         self._uids = tuple(box.folder.uids)
-        self._sizes: list[int | None] = [box.folder.size_in_name(i, "W") for i in range(len(self._uids))]
+        self._sizes: list[int] = []
         self.deleted: set[int] = set()
         self.seen: set[int] = set()
 
@@ -43,17 +43,21 @@ class Drop:
         return [number for number in range(1, len(self._uids) + 1) if number not in self.deleted]
 
     async def measure(self) -> None:
-        """Find the sizes that the file names do not say."""
-        unknown = [index for index, size in enumerate(self._sizes) if size is None]
+        """Find all sizes, once: from the file names, else from the files."""
+        if self._sizes:
+            return
+        named = [self._named(index) for index in range(len(self._uids))]
+        unknown = [index for index, size in enumerate(named) if size is None]
         if unknown:
             paths = [self._path(index) for index in unknown]
-            sizes = await asyncio.to_thread(lambda: [_measured(path) for path in paths])
-            for index, size in zip(unknown, sizes, strict=True):
-                self._sizes[index] = size
+            measured = await asyncio.to_thread(lambda: [_measured(path) for path in paths])
+            for index, size in zip(unknown, measured, strict=True):
+                named[index] = size
+        self._sizes = [size or 0 for size in named]
 
     def size(self, number: int) -> int:
         """Octets on the wire; call `measure` before."""
-        return self._sizes[number - 1] or 0
+        return self._sizes[number - 1]
 
     def total(self) -> int:
         """Octets of all messages that are not marked as deleted."""
@@ -99,6 +103,10 @@ class Drop:
     def close(self) -> None:
         """The session is over."""
         self._store.unpin(self._box)
+
+    def _named(self, index: int) -> int | None:
+        at = self._box.folder.index(self._uids[index])
+        return self._box.folder.size_in_name(at, "W") if at >= 0 else 0
 
     def _path(self, index: int) -> str:
         at = self._box.folder.index(self._uids[index])
