@@ -156,6 +156,11 @@ def call(what: str, function: Callable[[], T]) -> T:
         raise RuntimeFailure(f"{what}: {_reason(error)}") from error
 
 
+def job(function: Callable[..., object], *arguments: Any, **keywords: Any) -> Callable[[], Any]:
+    """The call, to be made later."""
+    return lambda: function(*arguments, **keywords)
+
+
 def in_parallel(jobs: Sequence[Callable[[], object]]) -> None:
     """Run every job on a thread of its own, wait for all, then raise what the first of them raised."""
     import threading

@@ -11,19 +11,16 @@ SIGHUP is compared with the project's record instead, because labels cannot chan
 
 from __future__ import annotations
 
-import io
-import tarfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
-import mailstack
 from mailstack.runtime import containers as setup
 from mailstack.runtime import daemon, image, network, ports
-from mailstack.runtime.daemon import Daemon, call, in_parallel
+from mailstack.runtime.daemon import Daemon, call, in_parallel, job
+from mailstack.runtime.docker_change import Change, remove
 from mailstack.runtime.engine import Ground, Launch, Live, Paths, StepCallback, Swept
-from mailstack.runtime.errors import MachineLacks, RuntimeFailure, ServiceDied
+from mailstack.runtime.errors import MachineLacks, RuntimeFailure
 from mailstack.runtime.model import (
     SERVICES,
     STANDARD_PORTS,
@@ -39,18 +36,9 @@ from mailstack.runtime.model import (
 from mailstack.runtime.network import LOOPBACK, Addresses
 from mailstack.runtime.plan import Found, FoundService, Wanted, files_of
 from mailstack.runtime.state import Deployed, Record, StateDir
-from mailstack.runtime.tree import TreeFile, bring_to, read_tree, restore
 
 if TYPE_CHECKING:
     from mailstack.spec import Stack
-
-CHECK_EVERY = 0.2
-"""Seconds between two looks at the containers while they are waited for."""
-TAIL = 12
-_OLD = "-before"
-"""What the name of a container ends in while its successor is tried."""
-# The order in which things are undone: an old container must not start with the new configuration.
-_END_NEW, _RESTORE, _START_OLD, _DROP_FRAME = range(4)
 
 
 class DockerEngine:
@@ -69,10 +57,7 @@ class DockerEngine:
         self._python = "python3"
         self._maildir = False
         self._subnet: IPv4Network | None = None
-        self._undo: list[tuple[int, Callable[[], object]]] = []
-        self._obsolete: list[str] = []
-        self._started: dict[ServiceKey, str] = {}
-        self._checked = 0.0
+        self._change: Change | None = None
 
     @property
     def daemon(self) -> Daemon:
@@ -261,250 +246,29 @@ class DockerEngine:
     # ---- carrying out
 
     def apply(self, launch: Launch, on_step: StepCallback) -> None:
-        steps = {(step.action, step.target): step for step in launch.steps}
-        removals = [step for step in launch.steps if step.action == "remove"]
-        creations = [step for step in launch.steps if step.action == "create" and " " in step.target]
-        write = steps.get(("write", "configuration"))
-        services = [step for step in launch.steps if step.target in SERVICES]
-        again: list[tuple[ServiceKey, Step]] = []
-        for step in services:
-            key = next(name for name in SERVICES if name == step.target)
-            again.append((key, step))
-
-        if any(step.target.startswith("network") for step in removals):
-            # a network can only be removed once nothing is in it
-            in_parallel([_job(self._set_aside, key) for key, step in again if step.action == "recreate"])
-        for step in removals:
-            on_step(step)
-            self._remove(step.target)
-        for step in creations:
-            on_step(step)
-        in_parallel([_job(self._create, step.target, launch.ground) for step in creations])
-
-        made: dict[ServiceKey, str] = {}
-        jobs: list[Callable[[], object]] = []
-        if write is not None:
-            on_step(write)
-            jobs.append(_job(self._write, launch.files))
-        for key, step in again:
-            if step.action in ("create", "recreate"):
-                jobs.append(_job(self._make, key, launch, made))
-        in_parallel(jobs)
-
-        def run(key: ServiceKey, action: str) -> None:
-            name = setup.container_name(self.state.project, key)
-            if action == "reload":
-                self._undo.append((_START_OLD, lambda: self.daemon.api.kill(name, "HUP")))
-                call(f"reloading {key}", lambda: self.daemon.api.kill(name, "HUP"))
-                return
-            call(f"starting {key}", lambda: self.daemon.api.start(name))
-
-        for _, step in again:
-            on_step(step)
-        self._started = {
-            key: setup.container_name(self.state.project, key)
-            for key, step in again
-            if step.action != "reload"
-        }
-        in_parallel([_job(run, key, step.action) for key, step in again])
-
-    def _create(self, target: str, ground: Ground) -> None:
-        """Make a network or a volume."""
-        kind, name = target.split(" ", 1)
-        labels = {setup.LABEL_PROJECT: self.state.project, setup.LABEL_VERSION: mailstack.__version__}
-        api = self.daemon.api
-        if kind == "volume":
-            call(f"creating the {target}", lambda: api.create_volume(name, labels=labels))
-            self._undo.append((_DROP_FRAME, lambda: api.remove_volume(name, force=True)))
-            return
-        from docker.types import IPAMConfig, IPAMPool
-
-        pool = IPAMPool(subnet=str(ground.network), gateway=ground.addresses["gateway"])
-        call(
-            f"creating the {target}",
-            lambda: api.create_network(
-                name,
-                driver="bridge",
-                ipam=IPAMConfig(pool_configs=[pool]),
-                labels=labels,
-                check_duplicate=True,
-            ),
+        self._change = Change(
+            self.daemon,
+            self.state.project,
+            self.state.rendered,
+            image=self._image,
+            python=self._python,
+            maildir=self._maildir,
         )
-        self._undo.append((_DROP_FRAME, lambda: api.remove_network(name)))
-
-    def _remove(self, target: str) -> None:
-        kind, name = target.split(" ", 1)
-        api = self.daemon.api
-        if kind == "container":
-            call(f"removing the {target}", lambda: api.remove_container(name, force=True))
-        elif kind == "network":
-            call(f"removing the {target}", lambda: api.remove_network(name))
-        else:
-            call(f"removing the {target}", lambda: api.remove_volume(name))
-
-    def _write(self, files: Mapping[str, TreeFile]) -> None:
-        """Put the tree into the volume, and beside our state, where `render --diff` finds it."""
-        before = bring_to(
-            self.state.rendered, {path: file for path, file in files.items() if not path.startswith("tls/")}
-        )
-        self._put(files)
-
-        def back() -> None:
-            restore(self.state.rendered, before)
-            if any(file is not None for file in before.values()):
-                tls = {path: file for path, file in files.items() if path.startswith("tls/")}
-                self._put(read_tree(self.state.rendered) | tls)
-
-        self._undo.append((_RESTORE, back))
-
-    def _put(self, files: Mapping[str, TreeFile]) -> None:
-        project = self.state.project
-        api = self.daemon.api
-        name = setup.container_name(project, "config")
-        volume = setup.volume_name(project, "config")
-        root = str(setup.PATHS.config_root)
-        holder = call(
-            "preparing the configuration",
-            lambda: api.create_container(
-                self._image or image.tag(),
-                name=name,
-                command=["-c", "pass"],
-                labels={setup.LABEL_PROJECT: project},
-                host_config=api.create_host_config(binds=[f"{volume}:{root}:rw"], network_mode="none"),
-            ),
-        )["Id"]
-        try:
-            call("writing the configuration", lambda: api.put_archive(holder, root, _archive(files)))
-        finally:
-            api.remove_container(holder, force=True)
-
-    def _make(self, service: ServiceKey, launch: Launch, made: dict[ServiceKey, str]) -> None:
-        """Create a service's container, its predecessor set aside."""
-        self._set_aside(service)
-        project = self.state.project
-        api = self.daemon.api
-        ground = launch.ground
-        offered = setup.published(service, ground.ports)
-        limits: dict[str, Any] = {}
-        if self.daemon.limits:
-            limits["mem_limit"] = setup.MEMORY[service]
-        if self.daemon.pids:
-            limits["pids_limit"] = setup.PIDS[service]
-        name = setup.container_name(project, service)
-        created = call(
-            f"creating {service}",
-            lambda: api.create_container(
-                self._image,
-                name=name,
-                hostname=service,
-                entrypoint=[self._python],
-                command=setup.command(service),
-                user=f"{setup.UID}:{setup.GID}",
-                ports=[(port, kind) for port, kind, _ in offered],
-                stop_signal="SIGTERM",
-                labels={
-                    setup.LABEL_PROJECT: project,
-                    setup.LABEL_SERVICE: service,
-                    setup.LABEL_HASH: setup.config_hash(service, launch.wanted.services[service]),
-                    setup.LABEL_VERSION: mailstack.__version__,
-                },
-                host_config=api.create_host_config(
-                    binds=[
-                        f"{setup.volume_name(project, mount.volume)}:{mount.target}:{mount.mode}"
-                        for mount in setup.mounts(service, maildir=self._maildir)
-                    ],
-                    port_bindings={f"{port}/{kind}": (ground.bind, host) for port, kind, host in offered},
-                    network_mode=setup.network_name(project),
-                    dns=None if service == "dns" else [ground.addresses["dns"]],
-                    dns_search=None if service == "dns" else ["."],
-                    read_only=True,
-                    tmpfs=setup.TMPFS,
-                    cap_drop=["ALL"],
-                    security_opt=list(setup.SECURITY),
-                    sysctls=setup.SYSCTLS,
-                    restart_policy={"Name": setup.RESTART},
-                    init=setup.INIT[service],
-                    **limits,
-                ),
-                networking_config={
-                    "EndpointsConfig": {
-                        setup.network_name(project): api.create_endpoint_config(
-                            ipv4_address=ground.addresses[service], aliases=[service]
-                        )
-                    }
-                },
-            ),
-        )
-        made[service] = str(created["Id"])
-        self._undo.append((_END_NEW, lambda: api.remove_container(name, force=True)))
-
-    def _set_aside(self, service: ServiceKey) -> None:
-        """Stop a service's container and give it another name, so that it can come back."""
-        from docker.errors import NotFound
-
-        api = self.daemon.api
-        name = setup.container_name(self.state.project, service)
-        try:
-            api.inspect_container(name)
-        except NotFound:
-            return
-        call(f"stopping {service}", lambda: api.stop(name, timeout=setup.STOP_SECONDS))
-        call(f"replacing {service}", lambda: api.rename(name, name + _OLD))
-        self._obsolete.append(name + _OLD)
-
-        def back() -> None:
-            api.rename(name + _OLD, name)
-            api.start(name)
-
-        self._undo.append((_START_OLD, back))
+        self._change.apply(launch, on_step)
 
     def check(self) -> None:
-        now = time.monotonic()
-        if now - self._checked < CHECK_EVERY:
-            return
-        self._checked = now
-        for service, name in self._started.items():
-            found = call(f"looking at {service}", lambda name=name: self.daemon.api.inspect_container(name))  # type: ignore[misc]
-            state = found["State"]
-            if found.get("RestartCount") or state["Status"] in ("exited", "dead", "restarting"):
-                tail = self._tail(name)
-                raise ServiceDied(
-                    f"{service} ended at once (status {state.get('ExitCode')})"
-                    + (f": {tail[-1]}" if tail else ""),
-                    service=service,
-                    tail=tail,
-                    hint="the log lines shown with this are its last words",
-                )
-
-    def _tail(self, name: str) -> tuple[str, ...]:
-        data = call("reading logs", lambda: self.daemon.api.logs(name, tail=TAIL))
-        return tuple(bytes(data).decode(errors="replace").splitlines())
+        if self._change is not None:
+            self._change.check()
 
     def undo(self) -> None:
-        for _, step in sorted(self._undo, key=lambda item: item[0]):
-            try:
-                step()
-            except Exception:  # noqa: S110 the error that brought us here is the one to report
-                pass
-        self._forget()
+        if self._change is not None:
+            self._change.undo()
+            self._change = None
 
     def commit(self) -> None:
-        in_parallel(
-            [
-                _job(
-                    call,
-                    "removing the old container",
-                    _job(self.daemon.api.remove_container, name, force=True),
-                )
-                for name in self._obsolete
-            ]
-        )
-        self._forget()
-
-    def _forget(self) -> None:
-        self._undo.clear()
-        self._obsolete.clear()
-        self._started = {}
+        if self._change is not None:
+            self._change.commit()
+            self._change = None
 
     # ---- looking and ending
 
@@ -550,7 +314,7 @@ class DockerEngine:
 
         in_parallel(
             [
-                _job(end, item["Names"][0].lstrip("/"), item["State"] in ("running", "restarting"))
+                job(end, item["Names"][0].lstrip("/"), item["State"] in ("running", "restarting"))
                 for item in self._containers()
             ]
         )
@@ -559,11 +323,11 @@ class DockerEngine:
         jobs: list[Callable[[], object]] = []
         for item in networks:
             removed.append(f"network {item['Name']}")
-            jobs.append(_job(self._end_network, str(item["Name"])))
+            jobs.append(job(self._end_network, str(item["Name"])))
         for name in names:
             if name not in kept:
                 removed.append(f"volume {name}")
-                jobs.append(_job(self._remove, f"volume {name}"))
+                jobs.append(job(remove, api, f"volume {name}"))
         in_parallel(jobs)
         return Swept(tuple(sorted(removed)))
 
@@ -574,9 +338,9 @@ class DockerEngine:
         for other in inside:
             call(
                 f"taking {other[:12]} out of the network",
-                _job(api.disconnect_container_from_network, other, name, force=True),
+                job(api.disconnect_container_from_network, other, name, force=True),
             )
-        self._remove(f"network {name}")
+        remove(api, f"network {name}")
 
     def logs(
         self, services: Sequence[str], *, follow: bool, since: float | None, record: Record
@@ -600,43 +364,9 @@ class DockerEngine:
         return call(f"running {module} in {service}", run)
 
 
-def _job(function: Callable[..., object], *arguments: Any, **keywords: Any) -> Callable[[], Any]:
-    return lambda: function(*arguments, **keywords)
-
-
 def _chain(first: Sequence[IPv4Network], then: Iterator[IPv4Network]) -> Iterator[IPv4Network]:
     yield from first
     yield from then
-
-
-def _archive(files: Mapping[str, TreeFile]) -> bytes:
-    """A tar of the tree, everything owned by the services' user."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        folders: set[str] = set()
-        for path, file in sorted(files.items()):
-            parts = path.split("/")[:-1]
-            for depth in range(1, len(parts) + 1):
-                folder = "/".join(parts[:depth])
-                if folder not in folders:
-                    folders.add(folder)
-                    archive.addfile(_entry(folder, 0o700, tarfile.DIRTYPE))
-            entry = _entry(path, file.mode, tarfile.REGTYPE)
-            entry.size = len(file.data)
-            archive.addfile(entry, io.BytesIO(file.data))
-    return buffer.getvalue()
-
-
-def _entry(name: str, mode: int, kind: bytes) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.mode, entry.uid, entry.gid, entry.mtime = (
-        kind,
-        mode,
-        setup.UID,
-        setup.GID,
-        int(time.time()),
-    )
-    return entry
 
 
 def _timestamp(text: str) -> float | None:

@@ -80,6 +80,17 @@ def test_failing_update_brings_the_old_containers_back(
     assert docker_projects.open().up().status.ready
 
 
+def test_another_subnet_makes_the_network_anew_and_keeps_the_volumes(docker_projects: Projects) -> None:
+    project = docker_projects.open()
+    project.up()
+    moved = docker_projects.open(text=SPEC + "network: {subnet: 10.213.77.0/24}\n")
+    steps = moved.up().plan.steps
+    assert {step.target for step in steps if step.action == "recreate"} == {"dns", "mailbox", "mta"}
+    assert not any(step.target.startswith("volume") for step in steps)
+    assert project.endpoints().addresses["dns"] == "10.213.77.2"
+    assert project.status().ready
+
+
 def test_no_daemon_says_what_to_do(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     from pathlib import Path
 
