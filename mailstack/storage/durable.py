@@ -11,12 +11,15 @@ leaves no file under either name; a failed directory flush fails every caller of
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 DEFAULT_THREADS = 1
 BATCH = 64
@@ -103,7 +106,7 @@ def publish_now(item: Publication) -> None:
     fsync_directory(os.path.dirname(item.final))
 
 
-Waiter = tuple[Publication, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Waiter = tuple[Publication, "asyncio.AbstractEventLoop", "asyncio.Future[None]"]
 
 
 class GroupCommit:
@@ -123,7 +126,9 @@ class GroupCommit:
 
         A caller that is cancelled while it waits does not stop the write: the file may appear all the same.
         """
-        loop = asyncio.get_running_loop()
+        from asyncio import get_running_loop  # tools that only look at a queue need not load it
+
+        loop = get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         large = item.append or sum(map(len, item.data)) > LARGE
         (self._large if large else self._small).put((item, loop, done))
@@ -142,11 +147,11 @@ class _Lane:
         self._threads_wanted = threads
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._queue: deque[Waiter] = deque()
+        self._queue: deque[_Waiter] = deque()
         self._ready = threading.Condition()
         self._stopping = False
 
-    def put(self, waiter: Waiter) -> None:
+    def put(self, waiter: _Waiter) -> None:
         with self._ready:
             if self._stopping:
                 raise RuntimeError("the writers have been closed")

@@ -99,7 +99,6 @@ class Session:
     broken: bool = False
     greeted_as: str = ""
     """The name that the server gave in its reply to EHLO."""
-    tls_text: str = ""
 
     # ---- one transaction
 

@@ -31,8 +31,9 @@ from mailstack.mta.deliver.session import (
     open_session,
 )
 from mailstack.net.clock import Clock
+from mailstack.net.log import Log
 from mailstack.net.resolver import NoSuchDomain, NullMX, Resolver, ResolveTemporary
-from mailstack.net.tls import client_context
+from mailstack.net.tls import client_context, describe
 from mailstack.storage.queue import Queue
 from mailstack.wire.smtp import Mode
 
@@ -50,6 +51,7 @@ class SMTPAgent:
         queue: Queue,
         resolver: Resolver,
         clock: Clock,
+        log: Log,
         *,
         is_own_address: Callable[[str], bool],
         shuffle: Callable[[list[str]], None] = random.shuffle,
@@ -57,6 +59,8 @@ class SMTPAgent:
         self._queue = queue
         self._resolver = resolver
         self._clock = clock
+        self._log = log
+        self._log_tls = conf.int("smtp_tls_loglevel") > 0
         self._is_own_address = is_own_address
         self._shuffle = shuffle if conf.bool("smtp_randomize_addresses") else lambda names: None
         self._name = conf.str("smtp_helo_name")
@@ -141,7 +145,7 @@ class SMTPAgent:
         """A session with a host; plain text after a failed handshake where TLS is not demanded."""
         for level in (self._level, TLSLevel.NONE):
             try:
-                return await open_session(
+                session = await open_session(
                     host,
                     Mode.SMTP,
                     self._name,
@@ -155,6 +159,12 @@ class SMTPAgent:
             except SiteError as error:
                 if not error.tls or level is not TLSLevel.MAY:
                     raise
+                continue
+            if self._log_tls and session.stream.tls is not None:
+                trust = "Verified" if self._level is TLSLevel.VERIFY else "Untrusted"
+                text = describe(session.stream.tls)
+                self._log.info(f"{trust} TLS connection established to {host.relay}: {text}")
+            return session
         raise AssertionError("not reached: the second level never fails on TLS")
 
     async def _use(

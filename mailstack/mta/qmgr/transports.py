@@ -92,7 +92,7 @@ class Transports:
             agent,
             log,
             concurrency=0 if agent.daemon == "local" else _limit(conf, name, "concurrency"),
-            recipients=1 if agent.daemon in ("local", "virtual") else _limit(conf, name, "recipient"),
+            recipients=1 if agent.daemon == "local" else _limit(conf, name, "recipient"),
             process_limit=conf.int("default_process_limit") if limit is None else limit,
         )
 
@@ -101,8 +101,9 @@ class Transports:
             case "lmtp":
                 return LMTPAgent(conf, self._queue, self._resolver, self._clock)
             case "smtp":
+                log = self._log.child(f"{conf.str('syslog_name')}/smtp")
                 return SMTPAgent(
-                    conf, self._queue, self._resolver, self._clock, is_own_address=self._own.__contains__
+                    conf, self._queue, self._resolver, self._clock, log, is_own_address=self._own.__contains__
                 )
             case "virtual":
                 log = self._log.child(f"{conf.str('syslog_name')}/virtual")

@@ -1,0 +1,145 @@
+"""postqueue(1): what is in the queue, and a nudge to the queue manager.
+
+    python -m mailstack.mta.postqueue --config DIR -j          one JSON object per message, as Postfix prints
+    it python -m mailstack.mta.postqueue --config DIR -p          the listing that mailq prints
+    python -m mailstack.mta.postqueue --config DIR -f          try everything that is deferred now
+
+Exit status: 0; 64 (EX_USAGE); 69 (EX_UNAVAILABLE) when no queue manager can be woken; 78 (EX_CONFIG).
+A message that cannot be decoded is left out, with a warning on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from mailstack.config.errors import EX_CONFIG, ConfigError
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.storage.queue import DamagedFile, Message, Queue
+
+USAGE = "usage: python -m mailstack.mta.postqueue --config DIR -j|-p|-f\n"
+EX_USAGE, EX_UNAVAILABLE = 64, 69
+LISTED = ("maildrop", "hold", "incoming", "active", "deferred")
+_MARKS = {"active": "*", "hold": "!", "maildrop": "#"}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit status."""
+    match arguments:
+        case ["--config" | "-c", directory, ("-j" | "-p" | "-f") as action]:
+            pass
+        case ["--help" | "-h"]:
+            sys.stdout.write(USAGE)
+            return 0
+        case _:
+            sys.stderr.write(USAGE)
+            return EX_USAGE
+    try:
+        conf = MainCf.load(directory)
+        queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
+    except ConfigError as error:
+        sys.stderr.write(f"postqueue: fatal: {error}\n")
+        return EX_CONFIG
+    try:
+        if action == "-j":
+            for message in messages(queue):
+                sys.stdout.write(as_json(message) + "\n")
+        elif action == "-p":
+            listing(queue)
+        else:
+            return _flush(queue)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def messages(queue: Queue) -> Iterator[Message]:
+    """Every message that can be read, queue by queue, oldest id first within each."""
+    for name in LISTED:
+        try:
+            entries = sorted(queue.scan(name))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            try:
+                yield queue.read(name, entry.queue_id)
+            except FileNotFoundError:
+                continue  # it has moved on meanwhile
+            except (DamagedFile, OSError) as error:
+                sys.stderr.write(f"postqueue: warning: {entry.queue_id} in {name}: {error}\n")
+
+
+def as_json(message: Message) -> str:
+    """One message as Postfix's `postqueue -j` prints it (postqueue(1), JSON OBJECT FORMAT)."""
+    import json
+
+    envelope = message.envelope
+    recipients = []
+    for index in message.pending:
+        entry = {"address": envelope.recipients[index].address}
+        reason = message.reasons.get(index)
+        if reason is not None:
+            entry["delay_reason"] = reason.text
+        recipients.append(entry)
+    return json.dumps(
+        {
+            "queue_name": message.queue,
+            "queue_id": message.queue_id,
+            "arrival_time": int(envelope.arrival),
+            "message_size": envelope.size,
+            "forced_expire": False,
+            "sender": envelope.sender or "MAILER-DAEMON",
+            "recipients": recipients,
+        }
+    )
+
+
+def listing(queue: Queue) -> None:
+    """Print the queue as mailq does."""
+    count = octets = 0
+    for message in messages(queue):
+        if not count:
+            sys.stdout.write("-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n")
+        else:
+            sys.stdout.write("\n")
+        count += 1
+        octets += message.envelope.size
+        sys.stdout.write(_paragraph(message))
+    if count:
+        plural = "" if count == 1 else "s"
+        sys.stdout.write(f"\n-- {octets // 1024} Kbytes in {count} Request{plural}.\n")
+    else:
+        sys.stdout.write("Mail queue is empty\n")
+
+
+def _paragraph(message: Message) -> str:
+    envelope = message.envelope
+    name = message.queue_id + _MARKS.get(message.queue, " ")
+    when = time.strftime("%a %b %e %H:%M:%S", time.localtime(envelope.arrival))
+    lines = [f"{name:<11} {envelope.size:7d} {when:>20}  {envelope.sender or 'MAILER-DAEMON'}"]
+    shown = ""
+    for index in message.pending:
+        reason = message.reasons.get(index)
+        if reason is not None and reason.text != shown:
+            shown = reason.text
+            lines.append(f"{'(' + shown + ')':>{max(76, len(shown) + 2)}}")
+        lines.append(f"{'':41}{envelope.recipients[index].address}")
+    return "\n".join(lines) + "\n"
+
+
+def _flush(queue: Queue) -> int:
+    from mailstack.mta.trigger import FLUSH, send_now
+
+    try:
+        send_now(queue.directory, FLUSH)
+    except OSError as error:
+        sys.stderr.write(f"postqueue: fatal: queue manager: {error.strerror or error}\n")
+        return EX_UNAVAILABLE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

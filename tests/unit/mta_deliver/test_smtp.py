@@ -1,0 +1,294 @@
+"""smtp(8): which hosts are tried, in which order, and what a message needs of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from mailstack.mta.deliver.request import Result
+from mailstack.mta.deliver.smtp import SMTPAgent
+from mailstack.net.clock import SystemClock
+from mailstack.net.log import Log
+from mailstack.net.resolver import NoSuchDomain, NullMX, ResolveTemporary
+from mailstack.storage.queue import Queue
+from tests.unit.mta_deliver.support import CONTENT, Names, Peer, configuration, listening, request, summary
+
+QUIET = Log("postfix/smtp", "mail", -1)
+MX = [(10, "one.test"), (20, "two.test"), (20, "three.test")]
+HOSTS: dict[str, list[str] | Exception] = {
+    "one.test": ["127.0.0.1"],
+    "two.test": ["127.0.0.2"],
+    "three.test": ["127.0.0.3"],
+    "dead.test": ["127.0.0.9"],
+}
+
+
+def deliver(
+    tmp_path: Path,
+    peers: Sequence[Peer],
+    *recipients: str,
+    mx: list[tuple[int, str]] | Exception | None = None,
+    conf: str = "",
+    nexthop: str = "to.test",
+    content: bytes = CONTENT,
+    smtputf8: bool = False,
+    own: frozenset[str] = frozenset(),
+    times: int = 1,
+) -> Sequence[Result]:
+    """Deliver to peers at 127.0.0.1, .2, .3 … on one port, which is `smtp_tcp_port`."""
+
+    async def main() -> Sequence[Result]:
+        queue = Queue(str(tmp_path / "queue"))
+        queue.create()
+        async with listening(*peers):
+            port = peers[0].port
+            agent = SMTPAgent(
+                configuration(f"smtp_tcp_port = {port}\n{conf}"),
+                queue,
+                Names({"to.test": MX if mx is None else mx}, HOSTS),
+                SystemClock(),
+                QUIET,
+                is_own_address=own.__contains__,
+                shuffle=lambda names: names.reverse(),
+            )
+            for _ in range(times):
+                job = await request(
+                    queue,
+                    nexthop.replace("PORT", str(port)),
+                    *(recipients or ("a@to.test",)),
+                    content=content,
+                    smtputf8=smtputf8,
+                )
+                results = await agent.deliver(job)
+            await agent.close()
+            return results
+
+    return asyncio.run(main())
+
+
+def test_the_best_host_gets_it_over_one_connection(tmp_path: Path) -> None:
+    peers = [Peer(), Peer(), Peer()]
+    results = deliver(tmp_path, peers, "a@to.test", "b@to.test", times=2)
+    assert [outcome[1] for outcome in summary(results)] == ["Sent", "Sent"]
+    assert results[0].relay == f"one.test[127.0.0.1]:{peers[0].port}"
+    assert [peer.connections for peer in peers] == [1, 0, 0]
+    assert peers[0].contents == [CONTENT, CONTENT]
+    assert peers[0].commands[0] == "EHLO mail.x.test"
+
+
+def test_equal_hosts_are_shuffled(tmp_path: Path) -> None:
+    peers = [Peer(replies={"GREETING": "421 4.3.2 busy"}), Peer(), Peer()]
+    results = deliver(tmp_path, peers)
+    assert results[0].relay.startswith("three.test[127.0.0.3]")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Peer(replies={"GREETING": "554 5.3.2 no"}),
+        Peer(replies={"RCPT": "450 4.2.0 later"}),
+        Peer(replies={"MAIL": "451 4.3.0 later"}),
+        Peer(replies={"END": "451 4.3.0 later"}),
+        Peer(hang_up_after="MAIL"),
+        Peer(replies={"EHLO": "421 4.3.2 busy"}),
+    ],
+)
+def test_the_next_host_is_tried(tmp_path: Path, first: Peer) -> None:
+    first.connections, first.contents = 0, []
+    second = Peer()
+    results = deliver(tmp_path, [first, second], mx=[(10, "one.test"), (20, "two.test")])
+    assert summary(results) == [("a@to.test", "Sent", "2.0.0", "250 2.0.0 Ok: queued as X")]
+    assert results[0].relay.startswith("two.test[127.0.0.2]")
+
+
+def test_only_deferred_recipients_go_on_to_the_next_host(tmp_path: Path) -> None:
+    first = Peer(replies={"RCPT TO:<b@to.test>": "450 4.2.0 later", "RCPT TO:<c@to.test>": "550 5.1.1 no"})
+    second = Peer()
+    results = deliver(
+        tmp_path,
+        [first, second],
+        "a@to.test",
+        "b@to.test",
+        "c@to.test",
+        mx=[(1, "one.test"), (2, "two.test")],
+    )
+    assert [(r.target.address, type(r.outcome).__name__, r.relay[:8]) for r in results] == [
+        ("c@to.test", "Bounced", "one.test"),
+        ("a@to.test", "Sent", "one.test"),
+        ("b@to.test", "Sent", "two.test"),
+    ]
+    assert [line for line in second.commands if line.startswith("RCPT")] == ["RCPT TO:<b@to.test>"]
+
+
+def test_limits_of_addresses_and_sessions(tmp_path: Path) -> None:
+    late = {"RCPT": "450 4.2.0 later"}
+    peers = [Peer(replies=late), Peer(replies=late), Peer()]
+    results = deliver(tmp_path, peers, mx=[(1, "one.test"), (2, "two.test"), (3, "three.test")])
+    assert summary(results)[0][1:3] == ("Deferred", "4.2.0")
+    assert peers[2].connections == 0
+    peers = [Peer(), Peer()]
+    results = deliver(
+        tmp_path, peers, mx=[(1, "dead.test"), (2, "two.test")], conf="smtp_mx_address_limit = 1\n"
+    )
+    assert summary(results)[0][3] == f"connect to dead.test[127.0.0.9]:{peers[0].port}: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "dsn"),
+    [
+        (NullMX("Domain to.test does not accept mail (nullMX)"), "Bounced", "5.1.0"),
+        (NoSuchDomain("Host or domain name not found"), "Bounced", "5.4.4"),
+        (ResolveTemporary("Host or domain name not found. Try again"), "Deferred", "4.4.3"),
+    ],
+)
+def test_names_that_lead_nowhere(tmp_path: Path, error: Exception, kind: str, dsn: str) -> None:
+    results = deliver(tmp_path, [Peer()], mx=error)
+    assert summary(results) == [("a@to.test", kind, dsn, str(error))]
+    assert results[0].relay == "none"
+
+
+def test_without_mx_the_domain_itself(tmp_path: Path) -> None:
+    results = deliver(tmp_path, [Peer()], nexthop="one.test")
+    assert results[0].relay.startswith("one.test[127.0.0.1]")
+
+
+@pytest.mark.parametrize(
+    "nexthop", ["[one.test]:PORT", "[127.0.0.1]:PORT", "[one.test]", "inet:one.test:PORT"]
+)
+def test_brackets_mean_no_mx_lookup(tmp_path: Path, nexthop: str) -> None:
+    results = deliver(tmp_path, [Peer()], nexthop=nexthop, mx=NoSuchDomain("not asked"))
+    assert summary(results)[0][1] == "Sent"
+
+
+def test_fallback_relay(tmp_path: Path) -> None:
+    peers = [Peer(), Peer()]
+    results = deliver(tmp_path, peers, mx=[(1, "dead.test")], conf="smtp_fallback_relay = [two.test]\n")
+    assert results[0].relay.startswith("two.test[127.0.0.2]")
+
+
+def test_old_servers_get_helo(tmp_path: Path) -> None:
+    peer = Peer(replies={"EHLO": "502 5.5.1 unknown"})
+    assert summary(deliver(tmp_path, [peer]))[0][1] == "Sent"
+    assert peer.commands[:3] == ["EHLO mail.x.test", "HELO mail.x.test", "MAIL FROM:<zs@x.test>"]
+
+
+def test_what_a_message_needs(tmp_path: Path) -> None:
+    peer = Peer(extensions=("SIZE 10", "8BITMIME"))
+    results = deliver(tmp_path, [peer])
+    assert summary(results) == [
+        (
+            "a@to.test",
+            "Bounced",
+            "5.3.4",
+            f"message size {len(CONTENT)} exceeds size limit 10 of server one.test[127.0.0.1]",
+        )
+    ]
+    peer = Peer(extensions=("PIPELINING",))
+    results = deliver(tmp_path, [peer], "grün@to.test", smtputf8=True)
+    assert summary(results)[0][1:] == (
+        "Bounced",
+        "5.6.7",
+        "SMTPUTF8 is required, but was not offered by host one.test[127.0.0.1]",
+    )
+    assert summary(deliver(tmp_path, [Peer(extensions=("PIPELINING",))], smtputf8=True))[0][1] == "Sent"
+    peer = Peer()
+    deliver(tmp_path, [peer], "grün@to.test", smtputf8=True)
+    assert peer.commands[1].endswith(" SMTPUTF8")
+
+
+def loops(
+    tmp_path: Path, mx: list[tuple[int, str]], own: frozenset[str], nexthop: str = "to.test"
+) -> list[str]:
+    """Texts of a delivery by port 25, to nobody."""
+
+    async def main() -> Sequence[Result]:
+        queue = Queue(str(tmp_path / "queue"))
+        queue.create()
+        names = Names({"to.test": mx}, {**HOSTS, "mail.x.test": ["127.0.0.9"]})
+        agent = SMTPAgent(
+            configuration("smtp_bind_address = 127.0.0.1\n"),
+            queue,
+            names,
+            SystemClock(),
+            QUIET,
+            is_own_address=own.__contains__,
+        )
+        return await agent.deliver(await request(queue, nexthop, "a@to.test"))
+
+    return [f"{outcome[2]} {outcome[3]}" for outcome in summary(asyncio.run(main()))]
+
+
+def test_mail_for_ourselves_bounces(tmp_path: Path) -> None:
+    bounce = ["5.4.6 mail for to.test loops back to myself"]
+    assert loops(tmp_path, [(10, "one.test")], frozenset({"127.0.0.1"})) == bounce
+    assert loops(tmp_path, [(10, "mail.x.test")], frozenset()) == bounce
+    assert loops(tmp_path, [(10, "one.test"), (5, "mail.x.test")], frozenset()) == bounce
+    assert loops(tmp_path, [], frozenset({"127.0.0.1"}), "[127.0.0.1]") == [
+        "5.4.6 mail for [127.0.0.1] loops back to myself"
+    ]
+
+
+def certificate(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server context for one.test, and the file to trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "one.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("one.test")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "cert.pem"
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(cert.public_bytes(serialization.Encoding.PEM) + pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context, path
+
+
+TLS = ("PIPELINING", "STARTTLS")
+
+
+def test_opportunistic_tls(tmp_path: Path) -> None:
+    context, _ = certificate(tmp_path)
+    peer = Peer(extensions=TLS, tls=context)
+    conf = "smtp_tls_security_level = may\n"
+    assert summary(deliver(tmp_path, [peer], conf=conf))[0][1] == "Sent"
+    assert peer.commands[:4] == ["EHLO mail.x.test", "STARTTLS", "EHLO mail.x.test", "MAIL FROM:<zs@x.test>"]
+    plain = Peer(extensions=("PIPELINING",))
+    assert summary(deliver(tmp_path, [plain], conf=conf))[0][1] == "Sent"
+    refusing = Peer(extensions=TLS, replies={"STARTTLS": "454 4.7.0 not now"}, tls=context)
+    refusing.tls = None
+    results = deliver(tmp_path, [Peer(extensions=("X",)), Peer()], conf="smtp_tls_security_level = encrypt\n",
+                      mx=[(1, "one.test")])  # fmt: skip
+    assert summary(results) == [
+        ("a@to.test", "Deferred", "4.7.4", "TLS is required, but was not offered by host one.test[127.0.0.1]")
+    ]
+
+
+def test_verified_tls(tmp_path: Path) -> None:
+    context, path = certificate(tmp_path)
+    conf = f"smtp_tls_security_level = verify\nsmtp_tls_CAfile = {path}\n"
+    peers = [Peer(extensions=TLS, tls=context), Peer(extensions=TLS, tls=context)]
+    assert summary(deliver(tmp_path, peers, mx=[(1, "one.test")], conf=conf))[0][1] == "Sent"
+    results = deliver(tmp_path, peers, mx=[(1, "two.test")], conf=conf)
+    assert summary(results)[0][1:3] == ("Deferred", "4.7.5")
+    assert summary(results)[0][3].startswith("Server certificate not trusted: ")
