@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from mailstack.cli.exits import Exit, Failure
 from mailstack.client.errors import ClientError
@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
 def failure_of(error: BaseException) -> Failure:
     """The failure to report for any exception; what nobody foresaw is an internal error, its type named."""
-    if "mailstack.spec.problems" in sys.modules:  # only then can its error have been raised; pydantic is slow
-        from mailstack.spec.problems import SpecErrors
-
-        if isinstance(error, SpecErrors):
-            return spec_failure(error)
+    if is_spec_error(error):
+        return spec_failure(error)
     match error:
         case Failure():
             return error
@@ -54,6 +51,12 @@ def failure_of(error: BaseException) -> Failure:
                 f"{type(error).__name__}: {error}",
                 hint="this is a fault of mailstack; with -v it prints the traceback",
             )
+
+
+def is_spec_error(error: BaseException) -> TypeGuard[SpecErrors]:
+    """Whether it is `SpecErrors`, found out without loading pydantic where the spec has not been read."""
+    module = sys.modules.get("mailstack.spec.problems")
+    return module is not None and isinstance(error, module.SpecErrors)
 
 
 def spec_failure(error: SpecErrors) -> Failure:

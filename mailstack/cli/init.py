@@ -82,7 +82,7 @@ def init(
 
     def done(console: Console) -> None:
         console.print(f"{spec} written: {stack.primary} with {', '.join(users)}")
-        where = "" if folder is None else f"cd {target} && "
+        where = "" if target.samefile(".") else f"cd {target} && "
         console.print(f"next: {where}mailstack up")
 
     data = {

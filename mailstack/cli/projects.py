@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from mailstack.cli.errors import is_spec_error
 from mailstack.cli.exits import Exit, Failure
 from mailstack.cli.options import Options
 
@@ -75,8 +76,24 @@ def running(options: Options) -> Project:
                 else _NO_SPEC_HINT,
                 exit=Exit.USAGE,
             )
-        return open_project(found, None, runtime=wish(options))
+        return _by_spec(found, options)
+    if options.project is None:
+        return _by_spec(spec_path(options), options)
     return open_project(spec_path(options), options.project, runtime=wish(options))
+
+
+def _by_spec(path: Path, options: Options) -> Project:
+    """The project of a spec, also when that has been spoiled since `up`: `down` must still work then."""
+    from mailstack.runtime.api import list_projects, open_project
+
+    try:
+        return open_project(path, None, runtime=wish(options))
+    except Exception as error:
+        if is_spec_error(error):
+            for summary in list_projects():
+                if summary.spec_path == str(path.absolute()):
+                    return open_project(None, summary.project, runtime=wish(options))
+        raise
 
 
 def wish(options: Options) -> RuntimeWish:

@@ -274,6 +274,30 @@ def test_run_that_is_ended_leaves_nothing_behind(terminal: Terminal) -> None:
     assert not [line for line in terminal.processes() if project in line]
 
 
+def test_run_may_keep_its_stack_until_down_all(terminal: Terminal, tmp_path: Path) -> None:
+    other = Terminal(tmp_path)
+    other.run("init")
+    project = other.run("run", "--keep", "--", "sh", "-c", "echo $MAILSTACK_PROJECT").strip()
+    assert other.data("status", "-p", project)["ready"]
+    down = other.data("down", "--all", "--volumes")
+    assert [one["project"] for one in down["projects"]] == [project]
+    assert not other.processes()
+    assert terminal.data("status")["ready"]
+
+
+def test_a_stack_outlives_its_spec(terminal: Terminal) -> None:
+    """Whoever spoils the file can still look at what runs, and take it down."""
+    spec = terminal.folder / "mailstack.yaml"
+    good = spec.read_text()
+    spec.write_text(good + "spoiled: [\n")
+    try:
+        assert terminal.data("status")["ready"]
+        assert terminal.json("up", status=2)["error"]["code"] == "spec-invalid"
+    finally:
+        spec.write_text(good)
+    assert terminal.data("status")["ready"]
+
+
 def test_nothing_is_written_beside_the_spec(terminal: Terminal) -> None:
     ours = {"mailstack.yaml", "mailstack.schema.json", ".gitignore", "state", "note.txt", "m.eml"}
     assert {path.name for path in terminal.folder.iterdir()} <= ours
