@@ -177,3 +177,12 @@ def test_stack_without_tls_and_pop3(projects: Projects) -> None:
     assert (where.tls, where.ca_file) == (False, None)
     assert set(where.ports) == {"smtp", "submission", "lmtp", "imap", "dns"}
     assert "MAILSTACK_IMAPS_PORT" not in project.env()
+
+
+def test_the_other_ways_between_the_services(projects: Projects) -> None:
+    """Maildirs that both see instead of LMTP, saslauthd instead of Dovecot's authentication protocol."""
+    project = projects.open(text=SPEC + "mailbox: {delivery: maildir}\nsasl: {backend: saslauthd}\n")
+    project.up()
+    where = project.endpoints()
+    deliver(where, "by another way")
+    until(lambda: subjects(where) == ["by another way"])
