@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mailstack.runtime.errors import NoSuchProject, RuntimeFailure, UsageProblem
+from mailstack.runtime.errors import NoSuchProject, NotUp, RuntimeFailure, UsageProblem
 from mailstack.runtime.model import (
     OWNER,
     SERVICES,
@@ -214,7 +214,7 @@ class Project:
         return self._status(record, services)
 
     def endpoints(self) -> Endpoints:
-        """Where the stack is reached. Raises `NoSuchProject` when it is not up. Needs no spec."""
+        """Where the stack is reached. Raises `NotUp` when it is not up. Needs no spec."""
         return self._endpoints(self._running())
 
     def env(self) -> dict[str, str]:
@@ -302,8 +302,8 @@ class Project:
             raise self._unknown()
         return record
 
-    def _unknown(self) -> NoSuchProject:
-        return NoSuchProject(f"{self.name} is not up", hint="start it with `mailstack up`")
+    def _unknown(self) -> NotUp:
+        return NotUp(f"{self.name} is not up", hint="start it with `mailstack up`")
 
     def _endpoints(self, record: Record) -> Endpoints:
         from mailstack.runtime.launch import ca_file

@@ -35,6 +35,13 @@ class NoSuchProject(UsageProblem):
     code = "no-such-project"
 
 
+class NotUp(NoSuchProject):
+    """The project does not run, and what was asked for needs that; exit 3, as of a stack that is not healthy."""
+
+    status = 3
+    code = "not-running"
+
+
 class NotReady(RuntimeFailure):
     """A service does not answer its protocol in time; exit status 3."""
 

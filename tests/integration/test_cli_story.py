@@ -248,7 +248,16 @@ def test_a_project_is_found_by_its_name_from_anywhere(terminal: Terminal, tmp_pa
     told = elsewhere.json("status", status=2)
     assert told["error"]["code"] == "no-project"
     assert name in told["error"]["hint"]
-    assert elsewhere.json("status", "-p", "unheard-of", status=3)["error"]["code"] == "not-running"
+    for command in (
+        ["status"],
+        ["env"],
+        ["send", "--to", "x"],
+        ["mail", "ls", "x"],
+        ["queue", "ls"],
+        ["logs"],
+    ):
+        told = elsewhere.json(*command, "-p", "unheard-of", status=3)
+        assert told["error"]["code"] == "not-running"
 
 
 def test_run(terminal: Terminal) -> None:
