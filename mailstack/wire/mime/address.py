@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from mailstack.wire.mime.rfc822 import BAD, END, MORE, Lexer
@@ -11,6 +12,14 @@ MISSING_DOMAIN = b"MISSING_DOMAIN"
 SYNTAX_ERROR = b"SYNTAX_ERROR"
 INVALID_ROUTE = b"INVALID_ROUTE"
 ADDRESSES_MAX = 10_000
+_A = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]"
+_DOT_ATOM = _A + rb"+(?:\." + _A + rb"+)*"
+_PHRASE = _A + _A.replace(b"]", b".]") + rb"*(?: " + _A.replace(b"]", b".]") + rb"+)*"
+# What nearly every address looks like; anything else takes the slow way.
+_SIMPLE = re.compile(
+    rb'(?:(?:"([^"\\\r\n]*)" ?|(%b) )?<(%b)@(%b)>|(%b)@(%b))(?:, ?|$)'
+    % (_PHRASE, _DOT_ATOM, _DOT_ATOM, _DOT_ATOM, _DOT_ATOM)
+)
 
 
 class Address(NamedTuple):
@@ -28,6 +37,14 @@ class Address(NamedTuple):
 
 def parse_addresses(value: bytes) -> list[Address]:
     """The addresses of an unfolded field value."""
+    found: list[Address] = []
+    at = 0
+    while (match := _SIMPLE.match(value, at)) is not None:
+        quoted, phrase, mailbox, domain, bare, bare_domain = match.groups()
+        found.append(Address(quoted or phrase, None, mailbox or bare, domain or bare_domain))
+        at = match.end()
+        if at == len(value) and not match[0].endswith((b",", b" ")):
+            return found
     parser = _Parser(value)
     if parser.lexer.blanks() == MORE:
         parser.address_list()

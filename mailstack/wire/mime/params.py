@@ -9,6 +9,10 @@ from mailstack.wire.mime.rfc822 import BAD, END, MORE, Lexer
 
 Parameters = tuple[tuple[bytes, bytes], ...]
 PARAMETERS_MAX = 1000
+_T = rb"[A-Za-z0-9!#$%&'+\-^_`{|}~.\x80-\xff]+"
+# What nearly every Content-Type looks like; anything else takes the slow way.
+_SIMPLE = re.compile(rb'(%b)/(%b)((?:; ?%b=(?:"[^"\\\r\n]*"|%b)){0,20})\Z' % (_T, _T, _T, _T))
+_SIMPLE_PARAMETER = re.compile(rb'; ?(%b)=(?:"([^"]*)"|(%b))' % (_T, _T))
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BROKEN = re.compile(rb"[^; \t\r\n]*")
 _PIECE = re.compile(rb"(.*?)\*([0-9]{1,5})(\*?)\Z", re.DOTALL)
@@ -24,6 +28,10 @@ class ContentType(NamedTuple):
 
 def parse_content_type(value: bytes) -> ContentType:
     """A Content-Type value, unfolded."""
+    found = _SIMPLE.match(value)
+    if found is not None:
+        pairs = _SIMPLE_PARAMETER.findall(found[3])
+        return ContentType(found[1], found[2], tuple((key, quoted or token) for key, quoted, token in pairs))
     lexer = Lexer(value)
     main: list[bytes] = []
     sub: list[bytes] = []

@@ -39,6 +39,8 @@ class Lexer:
 
     def blanks(self) -> int:
         """Skip blanks and comments."""
+        if self.at < len(self.data) and self.data[self.at] not in b" \t\r\n(":
+            return MORE
         while True:
             found = _BLANKS.match(self.data, self.at)
             self.at = found.end() if found else self.at
