@@ -36,7 +36,7 @@ class NoSuchProject(UsageProblem):
 
 
 class NotUp(NoSuchProject):
-    """The project does not run, and what was asked for needs that; exit 3, as of a stack that is not healthy."""
+    """The project does not run, and what was asked for needs that; exit 3, as for one that is not healthy."""
 
     status = 3
     code = "not-running"
