@@ -58,6 +58,7 @@ class DockerEngine:
         self._maildir = False
         self._subnet: IPv4Network | None = None
         self._change: Change | None = None
+        self._found: Found | None = None
 
     @property
     def daemon(self) -> Daemon:
@@ -176,6 +177,12 @@ class DockerEngine:
             _chain(candidates, network.docker_candidates(str(self.state.path))), [*taken, *routes]
         )
 
+    def begin(self, record: Record, ground: Ground) -> None:
+        self._found = self.find(record)
+        if self._found.empty:
+            self._change = self._new_change()
+            self._change.begin(self._frame_names(), ground)
+
     def paths(self, record: Record) -> Paths:
         return setup.PATHS
 
@@ -183,7 +190,6 @@ class DockerEngine:
         return ("127.0.0.1", "::1", ground.host, *SERVICES, *ground.addresses.values())
 
     def wanted(self, stack: Stack, ground: Ground, digests: Mapping[str, str]) -> Wanted:
-        project = self.state.project
         services: dict[ServiceKey, Deployed] = {}
         for service in SERVICES:
             offered = setup.published(service, ground.ports)
@@ -197,9 +203,13 @@ class DockerEngine:
                 ),
             }
             services[service] = Deployed(shape, files_of(service, digests))
-        frame = [f"network {setup.network_name(project)}"]
-        frame += [f"volume {setup.volume_name(project, name)}" for name in setup.VOLUMES]
-        return Wanted("docker", services, tuple(frame))
+        return Wanted("docker", services, self._frame_names())
+
+    def _frame_names(self) -> tuple[str, ...]:
+        """The network and the volumes, as a plan names them."""
+        project = self.state.project
+        volumes = (f"volume {setup.volume_name(project, name)}" for name in setup.VOLUMES)
+        return (f"network {setup.network_name(project)}", *volumes)
 
     # ---- what is there
 
@@ -219,6 +229,8 @@ class DockerEngine:
         return networks, [str(volume["Name"]) for volume in volumes.get("Volumes") or ()]
 
     def find(self, record: Record) -> Found:
+        if self._found is not None:
+            return self._found
         project = self.state.project
         services: dict[ServiceKey, FoundService] = {}
         strays: list[str] = []
@@ -246,7 +258,12 @@ class DockerEngine:
     # ---- carrying out
 
     def apply(self, launch: Launch, on_step: StepCallback) -> None:
-        self._change = Change(
+        if self._change is None:
+            self._change = self._new_change()
+        self._change.apply(launch, on_step)
+
+    def _new_change(self) -> Change:
+        return Change(
             self.daemon,
             self.state.project,
             self.state.rendered,
@@ -254,7 +271,6 @@ class DockerEngine:
             python=self._python,
             maildir=self._maildir,
         )
-        self._change.apply(launch, on_step)
 
     def check(self) -> None:
         if self._change is not None:
@@ -263,12 +279,12 @@ class DockerEngine:
     def undo(self) -> None:
         if self._change is not None:
             self._change.undo()
-            self._change = None
+        self._change = self._found = None
 
     def commit(self) -> None:
         if self._change is not None:
             self._change.commit()
-            self._change = None
+        self._change = self._found = None
 
     # ---- looking and ending
 

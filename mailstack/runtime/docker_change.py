@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,33 @@ class Change:
         self._obsolete: list[str] = []
         self._started: dict[ServiceKey, str] = {}
         self._checked = 0.0
+        self._holder = ""
+        """The container through which the configuration is written, once it has been made."""
+        self._beginning: threading.Thread | None = None
+        self._begin_error: BaseException | None = None
+
+    def begin(self, frame: Sequence[str], ground: Ground) -> None:
+        """Make the frame, and what the configuration will be written through, on a thread of its own.
+
+        Only for a project of which nothing is there. `apply` waits for it and raises what it raised.
+        """
+
+        def run() -> None:
+            try:
+                in_parallel([job(self._create, target, ground) for target in frame])
+                self._hold()
+            except BaseException as error:
+                self._begin_error = error
+
+        self._beginning = threading.Thread(target=run, name="docker-frame", daemon=True)
+        self._beginning.start()
+
+    def _begun(self) -> bool:
+        """Wait for `begin`; whether there was one."""
+        if self._beginning is None:
+            return False
+        self._beginning.join()
+        return True
 
     def apply(self, launch: Launch, on_step: StepCallback) -> None:
         """Carry out the steps; what does not depend on one another at the same time."""
@@ -63,7 +91,10 @@ class Change:
             remove(self.daemon.api, step.target)
         for step in creations:
             on_step(step)
-        in_parallel([job(self._create, step.target, launch.ground) for step in creations])
+        if not self._begun():
+            in_parallel([job(self._create, step.target, launch.ground) for step in creations])
+        if self._begin_error is not None:
+            raise self._begin_error
 
         jobs: list[Callable[[], object]] = []
         for step in launch.steps:
@@ -130,26 +161,34 @@ class Change:
 
         self._undo.append((_RESTORE, back))
 
-    def _put(self, files: Mapping[str, TreeFile]) -> None:
-        project = self.project
+    def _hold(self) -> None:
+        """Make the container that can write the configuration's volume; it is never started."""
         api = self.daemon.api
-        name = setup.container_name(project, "config")
-        volume = setup.volume_name(project, "config")
-        root = str(setup.PATHS.config_root)
-        holder = call(
+        volume = setup.volume_name(self.project, "config")
+        name = setup.container_name(self.project, "config")
+        self._holder = call(
             "preparing the configuration",
             lambda: api.create_container(
                 self.image,
                 name=name,
                 command=["-c", "pass"],
-                labels={setup.LABEL_PROJECT: project},
-                host_config=api.create_host_config(binds=[f"{volume}:{root}:rw"], network_mode="none"),
+                labels={setup.LABEL_PROJECT: self.project},
+                host_config=api.create_host_config(
+                    binds=[f"{volume}:{setup.PATHS.config_root}:rw"], network_mode="none"
+                ),
             ),
         )["Id"]
-        try:
-            call("writing the configuration", lambda: api.put_archive(holder, root, _archive(files)))
-        finally:
-            api.remove_container(holder, force=True)
+        self._undo.append((_END_NEW, lambda: api.remove_container(name, force=True)))
+
+    def _put(self, files: Mapping[str, TreeFile]) -> None:
+        """Write the tree into the configuration's volume."""
+        if not self._holder:
+            self._hold()
+        api = self.daemon.api
+        holder, self._holder = self._holder, ""
+        root = str(setup.PATHS.config_root)
+        call("writing the configuration", lambda: api.put_archive(holder, root, _archive(files)))
+        self._obsolete.append(holder)
 
     def _make(self, service: ServiceKey, launch: Launch) -> None:
         """Create a service's container, its predecessor set aside."""
@@ -255,11 +294,14 @@ class Change:
 
     def undo(self) -> None:
         """As `Engine.undo`."""
-        for _, step in sorted(self._undo, key=lambda item: item[0]):
-            try:
-                step()
-            except Exception:  # noqa: S110 the error that brought us here is the one to report
-                pass
+        self._begun()
+        while self._undo:  # putting the configuration back makes something to undo itself
+            steps, self._undo = sorted(self._undo, key=lambda item: item[0]), []
+            for _, step in steps:
+                try:
+                    step()
+                except Exception:  # noqa: S110 the error that brought us here is the one to report
+                    pass
 
     def commit(self) -> None:
         """Remove what was set aside."""

@@ -109,6 +109,13 @@ class Engine(Protocol):
         """
         ...
 
+    def begin(self, record: Record, ground: Ground) -> None:
+        """Start, beside the caller, to make what a stack that is not there at all needs in any case.
+
+        `undo` takes it back. After this, `find` still says what there was before.
+        """
+        ...
+
     def paths(self, record: Record) -> Paths:
         """Where the servers will see their files."""
         ...

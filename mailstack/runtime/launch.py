@@ -113,6 +113,8 @@ def prepare(
         secrets = resolve_passwords(stack, state.load_secrets(), environ)
         ground = engine.settle(stack, record)
         paths = engine.paths(record)
+        if not dry:
+            engine.begin(record, ground)
     with phases.measure("certificates"):
         tls_files = _certificates(stack, state, engine, ground, dry=dry)
     with phases.measure("render"):

@@ -182,6 +182,9 @@ class ProcessEngine:
         notes = (f"not at the standard port: {', '.join(held)}",) if held else ()
         return tuple(own), notes
 
+    def begin(self, record: Record, ground: Ground) -> None:
+        """Nothing: the supervisor has been started already, and the rest needs the configuration."""
+
     def paths(self, record: Record) -> Paths:
         base = record.socket_base or str(self.state.path)
         root = PurePosixPath(self.state.path)
