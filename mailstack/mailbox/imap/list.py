@@ -1,5 +1,5 @@
 """LIST LSUB STATUS. State: authenticated. RFC 3501 §6.3.8 to §6.3.10; LIST as RFC 5258 extends it, with
-SPECIAL-USE (RFC 6154) and STATUS (RFC 5819); CHILDREN (RFC 3348) always.
+SPECIAL-USE (RFC 6154) and STATUS (RFC 5819), whose SIZE is RFC 8438; CHILDREN (RFC 3348) always.
 """
 
 from __future__ import annotations
