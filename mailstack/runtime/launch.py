@@ -22,7 +22,7 @@ from mailstack.runtime.errors import NotReady, UsageProblem
 from mailstack.runtime.model import Progress, ProgressCallback, ServiceKey, Step
 from mailstack.runtime.plan import Wanted, make_plan
 from mailstack.runtime.site import build_site, environment, resolve_passwords
-from mailstack.runtime.state import Record, Secrets, StateDir
+from mailstack.runtime.state import Record, Secrets, StateDir, remove_socket_base
 from mailstack.runtime.tree import TreeFile
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ def up(
     """
     before = state.load()
     secrets_before = state.load_secrets()
+    record = before
     try:
         record = before.but(socket_base=state.socket_base(before) if engine.kind == "process" else "")
         engine.warm_up(record)
@@ -241,10 +242,14 @@ def up(
             with phases.measure("ready"):
                 _wait(stack, state, engine, prepared.ground, progress, phases, timeout)
         engine.commit()
+        if record.socket_base != before.socket_base:
+            remove_socket_base(before)
         return prepared if built is None else replace(prepared, steps=(built, *prepared.steps))
     except BaseException:
         progress(Progress("undo", "putting back what was there before", elapsed=phases.elapsed))
         engine.undo()
+        if record.socket_base != before.socket_base:
+            remove_socket_base(record)
         state.save(before)
         state.save_secrets(secrets_before)
         raise

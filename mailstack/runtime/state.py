@@ -161,8 +161,8 @@ class StateDir:
     def remove(self) -> None:
         """Remove the folder with everything in it, and the parent when it was the last. Missing: no error."""
         record = self.load_quietly()
-        if record is not None and record.socket_base:
-            _remove_socket_base(record.socket_base)
+        if record is not None:
+            remove_socket_base(record)
         try:
             _remove_tree(str(self.path))
         except OSError as error:
@@ -267,7 +267,8 @@ class StateDir:
     def socket_base(self, record: Record, temporary: str = "/tmp") -> str:  # noqa: S108 a 0700 folder is made in it
         """A short path to this folder where its own is too long for unix sockets under it; else empty.
 
-        It is a symbolic link in a fresh 0700 folder under `temporary`, made when it is missing.
+        It is a symbolic link in a fresh 0700 folder under `temporary`, made when it is missing. Raises
+        `RuntimeFailure` when it cannot be made.
         """
         own = str(self.path)
         if len(os.fsencode(own)) <= SOCKET_BASE_LIMIT:
@@ -280,9 +281,17 @@ class StateDir:
             except OSError:
                 pass  # a reboot empties the temporary folder
         folder = os.path.join(temporary, f"mailstack-{secrets.token_hex(4)}")
-        os.mkdir(folder, 0o700)
-        link = os.path.join(folder, "s")
-        os.symlink(own, link)
+        try:
+            os.mkdir(folder, 0o700)
+            link = os.path.join(folder, "s")
+            os.symlink(own, link)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+            raise RuntimeFailure(
+                f"{error.filename}: {error.strerror}",
+                hint=f"{own} is too long for the names of sockets: set XDG_STATE_HOME to a shorter path",
+            ) from error
         return link
 
 
@@ -352,11 +361,13 @@ def remove_tree(path: Path) -> None:
     _remove_tree(str(path))
 
 
-def _remove_socket_base(link: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(link)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(link))
+def remove_socket_base(record: Record) -> None:
+    """Remove the short path to the state folder, where the record has one."""
+    if record.socket_base:
+        with contextlib.suppress(OSError):
+            os.unlink(record.socket_base)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(record.socket_base))
 
 
 def _unusable(error: OSError) -> RuntimeFailure:

@@ -77,9 +77,16 @@ def need_image() -> None:
         image_build(base)
 
 
+def short_paths(project: Project) -> list[str]:
+    """The short ways to the project's state folder that there are, for sockets."""
+    links = Path("/tmp").glob("mailstack-*/s")
+    return [str(link) for link in links if link.is_symlink() and link.readlink() == project.state_dir]
+
+
 def everything_of(project: Project) -> list[str]:
     """What is left of a project anywhere: files, processes, containers, networks, volumes."""
     left = [str(path) for path in project.state_dir.rglob("*")] if project.state_dir.exists() else []
+    left += short_paths(project)
     needle = str(project.state_dir).encode()
     for entry in Path("/proc").iterdir():
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,10 +15,10 @@ import pytest
 
 from mailstack.runtime import control, ports, probes
 from mailstack.runtime.api import open_project
-from mailstack.runtime.errors import NoPrivilege
+from mailstack.runtime.errors import NoPrivilege, PortTaken
 from mailstack.runtime.model import OWNER, STANDARD_PORTS
 from mailstack.runtime.supervisor import process_start
-from tests.integration.conftest import SPEC, Projects, everything_of
+from tests.integration.conftest import SPEC, Projects, everything_of, short_paths
 
 
 def test_every_service_has_an_address_with_standard_ports(process_projects: Projects) -> None:
@@ -38,11 +39,20 @@ def test_deep_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     deep = tmp_path / ("d" * 100)
     monkeypatch.setenv("XDG_STATE_HOME", str(deep))
     spec = tmp_path / "mailstack.yaml"
+    name = f"t{os.getpid()}-deep"
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        spec.write_text(SPEC + f"network: {{publish: {{imap: {port}}}}}\n")
+        project = open_project(spec, name, runtime="process")
+        with pytest.raises(PortTaken):
+            project.up()
+        assert everything_of(project) == []
     spec.write_text(SPEC)
-    project = open_project(spec, f"t{os.getpid()}-deep", runtime="process")
+    project = open_project(spec, name, runtime="process")
     try:
         assert project.up().status.ready
         assert project.queue() == []
+        assert len(short_paths(project)) == 1
     finally:
         project.down(volumes=True)
     assert everything_of(project) == []
@@ -97,7 +107,11 @@ def test_bind_address_may_change_under_fixed_ports(process_projects: Projects) -
     assert (changed.endpoints().host, changed.endpoints().ports) == ("127.0.0.1", ports_now)
 
 
-def test_terminated_command_leaves_nothing(process_projects: Projects) -> None:
+@pytest.mark.parametrize("depth", [1, 100])
+def test_terminated_command_leaves_nothing(
+    process_projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("d" * depth)))
     project = process_projects.open()
     code = (
         "import sys, time; from pathlib import Path; from mailstack.runtime.api import open_project\n"
