@@ -23,6 +23,8 @@ _RELAYHOST = re.compile(r"(\[)?([^][:\s]+)(?(1)\])(?::([0-9]{1,5}))?\Z")
 _PRIVATE = tuple(
     IPv4Network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 )
+_LOOPBACK = IPv4Network("127.0.0.0/8")
+_LOCALHOST = IPv4Network("127.0.0.0/16")
 MAX_PASSWORD = 255
 """Octets of UTF-8; what every protocol that carries a password here can take (RFC 4616 §2, saslauthd)."""
 MAX_DURATION = 10 * 365 * 86400
@@ -188,8 +190,11 @@ def network(text: str) -> str:
 
 
 def subnet(text: str) -> IPv4Network:
-    """The stack's own network: private, big enough for the services, small enough to number every address."""
-    example = "write auto, or a private network such as 172.28.5.0/24"
+    """The stack's own network: big enough for the services, small enough to number every address.
+
+    Containers have theirs in a private network, processes in 127.0.0.0/8.
+    """
+    example = "write auto, or a private network such as 172.28.5.0/24 (for processes: 127.5.6.0/24)"
     try:
         net = IPv4Network(text)
     except ValueError as error:
@@ -198,7 +203,9 @@ def subnet(text: str) -> IPv4Network:
                 f"{quoted(text)} has bits set after its prefix; write {IPv4Network(text, strict=False)}"
             ) from None
         raise ValueError(f"{quoted(text)} is not an IPv4 network; {example}") from None
-    if not any(net.subnet_of(private) for private in _PRIVATE):
+    if net.subnet_of(_LOCALHOST):
+        raise ValueError(f"{quoted(text)} is where this machine's own services are; {example}")
+    if not any(net.subnet_of(private) for private in (*_PRIVATE, _LOOPBACK)):
         raise ValueError(f"{quoted(text)} is not private (10/8, 172.16/12, 192.168/16, 100.64/10); {example}")
     if not 24 <= net.prefixlen <= 29:
         raise ValueError(f"{quoted(text)} must have a prefix from /24 to /29; {example}")

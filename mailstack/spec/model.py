@@ -325,7 +325,8 @@ class Network(Model):
     """Where the stack can be reached."""
 
     subnet: Annotated[IPv4Network | Literal["auto"], _text(_subnet), _string("auto")] = Field(
-        default="auto", description="The stack's own network: auto, or a private /24 to /29."
+        default="auto",
+        description="The stack's own network: auto, or a /24 to /29, private or (processes) in 127.0.0.0/8.",
     )
     publish: Annotated[
         Literal["auto", "standard"] | dict[str, int],

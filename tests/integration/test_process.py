@@ -15,7 +15,7 @@ import pytest
 
 from mailstack.runtime import control, ports, probes
 from mailstack.runtime.api import open_project
-from mailstack.runtime.errors import NoPrivilege, PortTaken
+from mailstack.runtime.errors import MachineLacks, NoPrivilege, PortTaken
 from mailstack.runtime.model import OWNER, STANDARD_PORTS
 from mailstack.runtime.supervisor import process_start
 from tests.integration.conftest import SPEC, Projects, everything_of, short_paths
@@ -33,6 +33,15 @@ def test_every_service_has_an_address_with_standard_ports(process_projects: Proj
     assert where.ca_file is not None
     expected = probes.Expected("alpha.test", "mail.alpha.test", probes.tls_context(where.ca_file))
     assert probes.ask_all(targets, expected, 5.0) == {}
+
+
+def test_subnet_of_the_spec(process_projects: Projects) -> None:
+    project = process_projects.open(text=SPEC + "network: {subnet: 127.213.77.64/26}\n")
+    project.up()
+    if ports.standard_ports_allowed():
+        assert project.endpoints().addresses["dns"] == "127.213.77.66"
+    with pytest.raises(MachineLacks, match=r"no part of 127\.0\.0\.0/8"):
+        process_projects.open("two", SPEC + "network: {subnet: 10.213.77.0/24}\n").up()
 
 
 def test_deep_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

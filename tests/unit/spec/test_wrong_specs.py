@@ -213,6 +213,7 @@ TABLE = (
     Wrong("no key", GOOD + "tls: {mode: files, cert: a.pem}\n", 2, 13, "tls.mode", "add key: FILE.pem"),
     Wrong("cert unused", GOOD + "tls: {cert: a.pem}\n", 2, 13, "tls.cert", "is used only with mode: files"),
     Wrong("public subnet", GOOD + "network: {subnet: 8.8.8.0/24}\n", 2, 19, "network.subnet", "is not private"),
+    Wrong("localhost", GOOD + "network: {subnet: 127.0.0.0/24}\n", 2, 19, "network.subnet", "own services"),
     Wrong("wide subnet", GOOD + "network: {subnet: 10.0.0.0/8}\n", 2, 19, "network.subnet", "from /24 to /29"),
     Wrong("subnet bits", GOOD + "network: {subnet: 10.0.0.1/24}\n", 2, 19, "network.subnet", "write 10.0.0.0/24"),
     Wrong("port", GOOD + "network: {publish: {smtp: 70000}}\n", 2, 27, "network.publish.smtp", "from 1 to 65535"),
