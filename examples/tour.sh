@@ -18,19 +18,19 @@ bold "Waiting for it over IMAP"
 mailstack mail wait "$MAILSTACK_USER" --subject "$subject" --timeout 20s
 
 bold "Your mail domain is up"
-cat <<TEXT
-  SMTP         $MAILSTACK_HOST:$MAILSTACK_SMTP_PORT    submission $MAILSTACK_SUBMISSION_PORT (STARTTLS), $MAILSTACK_SUBMISSIONS_PORT (TLS)
-  IMAP         $MAILSTACK_HOST:$MAILSTACK_IMAP_PORT    with TLS $MAILSTACK_IMAPS_PORT
-  POP3         $MAILSTACK_HOST:$MAILSTACK_POP3_PORT    with TLS $MAILSTACK_POP3S_PORT
-  DNS          $MAILSTACK_HOST:$MAILSTACK_DNS_PORT
-  user         $MAILSTACK_USER
-  password     $MAILSTACK_PASSWORD
-  CA           $MAILSTACK_CA_FILE
-
-  $BIN/mailstack -p tour status                      what runs where
-  $BIN/mailstack -p tour mail ls $MAILSTACK_USER     what has arrived
-  $BIN/mailstack -p tour logs -f                     watch it work
-  eval "\$($BIN/mailstack -p tour env)"               the above as variables
-  $BIN/mailstack init                                a spec of your own, here
-  make down                                        stop and remove it
-TEXT
+line() { printf '  %-12s %s\n' "$@"; }
+line SMTP "$MAILSTACK_HOST:$MAILSTACK_SMTP_PORT, submission $MAILSTACK_SUBMISSION_PORT (STARTTLS), $MAILSTACK_SUBMISSIONS_PORT (TLS)"
+line IMAP "$MAILSTACK_HOST:$MAILSTACK_IMAP_PORT, with TLS $MAILSTACK_IMAPS_PORT"
+line POP3 "$MAILSTACK_HOST:$MAILSTACK_POP3_PORT, with TLS $MAILSTACK_POP3S_PORT"
+line DNS "$MAILSTACK_HOST:$MAILSTACK_DNS_PORT"
+line user "$MAILSTACK_USER"
+line password "$MAILSTACK_PASSWORD"
+line CA "$MAILSTACK_CA_FILE"
+echo
+line() { printf '  %-46s %s\n' "$@"; }
+line "$BIN/mailstack -p tour status" "what runs where"
+line "$BIN/mailstack -p tour mail ls $MAILSTACK_USER" "what has arrived"
+line "$BIN/mailstack -p tour logs -f" "watch it work"
+line "eval \"\$($BIN/mailstack -p tour env)\"" "the above as variables"
+line "$BIN/mailstack init DIR" "a spec of your own"
+line "make down" "stop and remove it"
