@@ -1,4 +1,4 @@
-"""How many files a second `storage.durable` makes durable, by concurrency and number of threads.
+"""How many files a second `storage.durable` makes durable, by concurrency.
 
     python -m benchmarks.group_commit [FOLDER]
 
@@ -27,11 +27,11 @@ def busy_seconds() -> float:
     return (sum(fields) - fields[3] - fields[4]) / 100
 
 
-async def measure(folder: Path, sessions: int, threads: int) -> tuple[float, float]:
+async def measure(folder: Path, sessions: int) -> tuple[float, float]:
     """Files per second, and busy microseconds per file."""
     (folder / "tmp").mkdir(parents=True)
     (folder / "new").mkdir()
-    commit = GroupCommit(threads)
+    commit = GroupCommit()
     numbers = iter(range(FILES))
 
     async def session() -> None:
@@ -49,12 +49,11 @@ async def measure(folder: Path, sessions: int, threads: int) -> tuple[float, flo
 
 def main() -> None:
     base = sys.argv[1] if len(sys.argv) > 1 else None
-    print("sessions  threads   files/s   busy us/file")
+    print("sessions   files/s   busy us/file")
     for sessions in (1, 5, 10, 20, 50):
-        for threads in (1, 2, 4, 8):
-            with tempfile.TemporaryDirectory(dir=base) as folder:
-                rate, busy = run(measure(Path(folder) / "queue", sessions, threads))
-            print(f"{sessions:8d} {threads:8d} {rate:9.0f} {busy:14.0f}", flush=True)
+        with tempfile.TemporaryDirectory(dir=base) as folder:
+            rate, busy = run(measure(Path(folder) / "queue", sessions))
+        print(f"{sessions:8d} {rate:9.0f} {busy:14.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ async def running(
     log = Log("dovecot", "test", fd)
     tasks = TaskSet(log.exception)
     context = tls_context(config)
-    service = MailboxService(config, context, GroupCommit(2), SystemClock(), log)
+    service = MailboxService(config, context, GroupCommit(), SystemClock(), log)
     made = handlers(service)
     servers = {
         name: Server(bind_tcp("127.0.0.1", 0), made[name], tasks, name=name)

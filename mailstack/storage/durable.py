@@ -1,9 +1,13 @@
 """Durable writes with group commit: many files, few waits for the disk.
 
 A caller awaits `GroupCommit.publish(...)`; when it returns, the file stands under its final name with its
-whole content and both the content and the directory entry are on disk (`fsync` of the file, `rename`, `fsync`
-of the directory). Requests that arrive while a batch is being written join the next batch, so that their
-renames share one directory flush and their file flushes one journal commit.
+whole content and both the content and the directory entry are on disk.
+
+A file is written under its temporary name at once (into the page cache), flushed, renamed, and its directory
+flushed. The flushes happen in rounds on a thread: each round flushes the files that have been written since
+the last one and, with them, the directories of those that have been renamed. So under load one round serves
+two batches, and the event loop's thread and the flushing one disturb each other twice a round, not at every
+system call: handing the interpreter to and fro costs more than the calls themselves.
 
 A failure (`OSError`: ENOSPC, EIO, EDQUOT…) is raised to the caller whose file it was and to nobody else, and
 leaves no file under either name; a failed directory flush fails every caller of the batch that used it.
@@ -13,21 +17,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+from mailstack.storage.flush import FilesystemFlush
 
 if TYPE_CHECKING:
     import asyncio
 
-DEFAULT_THREADS = 1
-BATCH = 64
-"""Requests that one thread takes at once, at the most."""
+T = TypeVar("T")
+
 LARGE = 256 * 1024
-"""Octets from which a file counts as large."""
-# Linux begins to write dirty pages back on this advice (and keeps them cached, for they are not clean yet).
-_BEGIN_WRITE_BACK: int | None = getattr(os, "POSIX_FADV_DONTNEED", None)
+"""Octets from which a file counts as large: it is written on a thread of its own kind."""
+
+
+CROWD = 3
+"""Files in this round and the last from which on a round waits for more."""
+GATHER = 0.001
+"""Seconds that it waits. A flush costs the machine about as much for ten files as for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +115,42 @@ def publish_now(item: Publication) -> None:
     fsync_directory(os.path.dirname(item.final))
 
 
-_Waiter = tuple[Publication, "asyncio.AbstractEventLoop", "asyncio.Future[None]"]
+@dataclass(slots=True)
+class _File:
+    """A publication on its way. `fd` is open until its content is on disk."""
+
+    item: Publication
+    fd: int
+    device: int
+    done: asyncio.Future[None]
+
+    def settle(self, error: Exception | None) -> None:
+        """Tell the caller, unless he has given up waiting."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 class GroupCommit:
-    """Writers behind an event loop. Make one per process, after the last fork; `close()` ends its threads.
+    """Durable writes for one event loop. Make one per process, after the last fork; `close()` ends it.
 
-    One thread takes everything that waits as one batch, and what arrives meanwhile is the next: the busier,
-    the larger the batches, and the fewer journal commits per message. Several threads are no faster (their
-    commits contend). Large files have a thread of their own, so that small ones do not wait for them.
+    The busier, the larger the rounds, and the fewer flushes per file. Large files are written and flushed one
+    by one on a second thread, so that small ones do not wait for them.
     """
 
-    def __init__(self, threads: int = DEFAULT_THREADS) -> None:
-        self._small = _Lane(threads)
-        self._large = _Lane(1)
+    def __init__(self) -> None:
+        self._written: list[_File] = []
+        self._renamed: list[_File] = []
+        self._busy = False
+        self._crowd = 0
+        """Files of the last round."""
+        self._flusher = _Thread("group-commit")
+        self._large = _Thread("large-files")
+        self._together = FilesystemFlush()
+        self._closed = False
 
     async def publish(self, item: Publication) -> None:
         """Make `item.final` durable. Raises `OSError`.
@@ -128,111 +159,147 @@ class GroupCommit:
         """
         from asyncio import get_running_loop  # tools that only look at a queue need not load it
 
+        if self._closed:
+            raise RuntimeError("the writers have been closed")
         loop = get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        large = item.append or sum(map(len, item.data)) > LARGE
-        (self._large if large else self._small).put((item, loop, done))
+        if item.append or sum(map(len, item.data)) > LARGE:
+            self._large.run(
+                loop, lambda: _outcome(item), lambda error: _File(item, -1, 0, done).settle(error)
+            )
+        else:
+            fd = _write(item)
+            self._written.append(_File(item, fd, os.fstat(fd).st_dev, done))
+            if not self._busy:
+                self._busy = True
+                self._next_round(loop)
         await done
 
     def close(self) -> None:
-        """Finish what is queued and end the threads (blocks until then)."""
-        self._small.close()
+        """End the threads once they have done what they were given (blocks until then)."""
+        self._closed = True
+        self._flusher.close()
         self._large.close()
 
+    def _round(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have everything flushed that waits for it."""
+        if self._closed:
+            return
+        written, renamed = self._written, self._renamed
+        self._written, self._renamed = [], []
+        self._flusher.run(
+            loop,
+            lambda: _flush_round(written, renamed, self._together),
+            lambda errors: self._flushed(loop, written, renamed, errors),
+        )
 
-class _Lane:
-    """A queue of publications and the threads that serve it."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads_wanted = threads
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
-        self._queue: deque[_Waiter] = deque()
-        self._ready = threading.Condition()
-        self._stopping = False
-
-    def put(self, waiter: _Waiter) -> None:
-        with self._ready:
-            if self._stopping:
-                raise RuntimeError("the writers have been closed")
-            self._queue.append(waiter)
-            if self._idle:
-                self._ready.notify()
-            elif len(self._threads) < self._threads_wanted:
-                thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def close(self) -> None:
-        with self._ready:
-            self._stopping = True
-            self._ready.notify_all()
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
-
-    def _work(self) -> None:
-        while True:
-            with self._ready:
-                self._idle += 1
-                while not self._queue and not self._stopping:
-                    self._ready.wait()
-                self._idle -= 1
-                if not self._queue:
-                    return
-                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            outcomes = _commit([item for item, _, _ in batch])
-            by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], Exception | None]]] = {}
-            for (_, loop, done), outcome in zip(batch, outcomes, strict=True):
-                by_loop.setdefault(loop, []).append((done, outcome))
-            for loop, results in by_loop.items():
-                try:
-                    loop.call_soon_threadsafe(_resolve, results)
-                except RuntimeError:
-                    pass  # the loop is closed: nobody waits any more
-
-
-def _commit(items: list[Publication]) -> list[Exception | None]:
-    """Write a batch; one outcome per item, in order.
-
-    Every file is written and its write-back begun before the first is flushed, and every file is flushed
-    before the first is renamed: so the first flush commits the journal for all of them, the others find
-    nothing left to do, and one more commit, at the directory's flush, covers the renames.
-    """
-    outcomes: list[Exception | None] = [None] * len(items)
-    opened: list[tuple[int, int]] = []
-    for index, item in enumerate(items):
-        try:
-            opened.append((index, _write(item)))
-        except Exception as error:
-            outcomes[index] = error
-    if _BEGIN_WRITE_BACK is not None and len(opened) > 1:
-        for _, fd in opened:
-            os.posix_fadvise(fd, 0, 0, _BEGIN_WRITE_BACK)
-    flushed: list[int] = []
-    for index, fd in opened:
-        try:
-            _flush(items[index], fd)
-        except OSError as error:
-            outcomes[index] = error
+    def _flushed(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        written: list[_File],
+        renamed: list[_File],
+        errors: dict[int, OSError],
+    ) -> None:
+        """A round is over: what has been renamed is done, what has been written is renamed."""
+        for file in renamed:
+            error = errors.get(id(file))
+            if error is not None:
+                _discard(file.item.final)
+            file.settle(error)
+        for file in written:
+            error = errors.get(id(file))
+            try:
+                os.close(file.fd)
+                if error is None:
+                    os.rename(file.item.temporary, file.item.final)
+            except OSError as failed:
+                error = error or failed
+            if error is None:
+                self._renamed.append(file)
+            else:
+                _discard(file.item.temporary)
+                file.settle(error)
+        self._crowd = len(written) + len(renamed)
+        if self._written or self._renamed:
+            self._next_round(loop)
         else:
-            flushed.append(index)
-    directories: dict[str, list[int]] = {}
-    for index in flushed:
-        try:
-            _rename(items[index])
-        except OSError as error:
-            outcomes[index] = error
+            self._busy = False
+
+    def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin a round: with what this turn of the loop brings or, in a crowd, what the next moment does."""
+        if self._crowd + len(self._written) + len(self._renamed) > CROWD:
+            loop.call_later(GATHER, self._round, loop)
         else:
-            directories.setdefault(os.path.dirname(items[index].final), []).append(index)
-    for directory, indexes in directories.items():
+            loop.call_soon(self._round, loop)
+
+
+def _flush_round(written: list[_File], renamed: list[_File], together: FilesystemFlush) -> dict[int, OSError]:
+    """Flush new files and the directories of renamed ones; what failed, by the identity of the file."""
+    errors: dict[int, OSError] = {}
+    directories: dict[str, list[_File]] = {}
+    for file in renamed:
+        directories.setdefault(os.path.dirname(file.item.final), []).append(file)
+    if len(written) + len(directories) > 1 and written:
+        devices = {file.device for file in written} | {file.device for file in renamed}
+        if len(devices) == 1 and together.flush(written[0].fd):
+            return errors
+    for file in written:
+        try:
+            os.fsync(file.fd)
+        except OSError as error:
+            errors[id(file)] = error
+    for directory, files in directories.items():
         try:
             fsync_directory(directory)
         except OSError as error:
-            for index in indexes:
-                outcomes[index] = error
-                _discard(items[index].final)
-    return outcomes
+            errors.update((id(file), error) for file in files)
+    return errors
+
+
+def _outcome(item: Publication) -> Exception | None:
+    try:
+        publish_now(item)
+    except Exception as error:
+        return error
+    return None
+
+
+Job = Callable[[], None]
+
+
+class _Thread:
+    """A thread that is started when it is first needed and runs one job after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, loop: asyncio.AbstractEventLoop, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Do `work` on the thread and hand its result to `then` on the loop."""
+
+        def job() -> None:
+            result = work()
+            try:
+                loop.call_soon_threadsafe(then, result)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Finish what was given and end."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
 
 
 def _rename(item: Publication) -> None:
@@ -248,13 +315,3 @@ def _discard(path: str) -> None:
         os.unlink(path)
     except OSError:
         pass
-
-
-def _resolve(results: list[tuple[asyncio.Future[None], Exception | None]]) -> None:
-    for done, outcome in results:
-        if done.done():
-            continue
-        if outcome is None:
-            done.set_result(None)
-        else:
-            done.set_exception(outcome)

@@ -21,7 +21,7 @@ from mailstack.storage.maildir.names import DELETED, FLAGGED, SEEN
 
 @asynccontextmanager
 async def store_at(root: Path) -> AsyncIterator[MailStore]:
-    commit = GroupCommit(2)
+    commit = GroupCommit()
     store = MailStore(commit, ManualClock(), "h")
     try:
         yield store

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from mailstack.storage.durable import LARGE, GroupCommit, Publication, publish_now
+from mailstack.storage.flush import PAUSE, FilesystemFlush
 
 
 def publication(folder: Path, name: str, data: bytes, **more: object) -> Publication:
@@ -22,10 +24,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_many_at_once(folder: Path, threads: int) -> None:
+def test_many_at_once(folder: Path) -> None:
     async def main() -> None:
-        commit = GroupCommit(threads)
+        commit = GroupCommit()
         items = [publication(folder, str(n), b"%d" % n * (LARGE if n == 7 else 1)) for n in range(200)]
         await asyncio.gather(*(commit.publish(item) for item in items))
         commit.close()
@@ -81,3 +82,53 @@ def test_append_mode_and_time(folder: Path) -> None:
     assert (folder / "new" / "a").read_bytes() == b"begun, done"
     assert (folder / "new" / "a").stat().st_mtime == 1_700_000_000.0
     assert (folder / "new" / "b").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_round_is_flushed_together_where_that_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    """One flush of the filesystem stands for many; when it fails, every file is flushed by itself."""
+    flushed: list[int] = []
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def together(self: FilesystemFlush, fd: int) -> bool:
+        flushed.append(fd)
+        return works
+
+    def single(fd: int) -> None:
+        synced.append(fd)
+        fsync(fd)
+
+    monkeypatch.setattr(FilesystemFlush, "flush", together)
+    monkeypatch.setattr(os, "fsync", single)
+
+    async def main() -> None:
+        commit = GroupCommit()
+        await asyncio.gather(*(commit.publish(publication(folder, str(n), b"x")) for n in range(20)))
+        commit.close()
+
+    asyncio.run(main())
+    assert len(os.listdir(folder / "new")) == 20
+    assert flushed
+    assert len(synced) == (1 if works else 21)  # the last round has only the directory's renames
+
+
+def test_flushing_a_filesystem_is_left_alone_when_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    calls: list[int] = []
+
+    def slow(fd: int) -> int:
+        calls.append(fd)
+        now[0] += 0.5
+        return 0
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    flush = FilesystemFlush(slow)
+    assert flush.flush(3)
+    assert not flush.flush(3)
+    now[0] += PAUSE
+    assert flush.flush(3)
+    assert calls == [3, 3]
+    assert not FilesystemFlush(lambda fd: -1).flush(3)

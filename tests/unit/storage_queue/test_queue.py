@@ -43,7 +43,7 @@ def queue(tmp_path: Path) -> Queue:
 
 
 def put(queue: Queue, envelope: Envelope = ENVELOPE, *parts: bytes) -> str:
-    commit = GroupCommit(1)
+    commit = GroupCommit()
     try:
         return asyncio.run(queue.enqueue(envelope, parts or (CONTENT,), commit))
     finally:
@@ -79,7 +79,7 @@ def test_spooled_content_of_any_size(queue: Queue, size: int) -> None:
         spool = queue.spool(1_700_000_000.0)
         for start in range(0, size, 100_000):
             spool.append((content[start : start + 100_000],))
-        commit = GroupCommit(1)
+        commit = GroupCommit()
         try:
             return await spool.commit(ENVELOPE, commit)
         finally:
