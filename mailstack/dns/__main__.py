@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> int:
             os.write(2, (USAGE + "\n").encode())
             return 2
     log = Log("named", socket.gethostname().partition(".")[0])
-    return loop.run(serve(Path(directory).absolute(), log))
+    return loop.run(serve(Path(directory).absolute(), log), log)
 
 
 if __name__ == "__main__":

@@ -154,4 +154,4 @@ def main() -> None:
     except ConfigError as error:
         log.fatal(str(error))
         sys.exit(EX_CONFIG)
-    sys.exit(run(_serve(directory, config, tls, log)))
+    sys.exit(run(_serve(directory, config, tls, log), log))

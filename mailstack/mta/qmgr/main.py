@@ -49,7 +49,8 @@ def run_qmgr(config_dir: Path, log: Log) -> int:
     except ConfigError as error:
         log.fatal(str(error))
         return EX_CONFIG
-    return loop.run(_serve(config_dir, queue, f"{queue.directory}/{conf.str('process_id_directory')}", log))
+    lock_directory = f"{queue.directory}/{conf.str('process_id_directory')}"
+    return loop.run(_serve(config_dir, queue, lock_directory, log), log)
 
 
 async def _serve(config_dir: Path, queue: Queue, lock_directory: str, log: Log) -> int:

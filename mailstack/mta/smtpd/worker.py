@@ -160,7 +160,7 @@ def run_worker(config_dir: Path, services: Sequence[Service], log: Log) -> int:
         hash_depth=conf.int("hash_queue_depth"),
         long_ids=conf.bool("enable_long_queue_ids"),
     )
-    return loop.run(_serve(settings, queue, resolver, log))
+    return loop.run(_serve(settings, queue, resolver, log), log)
 
 
 async def _serve(
