@@ -26,12 +26,14 @@ class Stream(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_closed",
+        "_deadline",
         "_drain_waiter",
         "_eof",
         "_error",
         "_paused_reading",
         "_paused_writing",
         "_read_waiter",
+        "_timer",
         "local",
         "peer",
         "transport",
@@ -48,6 +50,8 @@ class Stream(asyncio.Protocol):
         self._paused_reading = False
         self._paused_writing = False
         self._read_waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
 
     # ---- asyncio.Protocol
@@ -76,6 +80,9 @@ class Stream(asyncio.Protocol):
         self._closed = True
         self._eof = True
         self._error = exc
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._wake_reader()
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
@@ -130,11 +137,16 @@ class Stream(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             waiter = loop.create_future()
             self._read_waiter = waiter
-            handle = loop.call_later(timeout, _expire, waiter)
+            self._deadline = deadline = loop.time() + timeout
+            # One timer serves many reads: it looks at the deadline when it goes off, and is set anew then.
+            if self._timer is not None and self._timer.when() > deadline:
+                self._timer.cancel()
+                self._timer = None
+            if self._timer is None:
+                self._timer = loop.call_at(deadline, self._look_at_deadline)
             try:
                 await waiter
             finally:
-                handle.cancel()
                 self._read_waiter = None
         if not self._buffer:
             return b""
@@ -217,6 +229,17 @@ class Stream(asyncio.Protocol):
         """Close at once; what is queued is lost."""
         if self.transport is not None:
             self.transport.abort()
+
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        waiter = self._read_waiter
+        if waiter is None or waiter.done():
+            return
+        loop = waiter.get_loop()
+        if loop.time() < self._deadline:
+            self._timer = loop.call_at(self._deadline, self._look_at_deadline)
+        else:
+            _expire(waiter)
 
     def _held(self) -> int:
         return sum(map(len, self._buffer))
