@@ -8,9 +8,12 @@ Postfix's order (postconf(5), virtual(5)). A table that cannot be read raises it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from mailstack.storage.tables import CHECK_INTERVAL
 
 
 class Table(Protocol):
@@ -81,6 +84,10 @@ def _expand_files(words: Iterable[str]) -> list[str]:
     return found
 
 
+REMEMBERED = 1000
+"""Addresses whose answers `AddressMaps` remembers at the most."""
+
+
 class Found(NamedTuple):
     """A hit: the value, and the address extension (with its delimiter) that the key did not have."""
 
@@ -91,7 +98,7 @@ class Found(NamedTuple):
 class AddressMaps:
     """Tables searched with an address, most specific form first."""
 
-    __slots__ = ("_delimiters", "_is_local", "tables")
+    __slots__ = ("_delimiters", "_filled", "_is_local", "_known", "tables")
 
     def __init__(
         self,
@@ -104,6 +111,8 @@ class AddressMaps:
         self.tables = tuple(open_table(name) for name in names)
         self._delimiters = delimiters
         self._is_local = is_local
+        self._known: dict[str, Found | None] = {}
+        self._filled = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.tables)
@@ -117,7 +126,21 @@ class AddressMaps:
         return None
 
     def find(self, address: str) -> Found | None:
-        """The value for an address: user+ext@domain, user@domain, user+ext and user (local), @domain."""
+        """The value for an address: user+ext@domain, user@domain, user+ext and user (local), @domain.
+
+        An answer is remembered for as long as the tables themselves go without a look at their files.
+        """
+        now = time.monotonic()
+        if now - self._filled >= CHECK_INTERVAL or len(self._known) >= REMEMBERED:
+            self._known.clear()
+            self._filled = now
+        try:
+            return self._known[address]
+        except KeyError:
+            found = self._known[address] = self._search(address)
+            return found
+
+    def _search(self, address: str) -> Found | None:
         local, _, domain = address.lower().rpartition("@")
         if not local:
             local, domain = domain, ""
