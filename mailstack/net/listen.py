@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from mailstack.net.memory import Trimmer
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 
@@ -108,6 +109,7 @@ class Server:
         self._limit = limit
         self._refusal = refusal
         self._server: asyncio.Server | None = None
+        self._trimmer = Trimmer()
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -155,6 +157,7 @@ class Server:
         finally:
             self.sessions.discard(stream)
             stream.close()
+            self._trimmer.ended()
 
 
 class _Accepted(Stream):
