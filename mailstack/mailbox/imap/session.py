@@ -10,6 +10,7 @@ our own is logged with its traceback and answered `NO [SERVERBUG]`; the connecti
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -53,6 +54,8 @@ BAD_LIMIT = 20
 """Commands in a row that cannot be read before the connection is closed."""
 SYSTEM_FLAGS = ((3, "\\Answered"), (1, "\\Flagged"), (5, "\\Deleted"), (4, "\\Seen"), (0, "\\Draft"))
 """Bits of the flag integer with their names, in Dovecot's order."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Handler = Callable[["Session", str, Any], Awaitable[str]]
 """Runs one command; returns the tagged reply without its tag. Raises `CommandError`."""
@@ -112,7 +115,9 @@ class Session:
         self._pending += len(data)
 
     def line(self, text: str) -> None:
-        """Queue one line."""
+        """Queue one line. Control characters become `?`: a mailbox's name may hold a line end (in UTF-7)."""
+        if not text.isprintable():
+            text = _CONTROL.sub("?", text)
         self.send(text.encode("utf-8", "replace") + b"\r\n")
 
     @property

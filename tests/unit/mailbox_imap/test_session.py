@@ -227,3 +227,17 @@ def test_mailboxes_of_the_configuration_are_made_and_marked(tmp_path: Path) -> N
         MailboxSetting("Never", ("\\Junk",), "no"),
     )
     serve(tmp_path, check, lambda settings: replace(settings, mailboxes=mailboxes))
+
+
+def test_a_line_end_in_a_mailbox_name_does_not_end_a_reply(tmp_path: Path) -> None:
+    async def check(mailbox: Mailbox) -> None:
+        client = await Client.open(mailbox)
+        # The names hold "\r\nt OK forged" and a NUL, in modified UTF-7.
+        for name in (b"&AA0ACg-t OK forged", b"&AAA-"):
+            for command in (b"SELECT", b"DELETE", b"CREATE", b"SUBSCRIBE", b"STATUS"):
+                items = b" (MESSAGES)" if command == b"STATUS" else b""
+                text = await client.ask(b'%b "%b"%b' % (command, name, items))
+                assert text.startswith("t NO ") and "\0" not in text, text
+        assert "t OK NOOP" in await client.ask(b"NOOP")
+
+    serve(tmp_path, check)
