@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 
 EVERY = 256
-"""Connections ended between two trims."""
+"""Connections ended that make a burst."""
 PAUSE = 2.0
-"""Seconds from the end of the burst's last counted connection to the trim; at most one trim in that time."""
+"""Seconds between two trims, and from the end of a burst to the last one."""
 
 
 class Trimmer:
-    """Counts ended connections and trims the heap after each `EVERY` of them."""
+    """Counts ended connections; trims the heap after `EVERY` of them, and again until no more end."""
 
     __slots__ = ("_ended", "_pending")
 
@@ -28,13 +28,18 @@ class Trimmer:
         """A connection is over. Call it on a running event loop."""
         self._ended += 1
         if self._ended >= EVERY and not self._pending:
-            self._pending = True
-            asyncio.get_running_loop().call_later(PAUSE, self._trim)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._ended = 0
+        self._pending = True
+        asyncio.get_running_loop().call_later(PAUSE, self._trim)
 
     def _trim(self) -> None:
-        self._ended = 0
         self._pending = False
         trim()
+        if self._ended:
+            self._schedule()
 
 
 def trim() -> bool:

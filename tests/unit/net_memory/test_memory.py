@@ -16,7 +16,7 @@ from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 
 
-def test_the_heap_is_trimmed_once_after_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heap_is_trimmed_after_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
     monkeypatch.setattr(memory, "EVERY", 3)
     monkeypatch.setattr(memory, "PAUSE", 0.0)
