@@ -4,10 +4,11 @@ A caller awaits `GroupCommit.publish(...)`; when it returns, the file stands und
 whole content and both the content and the directory entry are on disk.
 
 A file is written under its temporary name at once (into the page cache), flushed, renamed, and its directory
-flushed. The flushes happen in rounds on a thread: each round flushes the files that have been written since
-the last one and, with them, the directories of those that have been renamed. So under load one round serves
-two batches, and the event loop's thread and the flushing one disturb each other twice a round, not at every
-system call: handing the interpreter to and fro costs more than the calls themselves.
+flushed (or, `early`, written, renamed and flushed). The flushes happen in rounds on a thread: each round
+flushes the files that have been written since the last one and, with them, the directories of those that have
+been renamed. So under load one round serves two batches, and the event loop's thread and the flushing one
+disturb each other twice a round, not at every system call: handing the interpreter to and fro costs more than
+the calls themselves.
 
 A failure (`OSError`: ENOSPC, EIO, EDQUOT…) is raised to the caller whose file it was and to nobody else, and
 leaves no file under either name; a failed directory flush fails every caller of the batch that used it.
@@ -45,6 +46,9 @@ class Publication:
 
     With `append`, `temporary` exists already (a large message spooled to disk as it came in) and `data` is
     added at its end. `mtime` sets the file's modification time (seconds since the epoch).
+
+    With `early`, the rename comes before the flush, which then covers content and name at once: half the
+    waiting. Only for files whose readers notice an unfinished one: after a loss of power it may be there.
     """
 
     temporary: str
@@ -53,6 +57,7 @@ class Publication:
     mode: int = 0o600
     append: bool = False
     mtime: float | None = None
+    early: bool = False
 
 
 def fsync_directory(path: str) -> None:
@@ -169,6 +174,12 @@ class GroupCommit:
             )
         else:
             fd = _write(item)
+            if item.early:
+                try:
+                    _rename(item)
+                except OSError:
+                    os.close(fd)
+                    raise
             self._written.append(_File(item, fd, os.fstat(fd).st_dev, done))
             if not self._busy:
                 self._busy = True
@@ -210,15 +221,17 @@ class GroupCommit:
             error = errors.get(id(file))
             try:
                 os.close(file.fd)
-                if error is None:
+                if error is None and not file.item.early:
                     os.rename(file.item.temporary, file.item.final)
             except OSError as failed:
                 error = error or failed
-            if error is None:
-                self._renamed.append(file)
-            else:
-                _discard(file.item.temporary)
+            if error is not None:
+                _discard(file.item.final if file.item.early else file.item.temporary)
                 file.settle(error)
+            elif file.item.early:
+                file.settle(None)
+            else:
+                self._renamed.append(file)
         self._crowd = len(written) + len(renamed)
         if self._written or self._renamed:
             self._next_round(loop)
@@ -237,7 +250,7 @@ def _flush_round(written: list[_File], renamed: list[_File], together: Filesyste
     """Flush new files and the directories of renamed ones; what failed, by the identity of the file."""
     errors: dict[int, OSError] = {}
     directories: dict[str, list[_File]] = {}
-    for file in renamed:
+    for file in (*renamed, *(file for file in written if file.item.early)):
         directories.setdefault(os.path.dirname(file.item.final), []).append(file)
     if len(written) + len(directories) > 1 and written:
         devices = {file.device for file in written} | {file.device for file in renamed}
@@ -252,7 +265,7 @@ def _flush_round(written: list[_File], renamed: list[_File], together: Filesyste
         try:
             fsync_directory(directory)
         except OSError as error:
-            errors.update((id(file), error) for file in files)
+            errors.update((id(file), error) for file in files if id(file) not in errors)
     return errors
 
 

@@ -8,9 +8,9 @@
             hold        the administrator has stopped it
             corrupt     damaged; kept for a look by hand
 
-What holds always: a file in any folder but tmp is complete and was durable before anybody was told of it;
-every transition is one rename; a message is removed only when no recipient is pending. Format: `queue_file`.
-Operations raise `OSError` where the disk does; a file that cannot be decoded raises `DamagedFile`.
+What holds always: a file in any folder but tmp has been written to its end, and was durable before anybody
+was told of it; every transition is one rename; a message is removed only when no recipient is pending. Format:
+`queue_file`. Operations raise `OSError` where the disk does; a file that cannot be decoded raises `DamagedFile`.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class Queue:
                 self.path(UNFINISHED, queue_id),
                 self.path("incoming", queue_id),
                 (header, *content, records),
+                early=True,
             )
         )
         return queue_id

@@ -132,3 +132,31 @@ def test_flushing_a_filesystem_is_left_alone_when_it_is_slow(monkeypatch: pytest
     assert flush.flush(3)
     assert calls == [3, 3]
     assert not FilesystemFlush(lambda fd: -1).flush(3)
+
+
+def test_early_files_need_one_flush_and_vanish_when_it_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> list[object]:
+        commit = GroupCommit()
+        items = [publication(folder, str(n), b"x", early=True) for n in range(5)]
+        (folder / "tmp-4").write_bytes(b"somebody else's")
+        results = await asyncio.gather(*(commit.publish(item) for item in items), return_exceptions=True)
+        commit.close()
+        return list(results)
+
+    *good, taken = asyncio.run(main())
+    assert good == [None] * 4
+    assert isinstance(taken, FileExistsError)
+    assert sorted(os.listdir(folder / "new")) == ["0", "1", "2", "3"]
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(FilesystemFlush, "flush", lambda self, fd: False)
+    monkeypatch.setattr(os, "fsync", broken)
+    (folder / "tmp-4").unlink()
+    for name in os.listdir(folder / "new"):
+        (folder / "new" / name).unlink()
+    assert all(isinstance(result, OSError) for result in asyncio.run(main()))
+    assert os.listdir(folder / "new") == []
