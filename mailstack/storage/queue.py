@@ -9,8 +9,9 @@
             corrupt     damaged; kept for a look by hand
 
 What holds always: a file in any folder but tmp has been written to its end, and was durable before anybody
-was told of it; every transition is one rename; a message is removed only when no recipient is pending. Format:
-`queue_file`. Operations raise `OSError` where the disk does; a file that cannot be decoded raises `DamagedFile`.
+was told of it; every transition is one rename; a message is removed only when no recipient is pending.
+Format: `queue_file`. Operations raise `OSError` where the disk does; a file that cannot be decoded raises
+`DamagedFile`.
 """
 
 from __future__ import annotations
