@@ -110,6 +110,11 @@ class Stream(asyncio.Protocol):
         return self._closed
 
     @property
+    def readable(self) -> bool:
+        """Octets, or the peer's end, can be read at once."""
+        return self._eof or bool(self._buffer)
+
+    @property
     def eof(self) -> bool:
         """The peer has closed its side, and everything it sent has been read."""
         return self._eof and not self._buffer

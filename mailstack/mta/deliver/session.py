@@ -132,6 +132,9 @@ class Session:
         if not pipelined:
             self._flush()
         reply = await self._reply(timeouts.mail, "sending MAIL FROM")
+        if reply.code == 421:
+            # Said to the connection rather than to the message (RFC 5321 §3.8): a new one may do.
+            raise ConnectionLost(_transient(reply), refusal(host, reply, "MAIL FROM").text)
         refused = None if reply.positive else refusal(host, reply, "MAIL FROM")
         if refused is not None:
             transaction.rest(refused, reply)
@@ -223,8 +226,9 @@ class Session:
 
     @property
     def usable(self) -> bool:
-        """Whether another transaction can be tried."""
-        return not self.broken and not self.stream.closed and not self.engine.pending
+        """Whether another transaction can be tried: nothing is due, and the server has not said good-bye."""
+        stream = self.stream
+        return not self.broken and not stream.closed and not stream.readable and not self.engine.pending
 
     # ---- octets
 

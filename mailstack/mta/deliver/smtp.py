@@ -96,20 +96,26 @@ class SMTPAgent:
 
     async def deliver(self, request: Request) -> Sequence[Result]:
         delivery = _Delivery(request)
+        tried: Host | None = None
         session = self._cache.take(request.nexthop)
-        if session is not None and await self._use(session, delivery, connect=0.0, cached=True):
-            self._cache.give(request.nexthop, session)
-            if not delivery.open:
-                return delivery.results
+        if session is not None:
+            problem = self._unfit(session, request)
+            if problem is not None:
+                delivery.note(problem, session.host.relay)
+            if problem is not None or await self._use(session, delivery, connect=0.0, cached=True):
+                tried = session.host
+                self._cache.give(request.nexthop, session)
         for nexthop in (request.nexthop, *self._fallback):
-            await self._try_destination(nexthop, delivery, keep=nexthop == request.nexthop)
             if not delivery.open:
                 break
+            await self._try_destination(nexthop, delivery, tried, keep=nexthop == request.nexthop)
         delivery.close()
         return delivery.results
 
-    async def _try_destination(self, nexthop: str, delivery: _Delivery, *, keep: bool) -> None:
-        """Try the hosts of one destination until every recipient has a final result."""
+    async def _try_destination(
+        self, nexthop: str, delivery: _Delivery, tried: Host | None, *, keep: bool
+    ) -> None:
+        """Try the hosts of one destination, but not `tried`, until every recipient has a final result."""
         try:
             hosts = await self._hosts(nexthop)
         except SiteError as error:
@@ -119,6 +125,8 @@ class SMTPAgent:
         for number, host in enumerate(hosts):
             if self._address_limit and number >= self._address_limit:
                 break
+            if host == tried:
+                continue
             try:
                 session = await self._open(host)
             except SiteError as error:
@@ -134,8 +142,8 @@ class SMTPAgent:
                 return
             sessions += 1
             good = await self._use(session, delivery, connect=connect)
-            if good and keep:
-                self._cache.give(nexthop, session)
+            if good and keep and tried is None and sessions == 1:
+                self._cache.give(nexthop, session)  # the best host that answers, not one for the leftovers
             else:
                 session.say_goodbye()
             if not delivery.open or (self._session_limit and sessions >= self._session_limit):

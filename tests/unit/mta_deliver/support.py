@@ -34,6 +34,8 @@ class Peer:
     tls: ssl.SSLContext | None = None
     hang_up_after: str = ""
     """The connection is dropped when this verb has come (`.`: the dot)."""
+    farewell: str = ""
+    """Said at once after the first connection's first message, which ends it."""
     commands: list[str] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
     connections: int = 0
@@ -107,6 +109,9 @@ class Peer:
                                     f"END {number}", self.reply("END", "250 2.0.0 Ok: queued as X")
                                 )
                             )
+                        if self.farewell and self.connections == 1:
+                            say(self.farewell)
+                            return
                 case "STARTTLS":
                     say(self.reply(line, "220 2.0.0 Ready"))
                     assert self.tls is not None

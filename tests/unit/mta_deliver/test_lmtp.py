@@ -178,6 +178,21 @@ def test_a_cached_connection_that_is_gone_costs_nothing(tmp_path: Path) -> None:
     run(tmp_path, peer, test)
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_server_that_says_goodbye_costs_nothing(tmp_path: Path, wait: bool) -> None:
+    peer = Peer(lmtp=True, farewell="421 4.3.2 Server shutting down")
+
+    async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
+        await agent.deliver(await request(queue, nexthop, "a@x.test"))
+        if wait:
+            await peer.ended()
+        results = await agent.deliver(await request(queue, nexthop, "b@x.test"))
+        assert summary(results)[0][1] == "Sent"
+        assert peer.connections == 2
+
+    run(tmp_path, peer, test)
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     peer = Peer(lmtp=True)
 

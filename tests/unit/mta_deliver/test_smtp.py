@@ -42,9 +42,10 @@ def deliver(
     content: bytes = CONTENT,
     smtputf8: bool = False,
     own: frozenset[str] = frozenset(),
-    times: int = 1,
+    before: Sequence[bytes] = (),
 ) -> Sequence[Result]:
-    """Deliver to peers at 127.0.0.1, .2, .3 … on one port, which is `smtp_tcp_port`."""
+    """Deliver to peers at 127.0.0.1, .2, .3 … on one port, which is `smtp_tcp_port`; `before`: messages that
+    go first."""
 
     async def main() -> Sequence[Result]:
         queue = Queue(str(tmp_path / "queue"))
@@ -60,12 +61,12 @@ def deliver(
                 is_own_address=own.__contains__,
                 shuffle=lambda names: names.reverse(),
             )
-            for _ in range(times):
+            for octets in (*before, content):
                 job = await request(
                     queue,
                     nexthop.replace("PORT", str(port)),
                     *(recipients or ("a@to.test",)),
-                    content=content,
+                    content=octets,
                     smtputf8=smtputf8,
                 )
                 results = await agent.deliver(job)
@@ -77,7 +78,7 @@ def deliver(
 
 def test_the_best_host_gets_it_over_one_connection(tmp_path: Path) -> None:
     peers = [Peer(), Peer(), Peer()]
-    results = deliver(tmp_path, peers, "a@to.test", "b@to.test", times=2)
+    results = deliver(tmp_path, peers, "a@to.test", "b@to.test", before=[CONTENT])
     assert [outcome[1] for outcome in summary(results)] == ["Sent", "Sent"]
     assert results[0].relay == f"one.test[127.0.0.1]:{peers[0].port}"
     assert [peer.connections for peer in peers] == [1, 0, 0]
@@ -127,6 +128,34 @@ def test_only_deferred_recipients_go_on_to_the_next_host(tmp_path: Path) -> None
         ("b@to.test", "Sent", "two.test"),
     ]
     assert [line for line in second.commands if line.startswith("RCPT")] == ["RCPT TO:<b@to.test>"]
+
+
+def test_a_host_is_asked_once_for_each_attempt(tmp_path: Path) -> None:
+    first = Peer(replies={"RCPT TO:<b@to.test>": "450 4.2.0 later"})
+    second = Peer()
+    mx = [(1, "one.test"), (2, "two.test")]
+    results = deliver(tmp_path, [first, second], "a@to.test", "b@to.test", mx=mx, before=[CONTENT])
+    assert [(r.target.address, r.relay[:8]) for r in results] == [
+        ("a@to.test", "one.test"),
+        ("b@to.test", "two.test"),
+    ]
+    # The second message begins on a connection that is still open, and does not return to that host.
+    assert [line for line in first.commands if line.startswith("RCPT")].count("RCPT TO:<b@to.test>") == 2
+    assert first.connections == 1
+
+
+def test_a_kept_connection_is_held_to_what_its_host_announced(tmp_path: Path) -> None:
+    kept = Peer(extensions=(f"SIZE {len(CONTENT)}",))
+    results = deliver(tmp_path, [kept], content=CONTENT + b"x\r\n", before=[CONTENT])
+    assert kept.contents == [CONTENT]
+    assert summary(results)[0][1:3] == ("Bounced", "5.3.4")
+
+
+def test_a_kept_connection_may_have_been_closed(tmp_path: Path) -> None:
+    peer = Peer(farewell="421 4.3.2 shutting down")
+    results = deliver(tmp_path, [peer], before=[CONTENT])
+    assert summary(results)[0][1] == "Sent"
+    assert peer.connections == 2
 
 
 def test_limits_of_addresses_and_sessions(tmp_path: Path) -> None:
