@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mailstack.runtime.errors import Locked, RuntimeFailure, UsageProblem
+from mailstack.runtime.errors import Locked, MachineLacks, NoPrivilege, RuntimeFailure, UsageProblem
 from mailstack.runtime.model import RuntimeKind
 
 SCHEMA = 1
@@ -150,7 +150,7 @@ class StateDir:
         return (self.path / "state.json").exists()
 
     def make(self) -> None:
-        """Make the folder and those in it. Raises `RuntimeFailure` naming what cannot be made."""
+        """Make the folder and those in it. Raises `MachineLacks` naming what cannot be made."""
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.path, *(self.path / name for name in FOLDERS)):
@@ -179,27 +179,11 @@ class StateDir:
     def lock(self, timeout: float) -> Iterator[None]:
         """Hold the project. Makes a missing folder, and removes it again if nothing was put in it.
 
-        Raises `Locked` after `timeout` seconds.
+        Raises `Locked` after `timeout` seconds, `MachineLacks` when the folder cannot be made.
         """
         deadline = time.monotonic() + timeout
-        fd = -1
-        while True:
-            try:
-                self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self.path.mkdir(exist_ok=True, mode=0o700)
-                fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                _flock(fd, deadline, self.project)
-                # `down --volumes` of another process may have removed the folder while we waited for it
-                if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
-                    break
-                os.close(fd)
-            except FileNotFoundError:
-                if fd >= 0:
-                    os.close(fd)
-                fd = -1
-                continue
-            except OSError as error:
-                raise _unusable(error) from error
+        while (fd := self._lock_folder(deadline)) < 0:
+            pass  # somebody has removed the folder, or the one above it, meanwhile
         try:
             yield
         finally:
@@ -207,6 +191,30 @@ class StateDir:
             for folder in (self.path, self.home):
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # only succeeds on an empty one
+
+    def _lock_folder(self, deadline: float) -> int:
+        """A descriptor that holds the lock; -1 when the folder went away under it."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise _unusable(error) from error
+        fd = -1
+        try:
+            self.path.mkdir(exist_ok=True, mode=0o700)
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _flock(fd, deadline, self.project)
+            # `down --volumes` of another process may have removed the folder while we waited for it
+            if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
+                held, fd = fd, -1
+                return held
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _unusable(error) from error
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return -1
 
     @contextlib.contextmanager
     def lock_home(self, timeout: float = 10.0) -> Iterator[None]:
@@ -370,8 +378,9 @@ def remove_socket_base(record: Record) -> None:
             os.rmdir(os.path.dirname(record.socket_base))
 
 
-def _unusable(error: OSError) -> RuntimeFailure:
-    return RuntimeFailure(
+def _unusable(error: OSError) -> MachineLacks:
+    kind = NoPrivilege if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else MachineLacks
+    return kind(
         f"{error.filename}: {error.strerror}",
         hint="set XDG_STATE_HOME to a folder that you may write to",
     )

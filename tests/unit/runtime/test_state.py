@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.runtime.errors import Locked, RuntimeFailure, UsageProblem
+from mailstack.runtime.errors import Locked, MachineLacks, RuntimeFailure, UsageProblem
 from mailstack.runtime.state import Deployed, Record, Secrets, StateDir, list_states, state_home
 
 
@@ -88,6 +88,12 @@ def test_holder_that_removes_the_folder_does_not_let_two_in(state: StateDir) -> 
         # somebody else makes it anew: our lock is on a folder that is gone, theirs on the new one
         with StateDir(state.home, "one").lock(1):
             assert state.path.is_dir()
+
+
+def test_home_that_cannot_be_made_is_named() -> None:
+    state = StateDir(Path("/proc/nowhere/mailstack"), "one")
+    with pytest.raises(MachineLacks, match=r"/proc/nowhere.*No such file"), state.lock(1):
+        pass
 
 
 def test_long_folder_gets_a_short_path_for_sockets(tmp_path: Path) -> None:
