@@ -186,6 +186,8 @@ def command_line(pid: int) -> str:
         text = text or Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return "?"
+    # one line, and nothing that a terminal would act upon: it is somebody else's text
+    text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

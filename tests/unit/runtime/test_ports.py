@@ -51,7 +51,10 @@ def test_holder_is_found_over_udp_and_all_addresses(
 
 
 def test_holder_is_another_process() -> None:
-    code = "import socket,sys; s=socket.create_server(('127.0.0.1',0)); print(s.getsockname()[1],flush=True); input()"
+    code = (
+        "import socket,sys; s=socket.create_server(('127.0.0.1',0))\n"
+        "print(s.getsockname()[1],flush=True); input('\x1b[2J')"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
@@ -60,6 +63,7 @@ def test_holder_is_another_process() -> None:
         assert found is not None
         assert found.pid == child.pid
         assert "create_server" in found.command
+        assert found.command.isprintable()
         child.communicate("\n")
 
 
