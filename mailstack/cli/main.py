@@ -202,6 +202,8 @@ def _run(args: list[str], invocation: Invocation) -> int:
     except PipeClosed:
         raise
     except CLICK_ERROR as error:  # type: ignore[misc]
+        # What was wrong may have kept the options behind it from being seen.
+        console.json = console.json or _wants_json(args)
         return _usage(error, invocation)
     except Exception as error:
         failure = failure_of(error)

@@ -59,6 +59,8 @@ def run(
     console = invocation.console
     limit = seconds(timeout, "--timeout")
     if shutil.which(command[0]) is None:
+        if os.path.exists(command[0]) and os.sep in command[0]:
+            raise Failure("no-command", f"{command[0]}: it cannot be executed", exit=126)
         raise Failure("no-command", f"{command[0]}: there is no such command", exit=127)
     spec = spec_path(invocation.options)
     base = invocation.options.project or open_project(spec, None, runtime=wish(invocation.options)).name

@@ -43,6 +43,8 @@ def up(
         done = project.up(follow(console, progress), build=build, timeout=limit, wait=not no_wait)
     for warning in done.warnings:
         console.warn(warning)
+    if build and done.plan.runtime == "process":
+        console.warn("--build built nothing: the process runtime has no image")
     status = done.status
 
     def text(console: Console) -> None:

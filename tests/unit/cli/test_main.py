@@ -117,11 +117,11 @@ def test_wrong_usage_is_exit_2_in_text_and_in_json(
     assert text.out == ""
     assert message in text.err or "Usage:" in text.err
     assert "Traceback" not in text.err
-    told = shell("-o", "json", *args)
-    assert told.status == 2
-    assert told.json["command"] == command
-    assert message in told.json["error"]["message"]
-    assert told.json["error"]["code"] == "usage"
+    for told in (shell("-o", "json", *args), shell(*args, "-o", "json")):
+        assert told.status == 2
+        assert told.json["command"] == command
+        assert message in told.json["error"]["message"]
+        assert told.json["error"]["code"] == "usage"
 
 
 @pytest.mark.parametrize(

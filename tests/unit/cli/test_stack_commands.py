@@ -23,7 +23,9 @@ def test_plan(shell: Shell, project: FakeProject) -> None:
 
 
 def test_up_and_down(shell: Shell, project: FakeProject) -> None:
-    data = shell("up", "--timeout", "2m", "--no-wait", "--build", "-o", "json").json["data"]
+    told = shell("up", "--timeout", "2m", "--no-wait", "--build", "-o", "json").json
+    data = told["data"]
+    assert any("no image" in warning for warning in told["warnings"])
     assert project.calls[-1] == "up build=True timeout=120.0 wait=False"
     assert data["env"] == ENV
     assert data["health"] == "ready"
@@ -136,6 +138,7 @@ def test_run_takes_the_stack_down_when_up_fails_or_the_command_is_not_there(
     shell: Shell, project: FakeProject
 ) -> None:
     assert shell("run", "--", "no-such-command").status == 127
+    assert shell("run", "--", "/etc/passwd").status == 126
     assert project.calls == []
     project.error = NotReady("mta does not answer")
     assert shell("run", "--", "true").status == 3
