@@ -17,18 +17,15 @@ leaves no file under either name; a failed directory flush fails every caller of
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from mailstack.storage.background import Background
 from mailstack.storage.flush import FilesystemFlush
 
 if TYPE_CHECKING:
     import asyncio
-
-T = TypeVar("T")
 
 LARGE = 256 * 1024
 """Octets from which a file counts as large: it is written on a thread of its own kind."""
@@ -152,8 +149,8 @@ class GroupCommit:
         self._busy = False
         self._crowd = 0
         """Files of the last round."""
-        self._flusher = _Thread("group-commit")
-        self._large = _Thread("large-files")
+        self._flusher = Background("group-commit")
+        self._large = Background("large-files")
         self._together = FilesystemFlush()
         self._closed = False
 
@@ -275,44 +272,6 @@ def _outcome(item: Publication) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-Job = Callable[[], None]
-
-
-class _Thread:
-    """A thread that is started when it is first needed and runs one job after the other."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def run(self, loop: asyncio.AbstractEventLoop, work: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Do `work` on the thread and hand its result to `then` on the loop."""
-
-        def job() -> None:
-            result = work()
-            try:
-                loop.call_soon_threadsafe(then, result)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits any more
-
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
-        self._jobs.put(job)
-
-    def close(self) -> None:
-        """Finish what was given and end."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
 
 
 def _rename(item: Publication) -> None:

@@ -23,6 +23,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from mailstack.mta import lines
 from mailstack.mta.deliver.local import EXPANDED, Forward
@@ -32,6 +33,7 @@ from mailstack.mta.qmgr.settings import Configuration
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
+from mailstack.storage.background import Background
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import DamagedFile, Entry, Envelope, Message, Queue, Reason
 from mailstack.wire.smtp import quote
@@ -62,6 +64,8 @@ class Active:
     """Recipients delivered and not yet crossed off on disk."""
     deferred: list[Result] = field(default_factory=list)
     bounced: list[Result] = field(default_factory=list)
+    finished: bool = False
+    """Nothing is left to do but to remove the file."""
 
 
 class QueueManager:
@@ -83,6 +87,9 @@ class QueueManager:
         self._recipients = 0
         self._cached = 0
         self._stopping = False
+        self._finished: list[Active] = []
+        self._removing = False
+        self._background = Background("remove")
         self._wanted = asyncio.Event()
         self._current: Configuration | None = None
 
@@ -318,14 +325,39 @@ class QueueManager:
 
     def _finish(self, entry: Active) -> None:
         """Every recipient is done: remove the message."""
-        message = entry.message
+        entry.finished = True
+        self._finished.append(entry)
+        if not self._removing:
+            self._removing = True
+            self._tasks.start(self._remove(), "remove")
+
+    async def _remove(self) -> None:
+        """Remove finished messages, on a thread: an unlink waits while the filesystem writes its journal."""
         try:
-            self.queue.remove(message.queue, message.queue_id)
-        except OSError as error:
-            self._log.warning(f"{message.queue_id}: remove: {error.strerror or error}")
-        else:
-            self._log.info(f"{message.queue_id}: removed")
-        self._release(entry)
+            while self._finished:
+                batch, self._finished = self._finished, []
+                errors = await self._background.do(partial(self._unlink, [entry.message for entry in batch]))
+                for entry, error in zip(batch, errors, strict=True):
+                    name = entry.message.queue_id
+                    if error is None:
+                        self._log.info(f"{name}: removed")
+                    else:
+                        self._log.warning(f"{name}: remove: {error.strerror or error}")
+                    self._release(entry)
+        finally:
+            self._removing = False
+
+    def _unlink(self, messages: Sequence[Message]) -> list[OSError | None]:
+        """What went wrong with each."""
+        errors: list[OSError | None] = []
+        for message in messages:
+            try:
+                self.queue.remove(message.queue, message.queue_id)
+            except OSError as error:
+                errors.append(error)
+            else:
+                errors.append(None)
+        return errors
 
     def _release(self, entry: Active) -> None:
         message = entry.message
@@ -383,7 +415,7 @@ class QueueManager:
         for entry in self.active.values():
             if entry.entered > settled:
                 break  # the newest come last
-            if entry.message.queue != "active":
+            if entry.message.queue != "active" and not entry.finished:
                 self._move_to_active(entry.message)
         if self._due and self._due[0][0] <= self._clock.time():
             self._wanted.set()
