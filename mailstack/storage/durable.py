@@ -41,8 +41,8 @@ GATHER = 0.001
 class Publication:
     """One file to be made: written to `temporary`, then renamed to `final` (same filesystem).
 
-    With `append`, `temporary` exists already (a large message spooled to disk as it came in) and `data` is
-    added at its end. `mtime` sets the file's modification time (seconds since the epoch).
+    With `append`, `temporary` exists already (a large message spooled to disk as it came in, or an empty
+    file) and `data` is added at its end. `mtime` sets the file's modification time (seconds since the epoch).
 
     With `early`, the rename comes before the flush, which then covers content and name at once: half the
     waiting. Only for files whose readers notice an unfinished one: after a loss of power it may be there.
@@ -165,7 +165,7 @@ class GroupCommit:
             raise RuntimeError("the writers have been closed")
         loop = get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        if item.append or sum(map(len, item.data)) > LARGE:
+        if (item.append and not item.early) or sum(map(len, item.data)) > LARGE:
             self._large.run(
                 loop, lambda: _outcome(item), lambda error: _File(item, -1, 0, done).settle(error)
             )

@@ -1,6 +1,7 @@
 """The mail queue on disk: folders, transitions, spooling. One message is one file; its name is its queue id.
 
     <queue>/tmp         being written; whatever is here at start belonged to nobody and is removed
+            spare       emptied files, to be written again; removed at start
             maildrop    handed in by local programs, for pickup
             incoming    complete and durable; from here on the message is ours
             active      qmgr works on it for longer than a moment
@@ -34,11 +35,13 @@ from mailstack.storage.queue_file import (
     encode_header,
     encode_status,
 )
+from mailstack.storage.spare import SpareFiles
 
 __all__ = ["QUEUES", "DamagedFile", "Entry", "Envelope", "Message", "Queue", "Reason", "Recipient", "Spool"]
 
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt")
 UNFINISHED = "tmp"
+SPARE = "spare"
 HASHED = ("deferred",)
 READ_SIZE = 64 * 1024
 """Octets read at once; a message that fits is in memory after one read."""
@@ -76,10 +79,11 @@ class Queue:
         self._hash_depth = hash_depth
         self._long_ids = long_ids
         self._last_stamp = 0
+        self._spare = SpareFiles(f"{directory}/{SPARE}")
 
     def create(self) -> None:
         """Make the folders that are missing (0700)."""
-        for name in ("", UNFINISHED, *QUEUES):
+        for name in ("", UNFINISHED, SPARE, *QUEUES):
             os.makedirs(os.path.join(self.directory, name), mode=0o700, exist_ok=True)
 
     def clear_temporary(self) -> int:
@@ -88,6 +92,7 @@ class Queue:
         names = os.listdir(folder)
         for name in names:
             os.unlink(os.path.join(folder, name))
+        self._spare.clear()
         return len(names)
 
     def path(self, queue: str, queue_id: str) -> str:
@@ -121,11 +126,13 @@ class Queue:
         queue_id = envelope.queue_id or self.new_id(envelope.arrival)
         records = encode_envelope(envelope)
         header = encode_header(sum(map(len, content)), records)
+        temporary = self.path(UNFINISHED, queue_id)
         await commit.publish(
             Publication(
-                self.path(UNFINISHED, queue_id),
+                temporary,
                 self.path("incoming", queue_id),
                 (header, *content, records),
+                append=self._spare.take(temporary),
                 early=True,
             )
         )
@@ -142,6 +149,10 @@ class Queue:
         fd = os.open(self.path(queue, queue_id), _READ_FLAGS)
         try:
             data = os.read(fd, READ_SIZE)
+            if not data:
+                # What `remove` leaves when it is killed, or a loss of power of a message nobody was told of.
+                os.unlink(self.path(queue, queue_id))
+                raise FileNotFoundError(self.path(queue, queue_id))
             content_size, envelope_size, crc = decode_header(data)
             end = HEADER_SIZE + content_size + envelope_size
             content: bytes | None = None
@@ -239,8 +250,10 @@ class Queue:
 
     def remove(self, queue: str, queue_id: str) -> None:
         """Take a finished message out of the queue; that it is gone already is no error. Raises `OSError`."""
+        path = self.path(queue, queue_id)
         try:
-            os.unlink(self.path(queue, queue_id))
+            if not self._spare.give(path):
+                os.unlink(path)
         except FileNotFoundError:
             pass
 

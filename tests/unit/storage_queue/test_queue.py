@@ -11,6 +11,7 @@ import pytest
 
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue, Reason, Recipient
+from mailstack.storage.spare import LIMIT
 
 CONTENT = b"Subject: hello\r\n\r\nBody.\r\n"
 ENVELOPE = Envelope(
@@ -168,13 +169,7 @@ def damage_envelope(data: bytes) -> bytes:
     return data.replace(b"R a@x", b"R z@x")
 
 
-def damage_empty(data: bytes) -> bytes:
-    return data[:0]
-
-
-@pytest.mark.parametrize(
-    "damage", [damage_truncate, damage_header, damage_numbers, damage_envelope, damage_empty]
-)
+@pytest.mark.parametrize("damage", [damage_truncate, damage_header, damage_numbers, damage_envelope])
 @pytest.mark.parametrize("size", [100, 200_000])
 def test_damage_is_noticed(queue: Queue, damage: object, size: int) -> None:
     assert callable(damage)
@@ -216,3 +211,35 @@ def test_hash_depth(tmp_path: Path) -> None:
     queue.defer(message, {}, 1.0)
     assert (tmp_path / "deferred" / queue_id[0] / queue_id[1] / queue_id).exists()
     assert [entry.queue_id for entry in queue.scan("deferred")] == [queue_id]
+
+
+def test_an_empty_file_is_a_message_that_is_being_removed(queue: Queue) -> None:
+    queue_id = put(queue, ENVELOPE, b"x")
+    path = Path(queue.path("incoming", queue_id))
+    path.write_bytes(b"")
+    with pytest.raises(FileNotFoundError):
+        queue.read("incoming", queue_id)
+    assert not path.exists()
+
+
+def test_files_are_used_again_without_their_old_content(queue: Queue) -> None:
+    first = put(queue, ENVELOPE, b"a long secret " * 100)
+    inode = os.stat(queue.path("incoming", first)).st_ino
+    queue.remove("incoming", first)
+    assert queue.find(first) is None
+    (spare,) = (Path(queue.directory) / "spare").iterdir()
+    assert spare.stat().st_size == 0
+    second = put(Queue(queue.directory), ENVELOPE, b"short")
+    message = queue.read("incoming", second)
+    assert message.content == b"short"
+    assert os.stat(queue.path("incoming", second)).st_ino == inode
+    queue.remove("incoming", second)
+    queue.clear_temporary()
+    assert not list((Path(queue.directory) / "spare").iterdir())
+
+
+def test_only_so_many_files_are_kept(queue: Queue) -> None:
+    for queue_id in [put(queue, ENVELOPE, b"x") for _ in range(LIMIT + 3)]:
+        queue.remove("incoming", queue_id)
+    assert len(list((Path(queue.directory) / "spare").iterdir())) == LIMIT
+    assert not list(queue.names("incoming"))
