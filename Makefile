@@ -6,7 +6,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Tests of one file share servers, so a file stays on one worker.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: up down test lint format bench golden constraints clean
+.PHONY: up down test crash lint format bench golden constraints clean
 
 up: $(VENV)/.installed
 	@BIN=$(BIN) sh examples/tour.sh
@@ -16,6 +16,12 @@ down: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(PYTEST) $(PYTEST_ARGS) tests
+
+# Kill processes while mail flows, for some minutes and with another seed each time (make crash SEED=… repeats one).
+ROUNDS ?= 200
+SEED   ?= $(shell date +%s)
+crash: $(VENV)/.dev
+	MAILSTACK_CRASH_ROUNDS=$(ROUNDS) MAILSTACK_CRASH_SEED=$(SEED) $(PYTEST) -s tests/crash
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check mailstack tests benchmarks
