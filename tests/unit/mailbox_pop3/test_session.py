@@ -17,8 +17,11 @@ from tests.mailbox import Mailbox, client_tls, running
 
 
 def stored(folder: Path) -> list[Path]:
-    """The message files of zs."""
-    return sorted(folder.glob("mail/mail.test/zs/*/*,S=*"))
+    """The message files of zs, in the order of their delivery: the names count microseconds without zeros."""
+    return sorted(
+        folder.glob("mail/mail.test/zs/*/*,S=*"),
+        key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)[:4]],
+    )
 
 
 class Client:
