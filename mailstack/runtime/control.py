@@ -13,13 +13,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mailstack.runtime.errors import RuntimeFailure
 from mailstack.runtime.supervisor import GRACE, process_start
 
+RESTART_TIMEOUT = GRACE + 5.0
+"""Seconds in which a service has ended, at the latest by SIGKILL, and runs again."""
 TIMEOUT = 5.0
 """Seconds for an answer: the supervisor does nothing that takes time."""
 
@@ -62,6 +64,26 @@ class Control:
             self._events.append({"event": "gone"})
         events, self._events = self._events, []
         return events
+
+    def await_start(self, names: Collection[str], timeout: float) -> None:
+        """Until each of the services has been started since `ask("watch")`. The events stay for `events`.
+
+        Raises `RuntimeFailure` after `timeout` seconds, `SupervisorGone`.
+        """
+        deadline = time.monotonic() + timeout
+        waiting, seen = set(names), 0
+        while True:
+            waiting -= {event["service"] for event in self._events[seen:] if event["event"] == "start"}
+            seen = len(self._events)
+            if not waiting:
+                return
+            try:
+                message = self._message(max(0.0, deadline - time.monotonic()))
+            except OSError as error:
+                raise SupervisorGone(f"the supervisor is gone: {error}") from error
+            if message is None:
+                raise RuntimeFailure(f"{', '.join(sorted(waiting))} did not end within {timeout:g} s")
+            self._events.append(message)
 
     def close(self) -> None:
         self._connection.close()

@@ -270,7 +270,7 @@ class ProcessEngine:
             starting, self._starting = self._starting, None
             self._control = control.launched(starting, self._base)
         assert self._control is not None
-        self._control.ask("watch")
+        found = self._control.ask("watch")["services"]
         start: dict[str, dict[str, object]] = {}
         reload: list[str] = []
         for step in launch.steps:
@@ -288,6 +288,10 @@ class ProcessEngine:
             self._control.ask("start", services=start)
         if reload:
             self._control.ask("reload", names=reload)
+        # what answers until then is the old process, with the old configuration and about to go
+        self._control.await_start(
+            [name for name in start if found.get(name, {}).get("pid")], control.RESTART_TIMEOUT
+        )
 
     def _command(self, service: ServiceKey) -> dict[str, object]:
         config = f"{self.state.rendered}/{FOLDER[service]}"

@@ -1,7 +1,8 @@
 """Stand-ins for the three servers: `python fakes.py SERVICE STATE` answers its protocols on the ports of a table.
 
 `STATE/fake.json`: {"listen": {PROTOCOL: [ADDRESS, PORT]}, "behave": {SERVICE: WORD}}; WORD is empty, `exit` (fails
-at once), `config` (status 78), `mute` (listens, says nothing) or `deaf` (ignores SIGTERM).
+at once), `config` (status 78), `mute` (listens, says nothing), `slow` (answers for a while after SIGTERM) or `deaf`
+(ignores SIGTERM).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def serve(service: str, base: str) -> None:
         print("fatal: main.cf:3: nonsense", file=sys.stderr)
         sys.exit(78)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "deaf" else lambda *_: os._exit(0))
+    if behaviour == "slow":
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, 0.5))
     signal.signal(signal.SIGHUP, lambda *_: print(f"{service} reloaded", file=sys.stderr, flush=True))
     sockets: dict[int, tuple[str, socket.socket]] = {}
     for protocol, (address, port) in table["listen"].items():

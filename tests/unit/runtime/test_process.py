@@ -122,6 +122,17 @@ def test_life_of_a_stack(bench: Bench) -> None:
     assert bench.down() == ()
 
 
+def test_restarted_service_is_the_new_one(bench: Bench) -> None:
+    """The old one answers until it has drained: that is not what `up` waits for."""
+    bench.behave(mta="slow")
+    bench.up(FILES)
+    first = bench.pids()
+    bench.behave()
+    bench.up(FILES | {"postfix/main.cf": TreeFile(b"2\n", 0o644)})
+    assert not process_start(first["mta"])
+    assert bench.pids()["mta"] not in (None, first["mta"])
+
+
 def test_killed_service_comes_back_and_is_counted(bench: Bench) -> None:
     bench.up(FILES)
     old = bench.pids()["mailbox"]
