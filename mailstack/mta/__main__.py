@@ -11,7 +11,8 @@ usage: python -m mailstack.mta --config DIR
 Runs the MTA that DIR/main.cf and DIR/master.cf describe, in the foreground; logs to standard error.
 SIGTERM drains and stops within 10 s, SIGHUP reads the configuration again.
 """
-EX_USAGE = 64
+WRONG_USAGE = 2
+"""As the other services, and argparse, have it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
             directory = word.removeprefix("--config=")
         case _:
             sys.stderr.write(USAGE)
-            return EX_USAGE
+            return WRONG_USAGE
     from mailstack.mta.master import run_master
 
     return run_master(Path(directory).absolute())
