@@ -26,6 +26,8 @@ from mailstack.runtime.tree import TreeFile, bring_to, read_tree, restore
 CHECK_EVERY = 0.2
 """Seconds between two looks at the containers while they are waited for."""
 TAIL = 12
+INSIST, INSIST_EVERY = 40, 0.25
+"""How often, and how many seconds apart, something is removed that cannot be removed just now."""
 _OLD = "-before"
 """What the name of a container ends in while its successor is tried."""
 # The order in which things are undone: an old container must not start with the new configuration.
@@ -129,7 +131,7 @@ class Change:
         api = self.daemon.api
         if kind == "volume":
             call(f"creating the {target}", lambda: api.create_volume(name, labels=labels))
-            self._undo.append((_DROP_FRAME, lambda: api.remove_volume(name, force=True)))
+            self._undo.append((_DROP_FRAME, lambda: _insist(lambda: api.remove_volume(name, force=True))))
             return
         from docker.types import IPAMConfig, IPAMPool
 
@@ -144,7 +146,7 @@ class Change:
                 check_duplicate=True,
             ),
         )
-        self._undo.append((_DROP_FRAME, lambda: api.remove_network(name)))
+        self._undo.append((_DROP_FRAME, lambda: _insist(lambda: api.remove_network(name))))
 
     def _write(self, files: Mapping[str, TreeFile]) -> None:
         """Put the tree into the volume, and beside our state, where `render --diff` finds it."""
@@ -178,7 +180,7 @@ class Change:
                 ),
             ),
         )["Id"]
-        self._undo.append((_END_NEW, lambda: api.remove_container(name, force=True)))
+        self._undo.append((_END_NEW, lambda: _insist(lambda: api.remove_container(name, force=True))))
 
     def _put(self, files: Mapping[str, TreeFile]) -> None:
         """Write the tree into the configuration's volume."""
@@ -247,7 +249,7 @@ class Change:
                 },
             ),
         )
-        self._undo.append((_END_NEW, lambda: api.remove_container(name, force=True)))
+        self._undo.append((_END_NEW, lambda: _insist(lambda: api.remove_container(name, force=True))))
 
     def _set_aside(self, service: ServiceKey) -> None:
         """Stop a service's container and give it another name, so that it can come back."""
@@ -315,6 +317,22 @@ class Change:
                 for name in self._obsolete
             ]
         )
+
+
+def _insist(remove: Callable[[], object]) -> None:
+    """Remove something, again while the daemon is too busy with it: a container that dies over and over is
+    being started or removed at every other moment, and what it uses is held until then."""
+    from docker.errors import APIError, NotFound
+
+    for _ in range(INSIST):
+        try:
+            remove()
+            return
+        except NotFound:
+            return
+        except APIError:
+            time.sleep(INSIST_EVERY)
+    remove()
 
 
 def remove(api: Any, target: str) -> None:
