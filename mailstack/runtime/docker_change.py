@@ -336,14 +336,14 @@ def _insist(remove: Callable[[], object]) -> None:
 
 
 def remove(api: Any, target: str) -> None:
-    """Remove a `container NAME`, `network NAME` or `volume NAME`."""
+    """Remove a `container NAME`, `network NAME` or `volume NAME`; that it is gone already is no error."""
     kind, name = target.split(" ", 1)
-    if kind == "container":
-        call(f"removing the {target}", lambda: api.remove_container(name, force=True))
-    elif kind == "network":
-        call(f"removing the {target}", lambda: api.remove_network(name))
-    else:
-        call(f"removing the {target}", lambda: api.remove_volume(name))
+    removals: dict[str, Callable[[], object]] = {
+        "container": lambda: api.remove_container(name, force=True),
+        "network": lambda: api.remove_network(name),
+        "volume": lambda: api.remove_volume(name),
+    }
+    call(f"removing the {target}", lambda: _insist(removals[kind]))
 
 
 def _archive(files: Mapping[str, TreeFile]) -> bytes:
