@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -118,8 +119,15 @@ def client_endpoints(project: Project) -> Endpoints:
 
 
 def address_of(user: str, endpoints: Endpoints) -> str:
-    """The full address of a mailbox given as `zs` or `zs@example.test`. Raises `Failure` for nobody's."""
+    """The full address of a mailbox given as `zs` or `zs@example.test` (or `zs@bücher.test`: a domain's other
+    form). Raises `Failure` for nobody's."""
     address = user if "@" in user else f"{user}@{endpoints.domain}"
+    if not address.isascii():
+        from mailstack.spec import fields
+
+        local, _, domain = address.rpartition("@")
+        with suppress(ValueError):
+            address = f"{local}@{fields.host_name(domain)}"
     users: Mapping[str, str] = endpoints.users
     if address not in users:
         address = address.lower()

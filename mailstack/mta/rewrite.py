@@ -1,7 +1,8 @@
 """Complete addresses and say where they go, as trivial-rewrite(8) does.
 
 `complete` makes an address of the envelope canonical: `user` gets `@$myorigin`, `site!user` becomes
-`user@site`, `user%domain` becomes `user@domain`, a trailing dot goes. `resolve` strips what routes through us
+`user@site`, `user%domain` becomes `user@domain`, a trailing dot goes, a domain outside ASCII that is not
+listed as it stands gets A-labels. `resolve` strips what routes through us
 (`user%domain@us`), finds the address class of what is left and picks transport and nexthop, with
 `transport_maps` and `relayhost` where they apply.
 
@@ -16,7 +17,7 @@ from ipaddress import ip_address
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, DomainList, OpenTable
-from mailstack.wire.smtp.address import split_address
+from mailstack.wire.smtp.address import a_labels, split_address
 
 _ROUTING = frozenset("@%!")
 
@@ -92,6 +93,9 @@ class Rewriter:
         domain = domain.removesuffix(".")
         if self._append_dot and domain and "." not in domain and domain[0] != "[":
             domain = f"{domain}.{self._mydomain}"
+        if not domain.isascii() and self.address_class(domain.lower()) is AddressClass.REMOTE:
+            # What is rendered, and the DNS, has A-labels; Postfix would not see that the two are one domain.
+            domain = a_labels(domain)
         return f"{local}@{domain}" if domain else local
 
     def _complete_local(self, local: str) -> tuple[str, str]:

@@ -43,6 +43,26 @@ class AddressError(ValueError):
     """Octets that are not one mail address."""
 
 
+def a_labels(domain: str) -> str:
+    """A domain with each label outside ASCII as its A-label (`xn--…`, RFC 5890 §2.3.2.1), in lower case.
+
+    Case and compatibility characters are folded first (UTS 46, non-transitional). Whether IDNA allows the
+    characters is not looked at; a label for which there is no A-label stays as it is.
+    """
+    if domain.isascii():
+        return domain
+    from unicodedata import normalize
+
+    folded = normalize("NFKC", normalize("NFKC", domain).lower()).replace("\u3002", ".")
+    labels = []
+    for label in folded.split("."):
+        if not label.isascii():
+            encoded = "xn--" + label.encode("punycode").decode("ascii")
+            label = encoded if len(encoded) <= 63 else label
+        labels.append(label)
+    return ".".join(labels)
+
+
 @lru_cache(maxsize=4096)
 def valid_hostname(name: str) -> bool:
     """Whether `name` can be a domain: labels of letters, digits, `-` and `_`, not all digits and dots.

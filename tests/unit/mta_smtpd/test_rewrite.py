@@ -39,6 +39,22 @@ def test_complete(tmp_path: Path, address: str, expected: str) -> None:
     assert rewriter(tmp_path).complete(address) == expected
 
 
+def test_domains_outside_ascii_are_what_their_a_labels_are(tmp_path: Path) -> None:
+    domains = "virtual_mailbox_domains = xn--bcher-kva.test, grün.test, xn--strae-oqa.test\n"
+    rewrite = rewriter(tmp_path, domains)
+    for given, expected in [
+        ("zs@bücher.test", "zs@xn--bcher-kva.test"),
+        ("ünal@BÜCHER.test", "ünal@xn--bcher-kva.test"),
+        ("zs@bu\u0308cher.test", "zs@xn--bcher-kva.test"),
+        ("zs@straße.test", "zs@xn--strae-oqa.test"),
+        ("zs@grün.test", "zs@grün.test"),
+    ]:
+        assert rewrite.complete(given) == expected
+        assert rewrite.resolve(rewrite.complete(given)).address_class is AddressClass.VIRTUAL
+    assert rewrite.complete("zs@例え.テスト") == "zs@xn--r8jz45g.xn--zckzah"
+    assert rewrite.complete("zs@" + "ü" * 70 + ".test") == "zs@" + "ü" * 70 + ".test"
+
+
 def test_append_dot_mydomain(tmp_path: Path) -> None:
     assert rewriter(tmp_path, "append_dot_mydomain = yes\n").complete("zs@host") == "zs@host.dgtlinux.com"
 
