@@ -33,7 +33,10 @@ def send(
     sender: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="ADDRESS", show_default=False, help="The sender. [default: the first user]"
+            "--from",
+            metavar="ADDRESS",
+            show_default=False,
+            help="The sender; '' for none. [default: the first user]",
         ),
     ] = None,
     subject: Annotated[str | None, typer.Option("--subject", metavar="TEXT", help="The subject.")] = None,
@@ -61,8 +64,10 @@ def send(
         raise typer.BadParameter(
             "a whole message takes no --subject, --body or --attach", param_hint="'--file'"
         )
+    if sender == "" and file is None:
+        raise typer.BadParameter("the null sender takes a whole message, with --file", param_hint="'--from'")
     endpoints = client_endpoints(running(invocation.options))
-    sender = sender or endpoints.user
+    sender = endpoints.user if sender is None else sender
     to = [address if "@" in address else f"{address}@{endpoints.domain}" for address in to]
     if file is not None:
         message = client.stored(_read(file, "--file"))
