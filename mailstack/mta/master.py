@@ -85,7 +85,6 @@ class Master:
         self._sockets: dict[tuple[str, int], socket.socket] = {}
         self._bound: list[Bound] = []
         self._workers = 0
-        self._status = 0
         self._lock = -1
         self._conf, self._services = self._read()
         log.host = self._conf.str("myhostname").partition(".")[0]
@@ -221,11 +220,9 @@ class Master:
             if number == signal.SIGHUP:
                 self._reload()
             self._reap()
-            if self._status:
-                break
             self._restart_due()
         self._stop()
-        return self._status
+        return 0
 
     def _next_restart(self) -> float:
         if not self._restarts:
@@ -244,11 +241,8 @@ class Master:
         for child, status in self._ended():
             if child.retired:
                 continue
+            # Also EX_CONFIG: the files were good when they were checked, and are being edited now.
             code = os.waitstatus_to_exitcode(status)
-            if code == EX_CONFIG:
-                # It has said why; another would say the same.
-                self._status = EX_CONFIG
-                continue
             how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
             self._log.warning(f"process {child.role} pid {child.pid} {how}")
             steady = time.monotonic() - child.started >= STEADY
@@ -308,7 +302,7 @@ class Master:
 
     def _stop(self) -> None:
         """End the children, all of them and in time."""
-        self._log.info("terminating on signal 15" if not self._status else "terminating")
+        self._log.info("terminating on signal 15")
         for sock in self._sockets.values():
             sock.close()
         for pid in self._children:

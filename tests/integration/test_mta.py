@@ -270,6 +270,24 @@ def test_reload(mta: MTA, sinks: Sinks) -> None:
     wait_for(lambda: sinks.lmtp.contents, "the delivery")
 
 
+def test_a_configuration_broken_meanwhile_ends_nobody(mta: MTA, sinks: Sinks) -> None:
+    """A process that starts anew while main.cf is being edited fails; the others go on until it is mended."""
+    mta.start()
+    wait_for(lambda: mta.log("daemon started"), "the start")
+    assert mta.process is not None
+    text = (mta.config / "main.cf").read_text()
+    (mta.config / "main.cf").write_text(text + "smtpd_helo_required = perhaps\n")
+    master = mta.process.pid
+    qmgr = Path(f"/proc/{master}/task/{master}/children").read_text().split()[-1]
+    os.kill(int(qmgr), signal.SIGKILL)
+    wait_for(lambda: mta.log("exit status 78"), "the failed start of another")
+    assert mta.answers()
+    (mta.config / "main.cf").write_text(text)
+    mta.send("zs@x.test")
+    wait_for(lambda: sinks.lmtp.contents, "the delivery")
+    assert mta.stop() == 0
+
+
 def test_overrides_belong_to_their_port(mta: MTA) -> None:
     mta.start()
     with socket.create_connection(("127.0.0.1", mta.other), timeout=5) as sock:
