@@ -27,7 +27,7 @@ from mailstack.wire.sasl import Challenge as MechanismChallenge
 
 TIMEOUT = 30.0
 CONNECT_TIMEOUT = 2.0
-RETRY_AFTER = 1.0
+RETRY_AFTER = 0.02
 """Seconds during which a server that could not be reached is not tried again."""
 
 
