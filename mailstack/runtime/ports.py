@@ -179,9 +179,15 @@ def _group(pid: int) -> int:
 
 
 def command_line(pid: int) -> str:
-    """The command line of a process, shortened; its name when the line is not to be had."""
+    """The command line of a process, shortened; its name when the line is not to be had.
+
+    The program stands without its directory: a long path would leave no room for the arguments, and
+    `python3 -c ...` is told from `python3 -m ...` by those.
+    """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if words[0].startswith(b"/"):  # else a title of its own: `nginx: master ...`
+            words[0] = words[0].rsplit(b"/", 1)[-1]
         text = b" ".join(words).decode(errors="replace").strip()
         text = text or Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,8 @@ def test_holder_is_another_process() -> None:
         found = ports.holder("127.0.0.1", int(child.stdout.readline()))
         assert found is not None
         assert found.pid == child.pid
+        # the program without its directory, so that the arguments are seen wherever it is installed
+        assert found.command.startswith(f"{Path(sys.executable).name} -c import socket")
         assert "create_server" in found.command
         assert found.command.isprintable()
         child.communicate("\n")
