@@ -20,7 +20,7 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.sasl_conf import SaslConf, read_sasl_conf
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream, connect, connect_unix
-from mailstack.net.tasks import TaskSet
+from mailstack.net.tasks import TaskSet, apart
 from mailstack.wire import dovecot_auth, saslauthd
 from mailstack.wire.sasl import MECHANISMS, Credentials, SASLError, server_mechanism
 from mailstack.wire.sasl import Challenge as MechanismChallenge
@@ -144,8 +144,9 @@ class DovecotAuthenticator:
 
     async def _connect(self) -> bool:
         """Have a connection whose handshake is over; False when there is none to be had."""
-        if self._connected():
-            return True
+        return self._connected() or await apart(self._make_connection())
+
+    async def _make_connection(self) -> bool:
         async with self._connecting:
             loop = asyncio.get_running_loop()
             if self._connected():
@@ -230,9 +231,9 @@ class DovecotAuthenticator:
         self._waiting[exchange_id] = waiter
         stream.write(connection.data_to_send())
         try:
-            async with asyncio.timeout(TIMEOUT):
-                return exchange_id, await waiter
-        except TimeoutError:
+            await asyncio.wait((waiter,), timeout=TIMEOUT)
+            if waiter.done():
+                return exchange_id, waiter.result()
             return exchange_id, Failure("the authentication server is silent", temporary=True)
         finally:
             self._waiting.pop(exchange_id, None)

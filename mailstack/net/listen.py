@@ -149,7 +149,7 @@ class Server:
             stream.close()
             return
         self.sessions.add(stream)
-        self._tasks.start(self._session(stream), f"{self.name} {stream.peer[0]}")
+        self._tasks.drive(self._session(stream), self.name)
 
     async def _session(self, stream: Stream) -> None:
         try:

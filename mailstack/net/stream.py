@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import cast
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from mailstack.net.tasks import Driven, apart, current, park
 
 READ_HIGH = 256 * 1024
 """Octets buffered for the reader before the transport is paused."""
 WRITE_HIGH = 256 * 1024
 """Octets buffered for the peer before `drain` waits."""
+
+SILENT = "the peer is silent"
 
 PeerAddress = tuple[str, int]
 
@@ -33,6 +38,7 @@ class Stream(asyncio.Protocol):
         "_paused_reading",
         "_paused_writing",
         "_read_waiter",
+        "_reader",
         "_timer",
         "local",
         "peer",
@@ -50,6 +56,7 @@ class Stream(asyncio.Protocol):
         self._paused_reading = False
         self._paused_writing = False
         self._read_waiter: asyncio.Future[None] | None = None
+        self._reader: Driven | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
@@ -140,8 +147,6 @@ class Stream(asyncio.Protocol):
         """
         if not self._buffer and not self._eof:
             loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-            self._read_waiter = waiter
             self._deadline = deadline = loop.time() + timeout
             # One timer serves many reads: it looks at the deadline when it goes off, and is set anew then.
             if self._timer is not None and self._timer.when() > deadline:
@@ -149,10 +154,16 @@ class Stream(asyncio.Protocol):
                 self._timer = None
             if self._timer is None:
                 self._timer = loop.call_at(deadline, self._look_at_deadline)
+            reader = current()
             try:
-                await waiter
+                if reader is not None:
+                    self._reader = reader
+                    await park(reader)
+                else:
+                    self._read_waiter = loop.create_future()
+                    await self._read_waiter
             finally:
-                self._read_waiter = None
+                self._reader = self._read_waiter = None
         if not self._buffer:
             return b""
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
@@ -237,20 +248,23 @@ class Stream(asyncio.Protocol):
 
     def _look_at_deadline(self) -> None:
         self._timer = None
-        waiter = self._read_waiter
-        if waiter is None or waiter.done():
+        if self._reader is None and (self._read_waiter is None or self._read_waiter.done()):
             return
-        loop = waiter.get_loop()
+        loop = asyncio.get_running_loop()
         if loop.time() < self._deadline:
             self._timer = loop.call_at(self._deadline, self._look_at_deadline)
-        else:
-            _expire(waiter)
+        elif self._reader is not None:
+            self._reader.resume(TimeoutError(SILENT))
+        elif self._read_waiter is not None:
+            _expire(self._read_waiter)
 
     def _held(self) -> int:
         return sum(map(len, self._buffer))
 
     def _wake_reader(self) -> None:
-        if self._read_waiter is not None and not self._read_waiter.done():
+        if self._reader is not None:
+            self._reader.resume()
+        elif self._read_waiter is not None and not self._read_waiter.done():
             self._read_waiter.set_result(None)
 
 
@@ -267,30 +281,33 @@ async def connect(
 
     Names are not resolved here: a server looks them up itself and knows which address it talks to.
     """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(timeout):
-        _, stream = await loop.create_connection(
-            Stream,
-            host,
-            port,
-            ssl=tls,
-            server_hostname=server_hostname if tls is not None else None,
-            local_addr=(local_address, 0) if local_address else None,
-        )
-    return stream
+    connecting = asyncio.get_running_loop().create_connection(
+        Stream,
+        host,
+        port,
+        ssl=tls,
+        server_hostname=server_hostname if tls is not None else None,
+        local_addr=(local_address, 0) if local_address else None,
+    )
+    return await apart(_within(timeout, connecting))
 
 
 async def connect_unix(path: str, timeout: float) -> Stream:
     """Open a connection to a unix-domain stream socket. Raises `OSError` or `TimeoutError`."""
-    loop = asyncio.get_running_loop()
+    connecting = asyncio.get_running_loop().create_unix_connection(Stream, path)
+    return await apart(_within(timeout, connecting))
+
+
+async def _within(
+    timeout: float, connecting: Coroutine[Any, Any, tuple[asyncio.BaseTransport, Stream]]
+) -> Stream:
     async with asyncio.timeout(timeout):
-        _, stream = await loop.create_unix_connection(Stream, path)
-    return stream
+        return (await connecting)[1]
 
 
 def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
-        waiter.set_exception(TimeoutError("the peer is silent"))
+        waiter.set_exception(TimeoutError(SILENT))
 
 
 def _address(info: object) -> PeerAddress:

@@ -2,23 +2,133 @@
 
 A task that nobody awaits loses its exception and may be collected while it runs; `TaskSet` keeps a
 reference, reports what a task died of, and ends them all in an orderly way.
+
+There are two kinds. `start` makes an ordinary task of the event loop. `drive` makes a `Driven`: a coroutine that
+runs at once, and again inside the very call that brings what it waits for (a stream's `data_received`), with
+no turn of the event loop in between. A session that answers seven commands is woken seven times, so that is
+where a server of short answers spends its time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 OnError = Callable[[str, BaseException], None]
 """Called with the task's name and what it raised."""
+
+
+class Driven(asyncio.Future[Any]):
+    """A coroutine that is run by what wakes it; done, as a future, when the coroutine is over.
+
+    It may wait for futures, tasks and `asyncio.sleep` as a task may, and for `park`. What needs the current
+    task (`asyncio.timeout`) goes through `apart`.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._coroutine = coroutine
+        self._name = name
+        self._parked = False
+        self._running = False
+        self._awaits: asyncio.Future[Any] | None = None
+        self._step(None)
+
+    def get_name(self) -> str:
+        return self._name
+
+    def resume(self, error: BaseException | None = None) -> None:
+        """Go on behind `park`, where `error` is raised if there is one. Nothing happens when it is not parked."""
+        if self._parked:
+            self._parked = False
+            self._step(error)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Raise `CancelledError` at the place where it waits, as soon as the event loop has a turn."""
+        if self.done():
+            return False
+        self.get_loop().call_soon(self._cancelled)
+        return True
+
+    def _cancelled(self) -> None:
+        if self.done() or self._running:
+            return
+        self._parked = False
+        if self._awaits is not None:
+            self._awaits.remove_done_callback(self._ready)
+            self._awaits.cancel()
+        self._step(asyncio.CancelledError())
+
+    def _ready(self, awaited: asyncio.Future[Any]) -> None:
+        self._step(None)
+
+    def _continue(self) -> None:
+        if not self.done() and not self._parked and self._awaits is None:
+            self._step(None)
+
+    def _step(self, error: BaseException | None) -> None:
+        """Run to the next place where it has to wait."""
+        global _current
+        outer, _current = _current, self
+        self._awaits = None
+        self._running = True
+        try:
+            awaited = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+        except StopIteration as stop:
+            self.set_result(stop.value)
+        except asyncio.CancelledError:
+            super().cancel()
+        except (KeyboardInterrupt, SystemExit):
+            super().cancel()
+            raise
+        except BaseException as fault:
+            self.set_exception(fault)
+        else:
+            if awaited is not None:
+                awaited._asyncio_future_blocking = False  # as a task does: the future looks whether it was awaited
+                awaited.add_done_callback(self._ready)
+                self._awaits = awaited
+            elif not self._parked:  # asyncio.sleep(0)
+                self.get_loop().call_soon(self._continue)
+        finally:
+            self._running = False
+            _current = outer
+
+
+_current: Driven | None = None
+
+
+def current() -> Driven | None:
+    """What is being driven just now; None in a task and in a callback."""
+    return _current
+
+
+@types.coroutine
+def _suspend() -> Generator[None, None, None]:
+    yield
+
+
+async def park(driven: Driven) -> None:
+    """Wait until somebody calls `resume` on `driven`, which must be the caller itself."""
+    driven._parked = True
+    await _suspend()
+
+
+async def apart(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that needs a task to run in; in a task, that is the one that it runs in."""
+    if _current is None:
+        return await coroutine
+    return await asyncio.get_running_loop().create_task(coroutine)
 
 
 class TaskSet:
     """Background tasks of one owner: started here, counted here, ended here."""
 
     def __init__(self, on_error: OnError) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._on_error = on_error
 
     def __len__(self) -> int:
@@ -31,19 +141,30 @@ class TaskSet:
         task.add_done_callback(self._done)
         return task
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def drive(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        """The same as a `Driven`, whose first steps are taken before this returns."""
+        driven = Driven(coroutine, name)
+        if driven.done():
+            self._done(driven)
+        else:
+            self._tasks.add(driven)
+            driven.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
         error = task.exception()
         if error is not None:
+            assert isinstance(task, (asyncio.Task, Driven))
             self._on_error(task.get_name(), error)
 
     async def drain(self, seconds: float) -> int:
         """Wait up to `seconds` for the tasks to end by themselves, then cancel the rest; return how many."""
         if self._tasks and seconds > 0:
             await asyncio.wait(self._tasks, timeout=seconds)
-        left = [task for task in self._tasks if task is not asyncio.current_task()]
+        mine = (asyncio.current_task(), _current)
+        left = [task for task in self._tasks if task not in mine]
         for task in left:
             task.cancel()
         if left:

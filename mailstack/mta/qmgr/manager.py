@@ -42,6 +42,9 @@ CONTENT_CACHE = 16 * 1024 * 1024
 """Octets of content that active messages may hold in memory; the others are read when they are delivered."""
 COPY = 256 * 1024
 """Octets copied at once."""
+REMOVE_EVERY = 0.01
+"""Seconds in which finished messages gather before they are removed together: the thread that removes them
+and the event loop take the interpreter from each other."""
 SETTLE_TIME = 1.0
 """Seconds after which a message that is still active is moved to active/."""
 BATCH = 50
@@ -335,6 +338,7 @@ class QueueManager:
         """Remove finished messages, on a thread: an unlink waits while the filesystem writes its journal."""
         try:
             while self._finished:
+                await asyncio.sleep(REMOVE_EVERY)
                 batch, self._finished = self._finished, []
                 errors = await self._background.do(partial(self._unlink, [entry.message for entry in batch]))
                 for entry, error in zip(batch, errors, strict=True):

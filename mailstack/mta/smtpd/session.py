@@ -22,6 +22,7 @@ from mailstack.mta.smtpd.reception import NO_STORAGE, Origin, Transaction
 from mailstack.mta.smtpd.settings import Settings
 from mailstack.mta.smtpd.verdicts import Phase, Rejection, dsn_for
 from mailstack.net.stream import Stream
+from mailstack.net.tasks import Driven, current
 from mailstack.net.tls import describe
 from mailstack.storage.tables import TableError
 from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State, events
@@ -76,7 +77,7 @@ class Session:
         self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
         self._extended = False
         self._tls = ""
-        self._task: asyncio.Task[None] | None = None
+        self._task: Driven | None = None
         self._reading = False
         self._stopping = False
         # What restrictions look at (restrictions.Client).
@@ -123,7 +124,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve the client; returns when the session is over."""
-        self._task = asyncio.current_task()
+        self._task = current()
         try:
             await self._converse()
         except _Over:
