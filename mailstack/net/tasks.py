@@ -3,10 +3,10 @@
 A task that nobody awaits loses its exception and may be collected while it runs; `TaskSet` keeps a
 reference, reports what a task died of, and ends them all in an orderly way.
 
-There are two kinds. `start` makes an ordinary task of the event loop. `drive` makes a `Driven`: a coroutine that
-runs at once, and again inside the very call that brings what it waits for (a stream's `data_received`), with
-no turn of the event loop in between. A session that answers seven commands is woken seven times, so that is
-where a server of short answers spends its time.
+There are two kinds. `start` makes an ordinary task of the event loop. `drive` makes a `Driven`: a coroutine
+that runs at once, and again inside the very call that brings what it waits for (a stream's
+`data_received`), with no turn of the event loop in between. A session that answers seven commands is woken
+seven times, so that is where a server of short answers spends its time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Driven(asyncio.Future[Any]):
         return self._name
 
     def resume(self, error: BaseException | None = None) -> None:
-        """Go on behind `park`, where `error` is raised if there is one. Nothing happens when it is not parked."""
+        """Go on behind `park`, where `error` is raised if there is one; nothing happens elsewhere."""
         if self._parked:
             self._parked = False
             self._step(error)
@@ -88,7 +88,9 @@ class Driven(asyncio.Future[Any]):
             self.set_exception(fault)
         else:
             if awaited is not None:
-                awaited._asyncio_future_blocking = False  # as a task does: the future looks whether it was awaited
+                awaited._asyncio_future_blocking = (
+                    False  # as a task does: the future looks whether it was awaited
+                )
                 awaited.add_done_callback(self._ready)
                 self._awaits = awaited
             elif not self._parked:  # asyncio.sleep(0)

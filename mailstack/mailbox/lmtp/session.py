@@ -183,6 +183,10 @@ class LmtpSession:
                 conn.reply(_DATA)
             case events.ContentEnd():
                 await self._deliver(event)
+            case events.Chunk():
+                conn.take_chunk()
+            case events.ChunkEnd():
+                conn.reply(Reply(250, "2.0.0", f"OK, {event.size} octets so far"))
             case events.Hello():
                 self._begin("")
                 conn.reply(Reply(250, "", self._extensions()))
@@ -213,7 +217,14 @@ class LmtpSession:
         lines = [self._settings.hostname]
         if self._conn.starttls_refusal is None:
             lines.append("STARTTLS")
-        lines += ["8BITMIME", "ENHANCEDSTATUSCODES", "PIPELINING", f"SIZE {MESSAGE_LIMIT}", "SMTPUTF8"]
+        lines += [
+            "8BITMIME",
+            "CHUNKING",
+            "ENHANCEDSTATUSCODES",
+            "PIPELINING",
+            f"SIZE {MESSAGE_LIMIT}",
+            "SMTPUTF8",
+        ]
         return "\n".join(lines)
 
     async def _start_tls(self) -> None:

@@ -15,7 +15,7 @@ from enum import Enum
 
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.net.stream import Stream, connect, connect_unix
-from mailstack.storage.queue import Queue
+from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import NEED_DATA, ClientConnection, Mode, RemoteError, Reply, Response
 from mailstack.wire.smtp.content import stuff
 
@@ -110,13 +110,17 @@ class Session:
         engine.mail(envelope.sender, size=envelope.size, body=_body(envelope.body), smtputf8=envelope.smtputf8
                     and "SMTPUTF8" in engine.extensions)  # fmt: skip
         transaction = _Transaction(self, request, connect)
+        content = self._small_content(request.message, queue)
         try:
             if engine.pipelining:
                 for target in request.targets:
                     engine.rcpt(target.address)
-                engine.data()
+                if content is None:
+                    engine.data()
+                else:
+                    engine.chunk(content)
                 self._flush()
-            await self._envelope(transaction)
+            await self._envelope(transaction, in_chunk=content is not None)
             if transaction.accepted and transaction.go_ahead:
                 await self._content(transaction, queue)
         except ConnectionLost as lost:
@@ -126,7 +130,18 @@ class Session:
             transaction.rest(Deferred(lost.text, lost.dsn))
         return transaction.results
 
-    async def _envelope(self, transaction: _Transaction) -> None:
+    def _small_content(self, message: Message, queue: Queue) -> bytes | None:
+        """The content where it may go out with the envelope, in one BDAT chunk and one round trip.
+
+        Only by LMTP: to strangers nothing is sent that nobody has asked for, and what is refused at RCPT
+        would have gone over the wire for nothing.
+        """
+        engine = self.engine
+        if engine.mode is not Mode.LMTP or not engine.chunking or not engine.pipelining:
+            return None
+        return queue.read_content(message) if message.envelope.size <= CHUNK else None
+
+    async def _envelope(self, transaction: _Transaction, *, in_chunk: bool) -> None:
         engine, timeouts, host = self.engine, self.timeouts, self.host
         pipelined = engine.pipelining
         if not pipelined:
@@ -155,6 +170,9 @@ class Session:
                 return
             engine.data()
             self._flush()
+        if in_chunk:
+            await self._chunk(transaction)
+            return
         reply = await self._reply(timeouts.data_init, "sending DATA command")
         if reply.code == 354:
             transaction.go_ahead = True
@@ -167,8 +185,21 @@ class Session:
                     await self._reply(
                         timeouts.data_done, "sending end of data -- message may be sent more than once"
                     )
-        elif transaction.accepted:
-            transaction.rest(refusal(host, reply, "DATA"), reply)
+        else:
+            if transaction.accepted:
+                transaction.rest(refusal(host, reply, "DATA"), reply)
+            await self._reset()  # else the next message would come in the middle of this one
+
+    async def _chunk(self, transaction: _Transaction) -> None:
+        """Take the replies to a chunk."""
+        doing = "sending end of data -- message may be sent more than once"
+        transaction.sent_content = bool(transaction.accepted)
+        for target in transaction.accepted:
+            reply = await self._reply(self.timeouts.data_done, doing)
+            transaction.finish(target, reply, self.host)
+        if not transaction.accepted:
+            await self._reply(self.timeouts.data_done, doing)
+            await self._reset()
 
     async def _content(self, transaction: _Transaction, queue: Queue) -> None:
         request, engine, timeouts = transaction.request, self.engine, self.timeouts

@@ -5,8 +5,8 @@ from __future__ import annotations
 _JUNK = frozenset({"HELO", "EHLO", "RSET", "NOOP", "VRFY", "ETRN"})
 """Commands that cost nothing and bring nothing: too many of them count as errors."""
 _COMMAND_ORDER = (
-    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "rset", "noop", "vrfy", "etrn", "quit",
-    "unknown",
+    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "etrn",
+    "quit", "unknown",
 )  # fmt: skip
 KNOWN = frozenset(name.upper() for name in _COMMAND_ORDER)
 

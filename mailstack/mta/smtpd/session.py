@@ -26,7 +26,8 @@ from mailstack.net.tasks import Driven, current
 from mailstack.net.tls import describe
 from mailstack.storage.tables import TableError
 from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State, events
-from mailstack.wire.smtp.server import FOREIGN, NOT_ENABLED, NOT_IMPLEMENTED, UNKNOWN
+from mailstack.wire.smtp.server import FOREIGN, NOT_ENABLED, UNKNOWN
+from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
 
 if TYPE_CHECKING:
     from mailstack.mta.smtpd.worker import Shared
@@ -41,6 +42,8 @@ _VERBS: dict[type, str] = {
     events.Mail: "MAIL",
     events.Rcpt: "RCPT",
     events.Data: "DATA",
+    events.Chunk: "BDAT",
+    events.ChunkEnd: "BDAT",
     events.Reset: "RSET",
     events.Noop: "NOOP",
     events.Verify: "VRFY",
@@ -76,6 +79,8 @@ class Session:
         self._where = "CONNECT"
         self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
         self._extended = False
+        self._chunked = False
+        """The content comes, or came, by BDAT."""
         self._tls = ""
         self._task: Driven | None = None
         self._reading = False
@@ -329,6 +334,7 @@ class Session:
         lines += ["ENHANCEDSTATUSCODES", "8BITMIME"]
         if settings.utf8:
             lines.append("SMTPUTF8")
+        lines.append("CHUNKING")
         hidden = settings.discarded_keywords
         if hidden:
             lines = [line for line in lines if line.partition(" ")[0].partition("=")[0].lower() not in hidden]
@@ -380,7 +386,20 @@ class Session:
             self._log_reject("reject", reply)
             self._reply("DATA", reply)
             return
+        self._chunked = False
         self._engine.reply(replies.GO_AHEAD)
+
+    async def _chunk(self, event: events.Chunk) -> None:
+        self._chunked = True
+        reply = await self._judge((Phase.DATA,)) if event.first else None
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("BDAT", reply)
+            return
+        self._engine.take_chunk()
+
+    async def _chunk_end(self, event: events.ChunkEnd) -> None:
+        self._reply("BDAT", Reply(250, "2.0.0", f"Ok: {event.size} bytes"))
 
     async def _content_end(self, event: events.ContentEnd) -> None:
         transaction, settings = self._transaction, self._settings
@@ -398,7 +417,9 @@ class Session:
         if reply is None:
             reply = await transaction.finish(self._origin(), too_big=event.too_big)
         self._drop_transaction()
-        self._reply("DATA", reply)
+        if self._chunked and reply.code == 250:
+            reply = Reply(250, "2.0.0", f"Ok: {event.size} bytes{reply.text.removeprefix('Ok:')}")
+        self._reply("BDAT" if self._chunked else "DATA", reply)
         if reply.code == 250:
             self._account.forgive()
 
@@ -594,6 +615,8 @@ _HANDLERS: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
     events.Mail: Session._mail,
     events.Rcpt: Session._rcpt,
     events.Data: Session._data,
+    events.Chunk: Session._chunk,
+    events.ChunkEnd: Session._chunk_end,
     events.ContentEnd: Session._content_end,
     events.Reset: Session._rset,
     events.Noop: Session._noop,

@@ -34,7 +34,8 @@ REPLY_LIMIT = 64 * 1024
 
 GREETING = "greeting"
 CONTENT = "content"
-"""Names in `Response.verb` beside those of commands."""
+CHUNK = "chunk"
+"""Names in `Response.verb` beside those of commands; replies to `chunk` are `CONTENT`."""
 
 
 class RemoteError(Exception):
@@ -107,6 +108,11 @@ class ClientConnection:
     def pipelining(self) -> bool:
         """Commands may be sent without waiting (RFC 2920)."""
         return "PIPELINING" in self.extensions
+
+    @property
+    def chunking(self) -> bool:
+        """A message may be sent with `chunk`."""
+        return "CHUNKING" in self.extensions
 
     @property
     def size_limit(self) -> int:
@@ -193,6 +199,17 @@ class ClientConnection:
         else:
             self._pending.append((CONTENT, ""))
 
+    def chunk(self, content: bytes) -> None:
+        """BDAT: the whole message in one chunk (RFC 3030). It may go out behind MAIL and RCPT at once.
+
+        Answered as content is; in LMTP, once when the server has accepted no recipient.
+        """
+        if self.state is not ClientState.READY:
+            raise LocalError("the connection is not ready")
+        self._pending.append((CHUNK, ""))
+        self._out.append(b"BDAT %d LAST\r\n" % len(content))
+        self._out.append(content)
+
     def rset(self) -> None:
         """RSET."""
         self._accepted.clear()
@@ -230,8 +247,19 @@ class ClientConnection:
                 return Closed()
             raise RemoteError(f"a reply to no command: {reply}")
         verb, argument = self._pending.popleft()
+        if verb is CHUNK:
+            verb, argument = CONTENT, self._first_of_chunk()
         self._digest(verb, argument, reply)
         return Response(verb, argument, reply)
+
+    def _first_of_chunk(self) -> str:
+        """Whose the reply is: in LMTP each accepted recipient has one to come, and this is the first."""
+        if self.mode is Mode.SMTP or not self._accepted:
+            return ""
+        first, *others = self._accepted
+        self._pending.extendleft((CONTENT, recipient) for recipient in reversed(others))
+        self._accepted.clear()
+        return first
 
     def _digest(self, verb: str, argument: str, reply: Reply) -> None:
         if verb == GREETING:

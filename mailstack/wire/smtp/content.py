@@ -1,4 +1,4 @@
-"""Message content between DATA and the dot, in bulk (RFC 5321 §4.5.2).
+"""Message content between DATA and the dot, or in BDAT chunks, in bulk (RFC 5321 §4.5.2, RFC 3030 §2).
 
 What comes out of `ContentReader` holds CRLF and no other CR or LF, however the octets were cut into segments:
 
@@ -83,6 +83,45 @@ class ContentReader:
         while newline_follows and piece.endswith(_END[:3]):
             piece = piece[:-3]
         return piece
+
+
+class ChunkReader:
+    """Takes the octets of BDAT chunks (RFC 3030) and gives the content, line ends as `ContentReader` does.
+
+    Dots mean nothing here. A line may be cut in two by the border of two chunks; the content's last line gets
+    its CRLF where the client sent none.
+    """
+
+    __slots__ = ("_held", "_open", "bare_newline", "limit", "size", "too_big")
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.size = 0
+        self.too_big = False
+        self.bare_newline = False
+        self._held = b""
+        self._open = False
+        """The last line has no end yet."""
+
+    def feed(self, data: bytes, *, last: bool) -> bytes:
+        """Content; `last`: no more will come."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if data[-1:] == b"\r" and not last:
+            data, self._held = data[:-1], b"\r"
+        newlines = data.count(b"\n")
+        if newlines != data.count(b"\r\n") or newlines != data.count(b"\r"):
+            self.bare_newline = True
+            data = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b" ", data))
+        if data:
+            self._open = data[-1] != 10
+        if last and self._open:
+            data += b"\r\n"
+        self.size += len(data)
+        if self.limit and self.size > self.limit:
+            self.too_big = True
+        return b"" if self.too_big else data
 
 
 def stuff(parts: Iterable[bytes]) -> Iterator[bytes]:

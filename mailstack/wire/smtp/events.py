@@ -1,8 +1,8 @@
 """What a server engine tells its owner.
 
-`Hello`, `Mail`, `Rcpt`, `Data`, `Reset`, `Noop`, `Verify`, `Etrn`, `Help`, `Quit`, `StartTLS`, `Auth`,
-`AuthResponse` and `ContentEnd` each wait for a reply (`ServerConnection.reply`, `challenge`). `Content`,
-`Refused` and `Closed` do not.
+`Hello`, `Mail`, `Rcpt`, `Data`, `Chunk`, `ChunkEnd`, `Reset`, `Noop`, `Verify`, `Etrn`, `Help`, `Quit`,
+`StartTLS`, `Auth`, `AuthResponse` and `ContentEnd` each wait for a reply (`ServerConnection.reply`, `challenge`).
+`Content`, `Refused` and `Closed` do not.
 """
 
 from __future__ import annotations
@@ -50,6 +50,22 @@ class Rcpt:
 @dataclass(frozen=True, slots=True)
 class Data:
     """DATA, with at least one accepted recipient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """BDAT with `size` octets to follow (RFC 3030); accepted by `ServerConnection.take_chunk`."""
+
+    size: int
+    last: bool
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEnd:
+    """A chunk that is not the last is in; `size`: octets of content so far."""
+
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +159,8 @@ Event = (
     | Mail
     | Rcpt
     | Data
+    | Chunk
+    | ChunkEnd
     | Content
     | ContentEnd
     | Reset

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
 
@@ -15,6 +16,8 @@ class Reply:
     code: int
     enhanced: str
     text: str
+    _wire: bytes = field(default=b"", init=False, repr=False, compare=False)
+    """What `encode` has made: most replies are constants, and go out again and again."""
 
     @property
     def positive(self) -> bool:
@@ -33,6 +36,11 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply on the wire; every line carries code and enhanced code."""
+        if not self._wire:
+            object.__setattr__(self, "_wire", self._encode())
+        return self._wire
+
+    def _encode(self) -> bytes:
         mark = f" {self.enhanced} " if self.enhanced else " "
         if "\n" not in self.text:
             return f"{self.code}{mark}{self.text}\r\n".encode("utf-8", "replace")
@@ -53,6 +61,16 @@ def parse_reply(lines: list[bytes]) -> Reply:
     Octets that are not UTF-8 become U+FFFD. The enhanced code is taken from the first line; where following
     lines repeat it, it is removed there too.
     """
+    return _parse_line(lines[0]) if len(lines) == 1 else _parse(lines)
+
+
+@lru_cache(maxsize=256)
+def _parse_line(line: bytes) -> Reply:
+    """A reply of one line: to most commands the same one, again and again."""
+    return _parse([line])
+
+
+def _parse(lines: list[bytes]) -> Reply:
     head = lines[0][:3]
     if len(head) != 3 or not head.isdigit() or not b"2" <= head[:1] <= b"5":
         raise ValueError(f"not a reply: {lines[0][:80]!r}")

@@ -19,12 +19,10 @@ owner feeds before it asks for events. `LocalError` is a mistake of the owner.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mailstack.wire.smtp import command, events
-from mailstack.wire.smtp.address import AddressError, parse_path, valid_hostname
-from mailstack.wire.smtp.content import ContentReader
+from mailstack.wire.smtp.content import ChunkReader, ContentReader
 from mailstack.wire.smtp.events import NEED_DATA, Event
 from mailstack.wire.smtp.reply import Reply
 from mailstack.wire.smtp.states import (
@@ -38,6 +36,14 @@ from mailstack.wire.smtp.states import (
     Mode,
     State,
 )
+from mailstack.wire.smtp.verbs import (
+    BDAT_SYNTAX,
+    NOT_IMPLEMENTED,
+    READERS,
+    CommandReaders,
+    decode_base64,
+    read_bdat,
+)
 
 SYNTAX = Reply(500, "5.5.2", "Error: bad syntax")
 UTF8_SYNTAX = Reply(500, "5.5.2", "Error: bad UTF-8 syntax")
@@ -46,18 +52,11 @@ LINE_TOO_LONG = Reply(500, "5.5.2", "Error: line too long")
 FOREIGN = Reply(221, "2.7.0", "Error: I can break rules, too. Goodbye.")
 MUST_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 NOT_ENABLED = Reply(503, "5.5.1", "Error: authentication not enabled")
-NOT_IMPLEMENTED = Reply(502, "5.5.1", "Error: command not implemented")
-AUTHENTICATED = Reply(503, "5.5.1", "Error: already authenticated")
-AUTH_SYNTAX = Reply(501, "5.5.4", "Syntax: AUTH mechanism")
 AUTH_ABORTED = Reply(501, "5.7.0", "Authentication aborted")
 AUTH_TOO_LONG = Reply(500, "5.5.6", "SASL response limit exceeded")
-AUTH_BASE64_INITIAL = Reply(
-    535, "5.7.8", "Error: authentication failed: Invalid base64 data in initial response"
-)
+NULL_BDAT = Reply(551, "5.7.1", "Null BDAT request")
+CHUNK_TOO_BIG = Reply(552, "5.3.4", "Chunk exceeds message size limit")
 AUTH_BASE64 = Reply(535, "5.7.8", "Error: authentication failed: Invalid base64 data in continued response")
-VRFY_SYNTAX = Reply(501, "5.5.4", "Syntax: VRFY address [SMTPUTF8]")
-ETRN_SYNTAX = Reply(500, "", "Syntax: ETRN domain")
-ETRN_PARAMETER = Reply(501, "", "Error: invalid parameter syntax")
 
 _QUOTED_LINE = 100
 """Characters of a refused line that are reported."""
@@ -82,32 +81,27 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class ServerConnection:
+class ServerConnection(CommandReaders):
     """One client, from greeting to close."""
 
     __slots__ = (
         "_awaiting",
         "_buffer",
         "_content",
+        "_discarding",
         "_eof",
+        "_last",
+        "_left",
         "_out",
         "_position",
         "_replies_due",
         "_skipping",
-        "_utf8",
         "auth_refusal",
-        "authenticated",
-        "hello",
         "helo_required",
-        "limits",
         "mode",
         "recipients",
         "require_tls",
-        "starttls_refusal",
         "state",
-        "strict_paths",
-        "strict_utf8",
-        "utf8",
     )
 
     def __init__(
@@ -140,7 +134,13 @@ class ServerConnection:
         self._awaiting = ""
         """The verb whose reply is due."""
         self._replies_due = 0
-        self._content: ContentReader | None = None
+        self._content: ContentReader | ChunkReader | None = None
+        self._left = 0
+        """Octets of a BDAT chunk that are still to come."""
+        self._last = True
+        """They are the last, or the content came behind DATA."""
+        self._discarding = False
+        """A chunk has failed: those that follow it are read and thrown away."""
         self._skipping = False
         self._eof = False
         self._utf8 = False
@@ -194,7 +194,7 @@ class ServerConnection:
         if not verb:
             raise LocalError("no command waits for a reply")
         self._out.append(reply.encode())
-        if verb == "CONTENT":
+        if verb == "CONTENT" and self._last:
             self._replies_due -= 1
             if self._replies_due <= 0:
                 self._awaiting = ""
@@ -212,6 +212,15 @@ class ServerConnection:
         self._awaiting = ""
         self._out.append(b"334 " + binascii.b2a_base64(data, newline=False) + b"\r\n")
         self.state = State.AUTH
+
+    def take_chunk(self) -> None:
+        """Accept the chunk that BDAT announces: its octets follow as `Content`."""
+        if self._awaiting != "BDAT":
+            raise LocalError("no chunk has been announced")
+        self._awaiting = ""
+        self.state = State.CHUNK
+        if self._content is None:
+            self._content = ChunkReader(self.limits.message)
 
     def say(self, reply: Reply) -> None:
         """Send a reply that answers nothing (421 on a time-out or at shutdown) and end the session."""
@@ -244,11 +253,16 @@ class ServerConnection:
         if not reply.positive:
             if verb in ("EHLO", "HELO", "LHLO"):
                 self.hello = ""
+            elif verb in ("BDAT", "CONTENT"):
+                self._discard()
             return
         if verb == "RCPT":
             self.recipients += 1
         elif verb == "DATA":
             self._content = ContentReader(self.limits.message)
+            self._last = True
+        elif verb == "CONTENT":
+            self.state = State.CHUNKS
         elif verb in ("EHLO", "HELO", "LHLO", "RSET"):
             self._end_transaction()
         elif verb == "STARTTLS":
@@ -263,6 +277,7 @@ class ServerConnection:
     def _end_transaction(self) -> None:
         self.recipients = 0
         self._content = None
+        self._discarding = False
         self._utf8 = False
         if self.state is not State.CLOSED:
             self.state = State.READY if self.hello else State.IDLE
@@ -273,14 +288,19 @@ class ServerConnection:
         """The next thing the client has said, or `NEED_DATA`. Raises `LocalError` while a reply is due."""
         if self._awaiting:
             raise LocalError(f"{self._awaiting} has not been answered")
-        if self.state is State.CLOSED:
-            return events.Closed()
-        if self.state is State.CONTENT:
+        state = self.state
+        if state is State.CONTENT:
             return self._next_content()
-        if self.state is State.DONE:
+        if state is State.DONE:
             return self._content_end()
-        if self.state in (State.START, State.TLS):
+        if state is State.CLOSED:
+            return events.Closed()
+        if state is State.START or state is State.TLS:
             return events.Closed() if self._eof else NEED_DATA
+        if state is State.CHUNK:
+            return self._next_of_chunk()
+        if self._left:
+            self._skip()
         line = self._next_line()
         if line is None:
             if self._eof:
@@ -323,7 +343,7 @@ class ServerConnection:
 
     def _next_content(self) -> Event:
         reader = self._content
-        assert reader is not None
+        assert isinstance(reader, ContentReader)
         data = self._buffer[self._position :] if self._position else self._buffer
         piece, used = reader.feed(data) if data else (b"", -1)
         if used < 0:
@@ -340,10 +360,42 @@ class ServerConnection:
             return events.Content(piece)
         return self._content_end()
 
+    def _next_of_chunk(self) -> Event:
+        reader = self._content
+        assert isinstance(reader, ChunkReader)
+        data = self._buffer[self._position : self._position + self._left]
+        self._position += len(data)
+        self._left -= len(data)
+        if not data and self._left:
+            if self._eof:
+                self.close()
+                return events.Closed()
+            return NEED_DATA
+        piece = reader.feed(data, last=self._last and not self._left)
+        if not self._left:
+            self.state = State.DONE
+        return events.Content(piece) if piece else self.next_event()
+
+    def _skip(self) -> None:
+        """Throw away what has come of a chunk that nobody wants."""
+        skipped = min(self._left, len(self._buffer) - self._position)
+        self._position += skipped
+        self._left -= skipped
+
+    def _discard(self) -> None:
+        """A chunk has failed: the last one ends the transaction, any other leaves RSET only (RFC 3030)."""
+        if self._last:
+            self._end_transaction()
+        elif self.state in (State.RCPT, State.DONE, State.CHUNKS):
+            self.state = State.CHUNKS
+            self._discarding = True
+
     def _content_end(self) -> Event:
         reader = self._content
         assert reader is not None
         self._awaiting = "CONTENT"
+        if not self._last:
+            return events.ChunkEnd(reader.size)
         self._replies_due = self.recipients if self.mode is Mode.LMTP else 1
         return events.ContentEnd(reader.size, reader.too_big, reader.bare_newline)
 
@@ -367,145 +419,63 @@ class ServerConnection:
                 self.close()
                 return event
             return self._refuse("", UNKNOWN, line)
-        if self.require_tls and verb not in BEFORE_TLS:
-            return self._refuse(verb, MUST_STARTTLS, line)
-        if self.helo_required and self.state is State.IDLE and verb in BEFORE_HELLO:
-            return self._refuse(verb, HELLO_FIRST, line)
-        refusal = self.auth_refusal if verb == "AUTH" else None
-        refusal = refusal or OUT_OF_SEQUENCE.get((self.state, verb))
+        refusal = self._out_of_place(verb)
+        if verb == "BDAT":
+            return self._bdat(argument, line, refusal)
         if refusal is not None:
             return self._refuse(verb, refusal, line)
         try:
-            event = _READERS[verb](self, argument)
+            event = READERS[verb](self, argument)
         except command.SyntaxRefusal as error:
             return self._refuse(verb, error.reply, line)
         self._awaiting = verb
         return event
 
-    # ---- one reader per command; each returns its event or raises SyntaxRefusal
+    def _out_of_place(self, verb: str) -> Reply | None:
+        """What a known command is told when it may not come now."""
+        if self.require_tls and verb not in BEFORE_TLS:
+            return MUST_STARTTLS
+        if self.helo_required and self.state is State.IDLE and verb in BEFORE_HELLO:
+            return HELLO_FIRST
+        if verb == "AUTH" and self.auth_refusal is not None:
+            return self.auth_refusal
+        return OUT_OF_SEQUENCE.get((self.state, verb))
 
-    def _hello(self, verb: str, argument: str) -> Event:
-        if not argument:
-            raise command.SyntaxRefusal(Reply(501, "", f"Syntax: {verb} hostname"))
-        self.hello = command.hello_name(argument)
-        return events.Hello(verb, self.hello)
-
-    def _on_ehlo(self, argument: str) -> Event:
-        return self._hello("EHLO", argument)
-
-    def _on_helo(self, argument: str) -> Event:
-        return self._hello("HELO", argument)
-
-    def _on_lhlo(self, argument: str) -> Event:
-        return self._hello("LHLO", argument)
-
-    def _on_mail(self, argument: str) -> Event:
-        rules = command.Rules(self.limits.message, self.strict_paths, self.utf8, self.strict_utf8)
-        sender, parameters = command.parse_mail(argument, rules)
-        self._utf8 = parameters.smtputf8
-        return events.Mail(sender, parameters)
-
-    def _on_rcpt(self, argument: str) -> Event:
-        return events.Rcpt(command.parse_rcpt(argument, self._utf8, self.strict_paths, self.strict_utf8))
-
-    def _on_data(self, argument: str) -> Event:
-        _no_argument("DATA", argument)
-        return events.Data()
-
-    def _on_rset(self, argument: str) -> Event:
-        _no_argument("RSET", argument)
-        return events.Reset()
-
-    def _on_noop(self, argument: str) -> Event:
-        return events.Noop()
-
-    def _on_help(self, argument: str) -> Event:
-        return events.Help()
-
-    def _on_quit(self, argument: str) -> Event:
-        return events.Quit()
-
-    def _on_vrfy(self, argument: str) -> Event:
-        if argument.upper().endswith(" SMTPUTF8"):
-            argument = argument[:-9].rstrip()
-        if not argument:
-            raise command.SyntaxRefusal(VRFY_SYNTAX)
-        try:
-            address = parse_path(argument)
-        except AddressError:
-            raise command.SyntaxRefusal(command.BAD_RECIPIENT) from None
-        if not address:
-            raise command.SyntaxRefusal(command.BAD_RECIPIENT)
-        return events.Verify(address, argument)
-
-    def _on_etrn(self, argument: str) -> Event:
-        if not argument or len(argument.split()) > 1:
-            raise command.SyntaxRefusal(ETRN_SYNTAX)
-        domain = argument if argument[0].isalnum() else argument[1:]
-        if not valid_hostname(domain):
-            raise command.SyntaxRefusal(ETRN_PARAMETER)
-        return events.Etrn(domain.lower())
-
-    def _on_starttls(self, argument: str) -> Event:
-        _no_argument("STARTTLS", argument)
-        if self.starttls_refusal is not None:
-            raise command.SyntaxRefusal(self.starttls_refusal)
-        return events.StartTLS()
-
-    def _on_auth(self, argument: str) -> Event:
-        if self.authenticated:
-            raise command.SyntaxRefusal(AUTHENTICATED)
-        words = argument.split()
-        if not 1 <= len(words) <= 2:
-            raise command.SyntaxRefusal(AUTH_SYNTAX)
-        initial: bytes | None = None
-        if len(words) == 2:
-            initial = b"" if words[1] == "=" else _base64(words[1].encode())
-            if initial is None:
-                raise command.SyntaxRefusal(AUTH_BASE64_INITIAL)
-        return events.Auth(words[0].upper(), initial)
+    def _bdat(self, argument: str, line: str, refusal: Reply | None) -> Event:
+        """BDAT (RFC 3030 §2): what follows is read whatever the answer is, so a size that cannot be read is
+        the end of the session."""
+        announced = read_bdat(argument)
+        if announced is None:
+            event = self._refuse("BDAT", BDAT_SYNTAX, line)
+            self.close()
+            return event
+        self._left, self._last = announced
+        so_far = self._content.size if self._content is not None else 0
+        if refusal is None:
+            if self._discarding:
+                refusal = Reply(551, "5.0.0", f"Discarded {self._left} bytes after earlier error")
+            elif not self._left and not self._last:
+                refusal = NULL_BDAT
+            elif self.limits.message and so_far + self._left > self.limits.message:
+                refusal = CHUNK_TOO_BIG
+            if refusal is not None:
+                self._discard()
+        if refusal is not None:
+            return self._refuse("BDAT", refusal, line)
+        self._awaiting = "BDAT"
+        return events.Chunk(self._left, self._last, self._content is None)
 
     def _auth_response(self, line: bytes) -> Event:
         line = line.strip()
         if line == b"*":
             self.state = State.READY
             return self._refuse("AUTH", AUTH_ABORTED, "*")
-        data = _base64(line)
+        data = decode_base64(line)
         if data is None:
             self.state = State.READY
             return self._refuse("AUTH", AUTH_BASE64, "")
         self._awaiting = "AUTH"
         return events.AuthResponse(data)
-
-
-_READERS: dict[str, Callable[[ServerConnection, str], Event]] = {
-    "EHLO": ServerConnection._on_ehlo,
-    "HELO": ServerConnection._on_helo,
-    "LHLO": ServerConnection._on_lhlo,
-    "MAIL": ServerConnection._on_mail,
-    "RCPT": ServerConnection._on_rcpt,
-    "DATA": ServerConnection._on_data,
-    "RSET": ServerConnection._on_rset,
-    "NOOP": ServerConnection._on_noop,
-    "HELP": ServerConnection._on_help,
-    "QUIT": ServerConnection._on_quit,
-    "VRFY": ServerConnection._on_vrfy,
-    "ETRN": ServerConnection._on_etrn,
-    "STARTTLS": ServerConnection._on_starttls,
-    "AUTH": ServerConnection._on_auth,
-}
-
-
-def _no_argument(verb: str, argument: str) -> None:
-    if argument:
-        raise command.SyntaxRefusal(Reply(501, "5.5.4", f"Syntax: {verb}"))
-
-
-def _base64(data: bytes) -> bytes | None:
-    try:
-        return binascii.a2b_base64(data, strict_mode=True) if data else b""
-    except binascii.Error:
-        return None
 
 
 def _printable(line: str) -> str:

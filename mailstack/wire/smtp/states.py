@@ -1,4 +1,5 @@
-"""The two SMTP state machines as data (RFC 5321 §4.1.4, RFC 2033 §4, RFC 3207 §4, RFC 4954 §4).
+"""The two SMTP state machines as data (RFC 5321 §4.1.4, RFC 2033 §4, RFC 3030 §2,
+RFC 3207 §4, RFC 4954 §4).
 
 `AFTER` says where an accepted command leads, `OUT_OF_SEQUENCE` what a command is told in a state that
 does not take it. A pair that is in neither table leaves the state as it is.
@@ -27,10 +28,15 @@ class State(Enum):
     MAIL = "a sender has been accepted"
     RCPT = "a sender and at least one recipient have been accepted"
     CONTENT = "message content comes in"
+    CHUNK = "a BDAT chunk comes in"
+    CHUNKS = "between two BDAT chunks"
     DONE = "all content is in; its reply, or replies (LMTP), are due"
     AUTH = "an authentication exchange goes on"
     TLS = "STARTTLS has been accepted; what comes next is a TLS handshake"
     CLOSED = "nothing more is read or sent"
+
+    # An enumeration's own is a Python function, and states are looked up with every command.
+    __hash__ = object.__hash__
 
 
 NESTED = Reply(503, "5.5.1", "Error: nested MAIL command")
@@ -41,20 +47,22 @@ HELLO_FIRST = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
 IN_TRANSACTION = Reply(503, "5.5.1", "Error: MAIL transaction in progress")
 ETRN_IN_TRANSACTION = Reply(503, "", "Error: MAIL transaction in progress")
 
+MAIL_AFTER_BDAT = Reply(503, "5.5.1", "Error: MAIL after BDAT")
+RCPT_AFTER_BDAT = Reply(503, "5.5.1", "Error: RCPT after BDAT")
+DATA_AFTER_BDAT = Reply(503, "5.5.1", "Error: DATA after BDAT")
+
+_TRANSACTION = (State.MAIL, State.RCPT, State.CHUNKS)
+_BETWEEN_COMMANDS = (State.IDLE, State.READY, *_TRANSACTION)
+
 AFTER: dict[tuple[State, str], State] = {
-    **{
-        (state, verb): State.READY
-        for state in (State.IDLE, State.READY, State.MAIL, State.RCPT)
-        for verb in ("EHLO", "HELO", "LHLO")
-    },
+    **{(state, verb): State.READY for state in _BETWEEN_COMMANDS for verb in ("EHLO", "HELO", "LHLO")},
     (State.IDLE, "MAIL"): State.MAIL,
     (State.READY, "MAIL"): State.MAIL,
     (State.MAIL, "RCPT"): State.RCPT,
     (State.RCPT, "DATA"): State.CONTENT,
-    (State.MAIL, "RSET"): State.READY,
-    (State.RCPT, "RSET"): State.READY,
-    **{(state, "QUIT"): State.CLOSED for state in (State.IDLE, State.READY, State.MAIL, State.RCPT)},
-    **{(state, "STARTTLS"): State.TLS for state in (State.IDLE, State.READY, State.MAIL, State.RCPT)},
+    **{(state, "RSET"): State.READY for state in _TRANSACTION},
+    **{(state, "QUIT"): State.CLOSED for state in _BETWEEN_COMMANDS},
+    **{(state, "STARTTLS"): State.TLS for state in _BETWEEN_COMMANDS},
 }
 """(state, command) -> state once the command has been answered positively."""
 
@@ -66,15 +74,19 @@ OUT_OF_SEQUENCE: dict[tuple[State, str], Reply] = {
     (State.IDLE, "DATA"): NEED_RCPT,
     (State.READY, "DATA"): NEED_RCPT,
     (State.MAIL, "DATA"): NO_RECIPIENTS,
+    (State.IDLE, "BDAT"): NEED_RCPT,
+    (State.READY, "BDAT"): NEED_RCPT,
+    (State.MAIL, "BDAT"): NO_RECIPIENTS,
+    (State.CHUNKS, "MAIL"): MAIL_AFTER_BDAT,
+    (State.CHUNKS, "RCPT"): RCPT_AFTER_BDAT,
+    (State.CHUNKS, "DATA"): DATA_AFTER_BDAT,
     (State.IDLE, "AUTH"): HELLO_FIRST,
-    (State.MAIL, "AUTH"): IN_TRANSACTION,
-    (State.RCPT, "AUTH"): IN_TRANSACTION,
-    (State.MAIL, "ETRN"): ETRN_IN_TRANSACTION,
-    (State.RCPT, "ETRN"): ETRN_IN_TRANSACTION,
+    **{(state, "AUTH"): IN_TRANSACTION for state in _TRANSACTION},
+    **{(state, "ETRN"): ETRN_IN_TRANSACTION for state in _TRANSACTION},
 }
 """(state, command) -> the refusal."""
 
-BEFORE_HELLO: frozenset[str] = frozenset({"MAIL", "RCPT", "DATA", "ETRN"})
+BEFORE_HELLO: frozenset[str] = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "ETRN"})
 """Refused in `State.IDLE` with `HELLO_FIRST` where the server insists on a greeting."""
 
 BEFORE_TLS: frozenset[str] = frozenset({"EHLO", "HELO", "LHLO", "STARTTLS", "NOOP", "QUIT"})
@@ -89,6 +101,7 @@ COMMANDS: frozenset[str] = frozenset(
         "MAIL",
         "RCPT",
         "DATA",
+        "BDAT",
         "RSET",
         "NOOP",
         "VRFY",
