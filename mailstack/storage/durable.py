@@ -31,6 +31,10 @@ LARGE = 256 * 1024
 """Octets from which a file counts as large: it is written on a thread of its own kind."""
 
 
+SCATTERED = 512
+"""Pieces that one system call writes (IOV_MAX is 1024)."""
+DEVICES = 10_000
+"""Folders whose filesystem is remembered."""
 CROWD = 3
 """Files in this round and the last from which on a round waits for more."""
 GATHER = 0.001
@@ -100,9 +104,20 @@ def _flush(item: Publication, fd: int) -> None:
 
 def write_all(fd: int, data: Sequence[bytes | memoryview]) -> None:
     """Write every octet of `data`, however many calls that takes. Raises `OSError`."""
+    if len(data) <= SCATTERED:
+        written = os.writev(fd, data)
+        if written == sum(map(len, data)):
+            return
+    else:
+        written = 0
     parts = [memoryview(part) for part in data if len(part)]
+    while parts and written >= len(parts[0]):
+        written -= len(parts[0])
+        parts.pop(0)
+    if written:
+        parts[0] = parts[0][written:]
     while parts:
-        written = os.writev(fd, parts[:512])
+        written = os.writev(fd, parts[:SCATTERED])
         while parts and written >= len(parts[0]):
             written -= len(parts[0])
             parts.pop(0)
@@ -122,6 +137,8 @@ class _File:
     """A publication on its way. `fd` is open until its content is on disk."""
 
     item: Publication
+    folder: str
+    """Of the final name."""
     fd: int
     device: int
     done: asyncio.Future[None]
@@ -153,6 +170,7 @@ class GroupCommit:
         self._large = Background("large-files")
         self._together = FilesystemFlush()
         self._closed = False
+        self._devices: dict[str, int] = {}
 
     async def publish(self, item: Publication) -> None:
         """Make `item.final` durable. Raises `OSError`.
@@ -167,7 +185,7 @@ class GroupCommit:
         done: asyncio.Future[None] = loop.create_future()
         if (item.append and not item.early) or sum(map(len, item.data)) > LARGE:
             self._large.run(
-                loop, lambda: _outcome(item), lambda error: _File(item, -1, 0, done).settle(error)
+                loop, lambda: _outcome(item), lambda error: _File(item, "", -1, 0, done).settle(error)
             )
         else:
             fd = _write(item)
@@ -177,11 +195,21 @@ class GroupCommit:
                 except OSError:
                     os.close(fd)
                     raise
-            self._written.append(_File(item, fd, os.fstat(fd).st_dev, done))
+            folder = item.final[: item.final.rindex("/")]
+            self._written.append(_File(item, folder, fd, self._device(folder, fd), done))
             if not self._busy:
                 self._busy = True
                 self._next_round(loop)
         await done
+
+    def _device(self, folder: str, fd: int) -> int:
+        """The filesystem of a file of that folder."""
+        device = self._devices.get(folder)
+        if device is None:
+            if len(self._devices) >= DEVICES:
+                self._devices.clear()
+            device = self._devices[folder] = os.fstat(fd).st_dev
+        return device
 
     def close(self) -> None:
         """End the threads once they have done what they were given (blocks until then)."""
@@ -246,13 +274,14 @@ class GroupCommit:
 def _flush_round(written: list[_File], renamed: list[_File], together: FilesystemFlush) -> dict[int, OSError]:
     """Flush new files and the directories of renamed ones; what failed, by the identity of the file."""
     errors: dict[int, OSError] = {}
-    directories: dict[str, list[_File]] = {}
-    for file in (*renamed, *(file for file in written if file.item.early)):
-        directories.setdefault(os.path.dirname(file.item.final), []).append(file)
-    if len(written) + len(directories) > 1 and written:
-        devices = {file.device for file in written} | {file.device for file in renamed}
+    if written and (len(written) + len(renamed) > 1 or written[0].item.early):
+        devices = {file.device for file in written}
+        devices.update([file.device for file in renamed])
         if len(devices) == 1 and together.flush(written[0].fd):
             return errors
+    directories: dict[str, list[_File]] = {}
+    for file in (*renamed, *(file for file in written if file.item.early)):
+        directories.setdefault(file.folder, []).append(file)
     for file in written:
         try:
             os.fsync(file.fd)

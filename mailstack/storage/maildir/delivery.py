@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mailstack.storage.durable import Publication, fsync_directory
 from mailstack.storage.maildir.names import suffix_of, unique_name
+from mailstack.storage.placement import spread
 
 _prepared: set[str] = set()
 _PREPARED_LIMIT = 10_000
@@ -28,6 +29,8 @@ def make_folder(folder: str) -> None:
         made.append(parent)
         parent = os.path.dirname(parent)
     for path in [*reversed(made), *(f"{folder}/{name}" for name in missing)]:
+        if path == folder and not is_folder(os.path.dirname(path)):
+            spread(os.path.dirname(path))  # an account's own folder, not one in a Maildir
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
