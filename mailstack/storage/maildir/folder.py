@@ -13,6 +13,7 @@ Damage is reported in `problems`, a list of texts that the owner logs and clears
 from __future__ import annotations
 
 import os
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -27,13 +28,21 @@ REWRITE_STALE = 200
 """Records of expunged messages that may stand in the uidlist before it is rewritten."""
 
 
+GRANULARITY = 20_000_000
+"""Nanoseconds in which a directory may change twice and keep its modification time: filesystems take it from
+a clock that ticks with the kernel's timer."""
+
+
 class FolderGoneError(OSError):
     """The folder has been deleted, or made anew with another UIDVALIDITY: no view of it is valid any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What the directories held, and their modification times (ns) read before that."""
+    """What the directories held, and their modification times (ns) read before that.
+
+    (-1, -1) for times so young that the next change may leave the same ones: they say nothing then.
+    """
 
     new: list[str]
     cur: list[str]
@@ -409,6 +418,7 @@ def read_listing(path: str) -> Listing:
     """
     try:
         stamp = _stamp(path)
+        young = max(stamp) > time.time_ns() - GRANULARITY
         new, cur = os.listdir(f"{path}/new"), os.listdir(f"{path}/cur")
         if _stamp(path) != stamp:
             again = _stamp(path)
@@ -416,6 +426,7 @@ def read_listing(path: str) -> Listing:
             cur = list(present | {name for name in cur if os.path.exists(f"{path}/cur/{name}")})
             new = os.listdir(f"{path}/new")
             stamp = again
+            young = max(stamp) > time.time_ns() - GRANULARITY
     except FileNotFoundError as error:
         if os.path.isdir(path):
             for name in ("cur", "new", "tmp"):
@@ -425,7 +436,7 @@ def read_listing(path: str) -> Listing:
     return Listing(
         [name for name in new if not name.startswith(".")],
         [name for name in cur if not name.startswith(".")],
-        stamp,
+        (-1, -1) if young else stamp,
     )
 
 

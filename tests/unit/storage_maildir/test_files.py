@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from mailstack.storage.durable import publish_now
 from mailstack.storage.maildir import names, prepare_delivery, subscriptions, tree, uidlist
+from mailstack.storage.maildir.delivery import make_folder
+from mailstack.storage.maildir.folder import Folder
 from mailstack.storage.maildir.keywords import Keywords
 
 BASES = st.text("abc.,=SW0123", min_size=1, max_size=20)
@@ -160,3 +162,22 @@ def test_folders(tmp_path: Path) -> None:
     assert not [name for name in os.listdir(root) if name.startswith("..")]
     with pytest.raises(FileNotFoundError):
         tree.rename(root, "nothing", "x")
+
+
+def test_a_change_in_the_same_tick_of_the_clock_is_noticed(tmp_path: Path) -> None:
+    make_folder(str(tmp_path))
+    folder = Folder(str(tmp_path))
+    folder.load(lambda: 1)
+    before = os.stat(tmp_path / "new").st_mtime_ns
+    (tmp_path / "new" / "1.dropped").write_bytes(b"Subject: x\n\n")
+    os.utime(tmp_path / "new", ns=(before, before))  # what a coarse clock would have written
+    assert folder.is_stale()
+
+
+def test_a_folder_at_rest_is_not_read_again(tmp_path: Path) -> None:
+    make_folder(str(tmp_path))
+    for name in ("new", "cur"):
+        os.utime(tmp_path / name, (1_700_000_000, 1_700_000_000))
+    folder = Folder(str(tmp_path))
+    folder.load(lambda: 1)
+    assert not folder.is_stale()
