@@ -1,8 +1,8 @@
 """What a server engine tells its owner.
 
 `Hello`, `Mail`, `Rcpt`, `Data`, `Chunk`, `ChunkEnd`, `Reset`, `Noop`, `Verify`, `Etrn`, `Help`, `Quit`,
-`StartTLS`, `Auth`, `AuthResponse` and `ContentEnd` each wait for a reply (`ServerConnection.reply`, `challenge`).
-`Content`, `Refused` and `Closed` do not.
+`StartTLS`, `Auth`, `AuthResponse` and `ContentEnd` each wait for a reply (`ServerConnection.reply` or
+`challenge`). `Content`, `Refused` and `Closed` do not.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkEnd:
-    """A chunk that is not the last is in; `size`: octets of content so far."""
+    """A chunk that is not the last is in; `size`: its octets as they were announced."""
 
     size: int
 

@@ -27,6 +27,7 @@ from mailstack.wire.smtp.events import NEED_DATA, Event
 from mailstack.wire.smtp.reply import Reply
 from mailstack.wire.smtp.states import (
     AFTER,
+    AFTER_BDAT,
     BEFORE_HELLO,
     BEFORE_TLS,
     COMMANDS,
@@ -87,6 +88,7 @@ class ServerConnection(CommandReaders):
     __slots__ = (
         "_awaiting",
         "_buffer",
+        "_chunk_size",
         "_content",
         "_discarding",
         "_eof",
@@ -137,6 +139,8 @@ class ServerConnection(CommandReaders):
         self._content: ContentReader | ChunkReader | None = None
         self._left = 0
         """Octets of a BDAT chunk that are still to come."""
+        self._chunk_size = 0
+        """Octets that it was announced with."""
         self._last = True
         """They are the last, or the content came behind DATA."""
         self._discarding = False
@@ -193,6 +197,13 @@ class ServerConnection(CommandReaders):
         verb = self._awaiting
         if not verb:
             raise LocalError("no command waits for a reply")
+        if verb == "BDAT":
+            if reply.positive:
+                raise LocalError("a chunk is accepted by take_chunk")
+            self._refuse_chunk(reply)
+            if reply.code in (421, 521):
+                self.close()
+            return
         self._out.append(reply.encode())
         if verb == "CONTENT" and self._last:
             self._replies_due -= 1
@@ -253,7 +264,7 @@ class ServerConnection(CommandReaders):
         if not reply.positive:
             if verb in ("EHLO", "HELO", "LHLO"):
                 self.hello = ""
-            elif verb in ("BDAT", "CONTENT"):
+            elif verb == "CONTENT":
                 self._discard()
             return
         if verb == "RCPT":
@@ -383,19 +394,29 @@ class ServerConnection(CommandReaders):
         self._left -= skipped
 
     def _discard(self) -> None:
-        """A chunk has failed: the last one ends the transaction, any other leaves RSET only (RFC 3030)."""
+        """A chunk has failed: the last one ends the transaction; behind another one only RSET, or the last
+        one, does (RFC 3030 §2)."""
         if self._last:
             self._end_transaction()
-        elif self.state in (State.RCPT, State.DONE, State.CHUNKS):
+            return
+        self._discarding = True
+        if self.state in (State.RCPT, State.DONE):
             self.state = State.CHUNKS
-            self._discarding = True
+
+    def _refuse_chunk(self, reply: Reply) -> None:
+        """Say no to BDAT. The last chunk has one reply for each accepted recipient in LMTP, also when it is
+        refused as a whole: that is how many a client waits for (RFC 2033 §4.2)."""
+        self._awaiting = ""
+        times = self.recipients if self._last and self.mode is Mode.LMTP else 1
+        self._out.append(reply.encode() * max(times, 1))
+        self._discard()
 
     def _content_end(self) -> Event:
         reader = self._content
         assert reader is not None
         self._awaiting = "CONTENT"
         if not self._last:
-            return events.ChunkEnd(reader.size)
+            return events.ChunkEnd(self._chunk_size)
         self._replies_due = self.recipients if self.mode is Mode.LMTP else 1
         return events.ContentEnd(reader.size, reader.too_big, reader.bare_newline)
 
@@ -439,7 +460,10 @@ class ServerConnection(CommandReaders):
             return HELLO_FIRST
         if verb == "AUTH" and self.auth_refusal is not None:
             return self.auth_refusal
-        return OUT_OF_SEQUENCE.get((self.state, verb))
+        refusal = OUT_OF_SEQUENCE.get((self.state, verb))
+        if self._discarding and (refusal is None or verb == "DATA"):
+            return AFTER_BDAT.get(verb)
+        return refusal
 
     def _bdat(self, argument: str, line: str, refusal: Reply | None) -> Event:
         """BDAT (RFC 3030 §2): what follows is read whatever the answer is, so a size that cannot be read is
@@ -450,18 +474,19 @@ class ServerConnection(CommandReaders):
             self.close()
             return event
         self._left, self._last = announced
+        self._chunk_size = self._left
         so_far = self._content.size if self._content is not None else 0
-        if refusal is None:
-            if self._discarding:
-                refusal = Reply(551, "5.0.0", f"Discarded {self._left} bytes after earlier error")
-            elif not self._left and not self._last:
-                refusal = NULL_BDAT
-            elif self.limits.message and so_far + self._left > self.limits.message:
-                refusal = CHUNK_TOO_BIG
-            if refusal is not None:
-                self._discard()
+        if refusal in (MUST_STARTTLS, HELLO_FIRST):
+            pass
+        elif not self._left and not self._last:
+            refusal = NULL_BDAT
+        elif self._discarding:
+            refusal = Reply(551, "5.0.0", f"Discarded {self._left} bytes after earlier error")
+        elif refusal is None and self.limits.message and so_far + self._left > self.limits.message:
+            refusal = CHUNK_TOO_BIG
         if refusal is not None:
-            return self._refuse("BDAT", refusal, line)
+            self._refuse_chunk(refusal)
+            return events.Refused("BDAT", refusal, _printable(line[:_QUOTED_LINE]))
         self._awaiting = "BDAT"
         return events.Chunk(self._left, self._last, self._content is None)
 

@@ -77,7 +77,7 @@ OUT_OF_SEQUENCE: dict[tuple[State, str], Reply] = {
     (State.IDLE, "BDAT"): NEED_RCPT,
     (State.READY, "BDAT"): NEED_RCPT,
     (State.MAIL, "BDAT"): NO_RECIPIENTS,
-    (State.CHUNKS, "MAIL"): MAIL_AFTER_BDAT,
+    (State.CHUNKS, "MAIL"): NESTED,
     (State.CHUNKS, "RCPT"): RCPT_AFTER_BDAT,
     (State.CHUNKS, "DATA"): DATA_AFTER_BDAT,
     (State.IDLE, "AUTH"): HELLO_FIRST,
@@ -85,6 +85,13 @@ OUT_OF_SEQUENCE: dict[tuple[State, str], Reply] = {
     **{(state, "ETRN"): ETRN_IN_TRANSACTION for state in _TRANSACTION},
 }
 """(state, command) -> the refusal."""
+
+AFTER_BDAT: dict[str, Reply] = {
+    "MAIL": MAIL_AFTER_BDAT,
+    "RCPT": RCPT_AFTER_BDAT,
+    "DATA": DATA_AFTER_BDAT,
+}
+"""What is refused behind a failed chunk, in whatever state, until RSET or the last chunk."""
 
 BEFORE_HELLO: frozenset[str] = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "ETRN"})
 """Refused in `State.IDLE` with `HELLO_FIRST` where the server insists on a greeting."""

@@ -25,8 +25,10 @@ def serve(
     limits: Limits = Limits(),  # noqa: B008  # frozen
     prepare: Callable[[ServerConnection], None] = lambda connection: None,
     refuse: frozenset[str] = frozenset(),
+    chunk_refusal: Reply | None = None,
 ) -> tuple[list[events.Event], bytes, ServerConnection]:
-    """Everything the engine says of `segments` when each command is welcome, except recipients in `refuse`.
+    """Everything the engine says of `segments` when each command is welcome, except recipients in `refuse`
+    and, where there is a `chunk_refusal`, chunks.
 
     Neighbouring `Content` events are joined, so that the result does not depend on the cuts.
     """
@@ -51,6 +53,11 @@ def serve(
                     pass
                 case events.Data():
                     connection.reply(GO_ON)
+                case events.Chunk():
+                    if chunk_refusal is None:
+                        connection.take_chunk()
+                    else:
+                        connection.reply(chunk_refusal)
                 case events.ContentEnd():
                     while connection.state.name == "DONE":
                         connection.reply(OK)

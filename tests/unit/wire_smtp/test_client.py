@@ -9,12 +9,14 @@ from mailstack.wire.smtp import (
     ClientConnection,
     ClientState,
     Closed,
+    Limits,
     Mode,
     RemoteError,
     Reply,
     Response,
     parse_reply,
 )
+from mailstack.wire.smtp.client import LocalError
 from tests.unit.wire_smtp.feeding import cuts, serve
 
 
@@ -158,3 +160,91 @@ def test_the_two_engines_understand_one_another() -> None:
     _, replies, _ = serve([sent(connection)])
     connection.receive_data(replies)
     assert all(isinstance(event, Response) and event.reply.positive for event in drain(connection))
+
+
+def sending_a_chunk(mode: Mode, recipients: tuple[str, ...], content: bytes) -> ClientConnection:
+    """Past the hello, with a whole transaction under way."""
+    connection = ClientConnection(mode)
+    connection.hello("me.test")
+    connection.receive_data(b"220 x\r\n250-x\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    drain(connection)
+    assert connection.chunking
+    sent(connection)
+    connection.mail("a@b.test")
+    for recipient in recipients:
+        connection.rcpt(recipient)
+    connection.chunk(content)
+    return connection
+
+
+def answers(connection: ClientConnection, replies: bytes) -> list[tuple[str, str, int]]:
+    """(command, argument, code) of each reply, the same for every cut of them."""
+    connection.receive_data(replies)
+    return [
+        (event.verb, event.argument, event.reply.code)
+        for event in drain(connection)
+        if isinstance(event, Response)
+    ]
+
+
+def test_a_chunk_goes_out_behind_the_envelope_as_it_is() -> None:
+    connection = sending_a_chunk(Mode.SMTP, ("no@d.test", "yes@d.test"), b".dot\r\n.\r\nopen")
+    assert sent(connection) == (
+        b"MAIL FROM:<a@b.test>\r\nRCPT TO:<no@d.test>\r\nRCPT TO:<yes@d.test>\r\n"
+        b"BDAT 13 LAST\r\n.dot\r\n.\r\nopen"
+    )
+    assert answers(connection, b"250 ok\r\n550 no\r\n250 ok\r\n250 2.0.0 queued\r\n") == [
+        ("MAIL", "a@b.test", 250),
+        ("RCPT", "no@d.test", 550),
+        ("RCPT", "yes@d.test", 250),
+        ("content", "", 250),
+    ]
+    assert connection.pending == 0
+
+
+def test_a_chunk_by_lmtp_is_answered_for_each_accepted_recipient() -> None:
+    connection = sending_a_chunk(Mode.LMTP, ("one@d", "no@d", "two@d"), b"x\r\n")
+    connection.noop()
+    got = answers(connection, b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n250 saved\r\n")
+    assert got[-1] == ("content", "one@d", 250)
+    assert answers(connection, b"452 4.2.2 full\r\n250 2.0.0 ok\r\n") == [
+        ("content", "two@d", 452),
+        ("NOOP", "", 250),
+    ]
+    assert connection.pending == 0
+
+
+@pytest.mark.parametrize("replies", [b"250 ok\r\n550 no\r\n554 none\r\n", b"451 no\r\n503 no\r\n503 no\r\n"])
+@pytest.mark.parametrize("mode", Mode)
+def test_a_chunk_for_nobody_has_one_reply(mode: Mode, replies: bytes) -> None:
+    connection = sending_a_chunk(mode, ("no@d",), b"x\r\n")
+    assert answers(connection, replies)[-1][:2] == ("content", "")
+    assert connection.pending == 0
+    # Nobody is left over for the next message.
+    connection.mail("a@b.test")
+    connection.rcpt("yes@d")
+    connection.chunk(b"y\r\n")
+    assert answers(connection, b"250 ok\r\n250 ok\r\n250 saved\r\n")[-1][2] == 250
+    assert connection.pending == 0
+
+
+def test_a_chunk_is_not_sent_before_the_greeting() -> None:
+    with pytest.raises(LocalError):
+        ClientConnection().chunk(b"x")
+
+
+@pytest.mark.parametrize("size", [0, 4, 40])
+def test_chunks_between_the_two_engines(size: int) -> None:
+    """Also where the server refuses the chunk as a whole, both agree about how many replies there are."""
+    names = ("one@d.test", "no@d.test", "two@d.test")
+    connection = sending_a_chunk(Mode.LMTP, names, b"x" * size)
+    segments = [b"LHLO me.test\r\n", sent(connection), b"NOOP\r\n"]
+    limits = Limits(message=20)
+    _, replies, _ = serve(segments, mode=Mode.LMTP, limits=limits, refuse=frozenset({"no@d.test"}))
+    connection.noop()
+    assert answers(connection, replies.split(b"\r\n", 1)[1])[-3:] == [
+        ("content", "one@d.test", 552 if size > 20 else 250),
+        ("content", "two@d.test", 552 if size > 20 else 250),
+        ("NOOP", "", 250),
+    ]
+    assert connection.pending == 0

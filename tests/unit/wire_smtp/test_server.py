@@ -252,7 +252,8 @@ def test_a_half_closed_client_gets_its_replies() -> None:
 
 LINES = st.sampled_from(
     [b"EHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"DATA", b".", b"RSET", b"AUTH LOGIN", b"enM=", b"*", b"QUIT",
-     b"STARTTLS", b"..", b"", b"VRFY <", b"MAIL FROM:<\"a", b"ETRN ."]
+     b"STARTTLS", b"..", b"", b"VRFY <", b"MAIL FROM:<\"a", b"ETRN .", b"BDAT 5", b"BDAT 9 LAST", b"BDAT 0",
+     b"BDAT 300", b"BDAT 300 LAST"]
 )  # fmt: skip
 NOISE = st.lists(
     st.one_of(st.binary(max_size=40), LINES, st.sampled_from([b"\r\n", b"\n", b"\r", b"\0"])), max_size=60
