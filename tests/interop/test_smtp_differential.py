@@ -32,7 +32,7 @@ inet_protocols = ipv4
 defer_transports = local virtual relay smtp
 smtpd_forbid_bare_newline = normalize
 smtpd_forbid_bare_newline_exclusions =
-smtpd_discard_ehlo_keywords = dsn, chunking
+smtpd_discard_ehlo_keywords = dsn
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 """
 POSTFIX = """\
@@ -60,6 +60,13 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
+class Chunk(bytes):
+    """A BDAT command and its octets, which are sent as they are: no CRLF belongs behind them."""
+
+    def __new__(cls, content: bytes, last: str = "") -> Chunk:
+        return super().__new__(cls, f"BDAT {len(content)} {last}".rstrip().encode() + b"\r\n" + content)
+
+
 @dataclass(frozen=True)
 class Server:
     ports: tuple[int, int]
@@ -73,7 +80,8 @@ class Server:
             for line in lines:
                 data = line.encode() if isinstance(line, str) else line
                 try:
-                    sock.sendall(data if data.endswith(b"\n") else data + b"\r\n")
+                    whole = data.endswith(b"\n") or isinstance(data, Chunk)
+                    sock.sendall(data if whole else data + b"\r\n")
                     reply = _reply(stream.readline)
                 except OSError:
                     reply = b""
@@ -194,6 +202,55 @@ RECIPIENTS = [
     "<x%far.test@relay.test>", "<x%far.test@other.test>", "<x@[127.0.0.1]>", "<x@[192.0.2.1]>",
     "<zs%dgtlinux.com@localhost>", "<zs@dgtlinux.com> NOTHING",
 ]  # fmt: skip
+ENVELOPE = START[:2]
+MALFORMED: list[list[bytes | str]] = [
+    [*ENVELOPE, f"BDAT{rest}", "NOOP"]
+    for rest in (
+        *("", " x", " -1", " +5", " 0x5", " 5 LASTT", " 5 FIRST", " 5 LAST x"),
+        " 99999999999999999999999 LAST",
+    )
+]
+BDAT: list[list[bytes | str]] = [
+    # Good ones.
+    ["EHLO x.test", *ENVELOPE, Chunk(b"hello\r\n", "LAST"), "NOOP", "QUIT"],
+    ["HELO x.test", *ENVELOPE, Chunk(b"hello", "LAST"), *ENVELOPE, "DATA", "x\r\n."],
+    [*ENVELOPE, Chunk(b"hello"), Chunk(b" world"), Chunk(b"\n", "LAST"), *ENVELOPE, Chunk(b"abc", "LAST")],
+    [*ENVELOPE, Chunk(b"hello\r"), Chunk(b"\n.\r\n.."), Chunk(b"", "LAST"), "NOOP"],
+    [*ENVELOPE, Chunk(b"", "LAST"), "NOOP"],
+    [*ENVELOPE, Chunk(b"a\nb\rc.\r\n.\r\n", "LAST"), "NOOP"],
+    [*ENVELOPE, Chunk(b"hello", "last"), "NOOP"],
+    [*ENVELOPE, b"bdat  6 \tLAST \r\nhello\n", "NOOP"],
+    [*ENVELOPE, Chunk(b"hello"), "NOOP", "VRFY zs@dgtlinux.com", Chunk(b"hello", "LAST"), "NOOP"],
+    [*ENVELOPE, Chunk(b"x" * 60_000), Chunk(b"x" * 40_000, "LAST"), "NOOP"],
+    [*START, "x\r\n.", *ENVELOPE, Chunk(b"abc", "LAST"), *START, "x\r\n."],
+    [*ENVELOPE, Chunk(b"Received: x\n"), Chunk(b"Received: x\n" * 50, "LAST"), "NOOP"],
+    # The size cannot be read, so that nobody knows where the next command is.
+    *MALFORMED,
+    ["BDAT x", "NOOP"],
+    # Out of turn, and too much.
+    [Chunk(b"hello", "LAST"), "NOOP", *ENVELOPE],
+    [Chunk(b"hello"), "NOOP", *ENVELOPE, "DATA", "RSET", *ENVELOPE],
+    [Chunk(b"hello"), Chunk(b"hello"), Chunk(b"hello", "LAST"), *ENVELOPE],
+    [Chunk(b"hello"), "HELO x", *ENVELOPE],
+    ["BDAT 0", *ENVELOPE, "BDAT 0 LAST", *ENVELOPE],
+    [ENVELOPE[0], Chunk(b"hello", "LAST"), "RCPT TO:<zs>", *ENVELOPE],
+    [ENVELOPE[0], Chunk(b"hello"), "RCPT TO:<zs>", "DATA", Chunk(b"hello", "LAST"), "RCPT TO:<zs>", *ENVELOPE],
+    [ENVELOPE[0], "RCPT TO:<x@dgtlinux.com>", Chunk(b"x" * 200_000, "LAST"), *ENVELOPE],
+    [ENVELOPE[0], "BDAT 0", "RCPT TO:<zs>", *ENVELOPE],
+    [*ENVELOPE, "BDAT 0", "NOOP", Chunk(b"hello"), Chunk(b"hello", "LAST"), "NOOP", "MAIL FROM:<>"],
+    [*ENVELOPE, "BDAT 0", *ENVELOPE, "DATA", "RSET", *ENVELOPE, Chunk(b"hello", "LAST")],
+    [*ENVELOPE, *["BDAT 0"] * 20],
+    [*ENVELOPE, Chunk(b"x" * 100_001), "NOOP", Chunk(b"x" * 100_001), Chunk(b"abcd", "LAST"), "NOOP", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"x" * 100_001, "LAST"), "NOOP", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"x" * 60_000), Chunk(b"x" * 60_000, "LAST"), "NOOP", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"x" * 60_000), Chunk(b"x" * 60_000), "BDAT 0 LAST", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"\n" * 60_000, "LAST"), "NOOP", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"hello"), "MAIL FROM:<>", "RCPT TO:<zs>", "DATA", "RSET", "DATA", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"hello"), "ETRN relay.test", "AUTH PLAIN", "STARTTLS", "FOO", Chunk(b"", "LAST")],
+    [*ENVELOPE, Chunk(b"hello"), "EHLO x", *ENVELOPE],
+    [*ENVELOPE, Chunk(b"hello"), "QUIT"],
+    ["MAIL FROM:<a@b.test> BODY=BINARYMIME", *ENVELOPE],
+]  # fmt: skip
 CONVERSATIONS: list[list[bytes | str]] = [
     ["EHLO a.test", "EHLO", "HELO", "HELO a b", "NOOP x", "RSET x", "RSET", "DATA", "QUIT"],
     [
@@ -225,6 +282,7 @@ CONVERSATIONS: list[list[bytes | str]] = [
     [*START, "Received: from x by y\r\n" * 48 + "\r\nx\r\n.", "NOOP"],
     [*START, b"x" * 150_000 + b"\r\n.\r\n", "NOOP"],
     [*START, b"a\n.\nNOOP\n\r\n.\r\n", "NOOP"],
+    *BDAT,
     ["GET / HTTP/1.0"],
     ["CONNECT x:25"],
     ["Subject: x"],
