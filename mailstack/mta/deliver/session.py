@@ -160,6 +160,8 @@ class Session:
                 engine.rcpt(target.address)
                 self._flush()
             reply = await self._reply(timeouts.rcpt, "sending RCPT TO")
+            if reply.code == 421:
+                raise ConnectionLost(_transient(reply), refusal(host, reply, "RCPT TO").text)
             if reply.positive:
                 transaction.accepted.append(target)
             elif refused is None:
@@ -171,7 +173,7 @@ class Session:
             engine.data()
             self._flush()
         if in_chunk:
-            await self._chunk(transaction)
+            await self._chunk(transaction, wanted=refused is None)
             return
         reply = await self._reply(timeouts.data_init, "sending DATA command")
         if reply.code == 354:
@@ -190,13 +192,14 @@ class Session:
                 transaction.rest(refusal(host, reply, "DATA"), reply)
             await self._reset()  # else the next message would come in the middle of this one
 
-    async def _chunk(self, transaction: _Transaction) -> None:
-        """Take the replies to a chunk."""
+    async def _chunk(self, transaction: _Transaction, *, wanted: bool) -> None:
+        """Take the replies to a chunk; not `wanted`: they are about a sender that was refused."""
         doing = "sending end of data -- message may be sent more than once"
         transaction.sent_content = bool(transaction.accepted)
         for target in transaction.accepted:
             reply = await self._reply(self.timeouts.data_done, doing)
-            transaction.finish(target, reply, self.host)
+            if wanted:
+                transaction.finish(target, reply, self.host)
         if not transaction.accepted:
             await self._reply(self.timeouts.data_done, doing)
             await self._reset()
@@ -239,6 +242,9 @@ class Session:
             os.close(fd)
 
     async def _reset(self) -> None:
+        """End the transaction, so that the next one may begin; a server that has said 421 hears no more."""
+        if self.broken:
+            return
         self.engine.rset()
         self._flush()
         await self._reply(self.timeouts.rcpt, "sending RSET")

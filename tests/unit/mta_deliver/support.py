@@ -74,14 +74,26 @@ class Peer:
             writer.close()
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        goodbye = False
+
         def say(text: str) -> None:
+            nonlocal goodbye
             writer.write(text.encode() + b"\r\n")
+            goodbye = text.startswith("421")
+
+        def say_end() -> None:
+            """The replies to content."""
+            for number in range(accepted if self.lmtp else 1):
+                say(self.replies.get(f"END {number}", self.reply("END", "250 2.0.0 Ok: queued as X")))
 
         say(self.replies.get("GREETING", "220 peer.test ESMTP"))
         accepted = 0
-        while line := (await reader.readuntil(b"\r\n")).decode().rstrip("\r\n"):
+        sender = False
+        while not goodbye and (line := (await reader.readuntil(b"\r\n")).decode().rstrip("\r\n")):
             self.commands.append(line)
             verb = line.split(" ", 1)[0].upper()
+            # What cannot be left unread: the replies before it would be lost with it.
+            chunk = await reader.readexactly(int(line.split()[1])) if verb == "BDAT" else b""
             if self.hang_up_after == verb:
                 return
             match verb:
@@ -90,12 +102,25 @@ class Peer:
                     text = "\r\n".join(f"250-{word}" for word in lines[:-1]) + f"\r\n250 {lines[-1]}"
                     say(self.reply(line, text))
                 case "MAIL":
+                    text = self.reply(line, "503 5.5.1 nested MAIL command" if sender else "250 2.1.0 Ok")
+                    sender = sender or text.startswith("2")
                     accepted = 0
-                    say(self.reply(line, "250 2.1.0 Ok"))
+                    say(text)
+                case "RSET":
+                    sender = False
+                    accepted = 0
+                    say(self.reply(line, "250 2.0.0 Ok"))
                 case "RCPT":
-                    text = self.reply(line, "250 2.1.5 Ok")
+                    text = self.reply(line, "250 2.1.5 Ok" if sender else "503 5.5.1 need MAIL command")
                     accepted += text.startswith("2")
                     say(text)
+                case "BDAT":
+                    if not accepted:
+                        say("503 5.5.1 no valid recipients" if sender else "503 5.5.1 need RCPT command")
+                        continue
+                    self.contents.append(chunk)
+                    say_end()
+                    sender = False
                 case "DATA":
                     text = self.reply(line, "354 go ahead" if accepted else "554 5.5.1 no valid recipients")
                     say(text)
@@ -103,12 +128,8 @@ class Peer:
                         self.contents.append(await _content(reader))
                         if self.hang_up_after == ".":
                             return
-                        for number in range(accepted if self.lmtp else 1):
-                            say(
-                                self.replies.get(
-                                    f"END {number}", self.reply("END", "250 2.0.0 Ok: queued as X")
-                                )
-                            )
+                        say_end()
+                        sender = False
                         if self.farewell and self.connections == 1:
                             say(self.farewell)
                             return

@@ -10,10 +10,13 @@ import pytest
 
 from mailstack.mta.deliver.lmtp import LMTPAgent, split_host_port
 from mailstack.net.clock import SystemClock
+from mailstack.net.stream import Stream
 from mailstack.storage.queue import Queue
 from tests.unit.mta_deliver.support import CONTENT, Names, Peer, configuration, listening, request, summary
 
 Test = Callable[[LMTPAgent, Queue, str], Awaitable[None]]
+CHUNKING = ("PIPELINING", "CHUNKING", "8BITMIME", "ENHANCEDSTATUSCODES")
+EXTENSIONS = [CHUNKING, ("PIPELINING", "ENHANCEDSTATUSCODES"), ("ENHANCEDSTATUSCODES",)]
 
 
 def run(tmp_path: Path, peer: Peer, test: Test, conf: str = "") -> None:
@@ -51,11 +54,11 @@ def test_delivery_and_reuse(tmp_path: Path) -> None:
     assert peer.commands[-1] == "QUIT"
 
 
-@pytest.mark.parametrize("pipelining", [True, False])
-def test_recipients_have_replies_of_their_own(tmp_path: Path, pipelining: bool) -> None:
+@pytest.mark.parametrize("extensions", EXTENSIONS)
+def test_recipients_have_replies_of_their_own(tmp_path: Path, extensions: tuple[str, ...]) -> None:
     peer = Peer(
         lmtp=True,
-        extensions=("PIPELINING", "ENHANCEDSTATUSCODES") if pipelining else ("ENHANCEDSTATUSCODES",),
+        extensions=extensions,
         replies={
             "RCPT TO:<unknown@x.test>": "550 5.1.1 User unknown",
             "RCPT TO:<busy@x.test>": "450 4.2.0 Busy",
@@ -93,40 +96,47 @@ def test_recipients_have_replies_of_their_own(tmp_path: Path, pipelining: bool) 
     run(tmp_path, peer, test)
 
 
-@pytest.mark.parametrize("pipelining", [True, False])
+REFUSALS: list[tuple[dict[str, str], str, str, str]] = [
+    (
+        {"MAIL": "451 4.3.0 Later"},
+        "Deferred",
+        "4.3.0",
+        "said: 451 4.3.0 Later (in reply to MAIL FROM command)",
+    ),
+    ({"MAIL": "550 5.7.1 No"}, "Bounced", "5.7.1", "said: 550 5.7.1 No (in reply to MAIL FROM command)"),
+    (
+        {"DATA": "451 4.3.0 Later"},
+        "Deferred",
+        "4.3.0",
+        "said: 451 4.3.0 Later (in reply to DATA command)",
+    ),
+    ({"RCPT": "550 No"}, "Bounced", "5.0.0", "said: 550 No (in reply to RCPT TO command)"),
+    (
+        {"RCPT": "550 No", "DATA": "354 odd"},
+        "Bounced",
+        "5.0.0",
+        "said: 550 No (in reply to RCPT TO command)",
+    ),
+    ({"GREETING": "554 5.3.2 Go away"}, "Deferred", "4.0.0", "refused to talk to me: 554 5.3.2 Go away"),
+    ({"GREETING": "421 4.3.2 Busy"}, "Deferred", "4.3.2", "refused to talk to me: 421 4.3.2 Busy"),
+    ({"GREETING": "hello"}, "Deferred", "4.5.0", "protocol error from 127.0.0.1[127.0.0.1]"),
+    ({"LHLO": "500 5.5.1 What?"}, "Deferred", "4.0.0", "refused to talk to me: 500 5.5.1 What?"),
+]
+
+
 @pytest.mark.parametrize(
-    ("replies", "kind", "dsn", "text"),
+    ("extensions", "replies", "kind", "dsn", "text"),
     [
-        (
-            {"MAIL": "451 4.3.0 Later"},
-            "Deferred",
-            "4.3.0",
-            "said: 451 4.3.0 Later (in reply to MAIL FROM command)",
-        ),
-        ({"MAIL": "550 5.7.1 No"}, "Bounced", "5.7.1", "said: 550 5.7.1 No (in reply to MAIL FROM command)"),
-        (
-            {"DATA": "451 4.3.0 Later"},
-            "Deferred",
-            "4.3.0",
-            "said: 451 4.3.0 Later (in reply to DATA command)",
-        ),
-        ({"RCPT": "550 No"}, "Bounced", "5.0.0", "said: 550 No (in reply to RCPT TO command)"),
-        (
-            {"RCPT": "550 No", "DATA": "354 odd"},
-            "Bounced",
-            "5.0.0",
-            "said: 550 No (in reply to RCPT TO command)",
-        ),
-        ({"GREETING": "554 5.3.2 Go away"}, "Deferred", "4.0.0", "refused to talk to me: 554 5.3.2 Go away"),
-        ({"GREETING": "421 4.3.2 Busy"}, "Deferred", "4.3.2", "refused to talk to me: 421 4.3.2 Busy"),
-        ({"GREETING": "hello"}, "Deferred", "4.5.0", "protocol error from 127.0.0.1[127.0.0.1]"),
-        ({"LHLO": "500 5.5.1 What?"}, "Deferred", "4.0.0", "refused to talk to me: 500 5.5.1 What?"),
+        (extensions, *refusal)
+        for extensions in EXTENSIONS
+        for refusal in REFUSALS
+        if "DATA" not in refusal[0] or "CHUNKING" not in extensions
     ],
 )
 def test_refusals(
-    tmp_path: Path, pipelining: bool, replies: dict[str, str], kind: str, dsn: str, text: str
+    tmp_path: Path, extensions: tuple[str, ...], replies: dict[str, str], kind: str, dsn: str, text: str
 ) -> None:
-    peer = Peer(lmtp=True, extensions=("PIPELINING", "X") if pipelining else ("X",), replies=dict(replies))
+    peer = Peer(lmtp=True, extensions=extensions, replies=dict(replies))
 
     async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
         results = await agent.deliver(await request(queue, nexthop, "a@x.test", "b@x.test"))
@@ -136,9 +146,10 @@ def test_refusals(
         ]
         assert text in results[0].outcome.text
         if "GREETING" not in replies and "LHLO" not in replies:
-            # The connection is still good.
+            # The connection is still good, also in the eyes of a server that takes no second MAIL.
             peer.replies.clear()
             assert summary(await agent.deliver(await request(queue, nexthop, "a@x.test")))[0][1] == "Sent"
+            assert peer.connections == 1
 
     run(tmp_path, peer, test)
 
@@ -151,10 +162,13 @@ def test_refusals(
         ("RCPT", "sending RCPT TO"),
         ("DATA", "sending DATA command"),
         (".", "sending end of data -- message may be sent more than once"),
+        ("BDAT", "sending end of data -- message may be sent more than once"),
     ],
 )
 def test_lost_connections_defer(tmp_path: Path, verb: str, doing: str) -> None:
     peer = Peer(lmtp=True, hang_up_after=verb)
+    if verb == "BDAT":
+        peer.extensions = CHUNKING
 
     async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
         results = await agent.deliver(await request(queue, nexthop, "a@x.test"))
@@ -163,6 +177,88 @@ def test_lost_connections_defer(tmp_path: Path, verb: str, doing: str) -> None:
         ]
 
     run(tmp_path, peer, test)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "verb"),
+    [
+        (extensions, verb)
+        for extensions in EXTENSIONS
+        for verb in ("MAIL", "RCPT", "RCPT TO:<b@x.test>", "DATA", "END", "END 1")
+        if verb != "DATA" or "CHUNKING" not in extensions
+    ],
+)
+def test_a_server_that_says_goodbye_in_between_defers(
+    tmp_path: Path, extensions: tuple[str, ...], verb: str
+) -> None:
+    peer = Peer(lmtp=True, extensions=extensions, replies={verb: "421 4.3.2 Shutting down"})
+
+    async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
+        results = summary(await agent.deliver(await request(queue, nexthop, "a@x.test", "b@x.test")))
+        assert [name for name, _, _, _ in results] == ["a@x.test", "b@x.test"]
+        assert [kind for _, kind, _, _ in results] == (
+            ["Sent", "Deferred"] if verb == "END 1" else ["Deferred", "Deferred"]
+        )
+        assert "421 4.3.2 Shutting down" in results[1 if verb == "END 1" else 0][3]
+        peer.replies.clear()
+        assert summary(await agent.deliver(await request(queue, nexthop, "a@x.test")))[0][1] == "Sent"
+        assert peer.connections == 2
+
+    run(tmp_path, peer, test)
+
+
+def test_a_server_that_takes_recipients_of_a_sender_it_has_refused(tmp_path: Path) -> None:
+    """What it makes of the content is its affair: each recipient has one result, the refusal."""
+    peer = Peer(lmtp=True, extensions=CHUNKING, replies={"MAIL": "550 5.7.1 No", "RCPT": "250 2.1.5 Yes"})
+
+    async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
+        results = await agent.deliver(await request(queue, nexthop, "a@x.test", "b@x.test"))
+        assert [(r.target.address, r.outcome.dsn) for r in results] == [
+            ("a@x.test", "5.7.1"),
+            ("b@x.test", "5.7.1"),
+        ]
+        peer.replies.clear()
+        assert summary(await agent.deliver(await request(queue, nexthop, "a@x.test")))[0][1] == "Sent"
+
+    run(tmp_path, peer, test)
+
+
+def test_a_small_message_is_one_round_trip(tmp_path: Path) -> None:
+    peer = Peer(lmtp=True, extensions=CHUNKING)
+    written: list[bytes] = []
+
+    async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
+        await agent.deliver(await request(queue, nexthop, "a@x.test"))
+        write = Stream.write
+
+        def note(stream: Stream, data: bytes) -> None:
+            written.append(data)
+            write(stream, data)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Stream, "write", note)
+            results = await agent.deliver(await request(queue, nexthop, "a@x.test", "b@x.test"))
+        assert [r.outcome.text for r in results] == ["250 2.0.0 Ok: queued as X"] * 2
+
+    run(tmp_path, peer, test)
+    assert written == [
+        b"MAIL FROM:<zs@x.test>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nBDAT %d LAST\r\n%s"
+        % (len(CONTENT), CONTENT)
+    ]
+    assert peer.contents == [CONTENT, CONTENT]
+    assert peer.connections == 1
+
+
+def test_chunks_are_only_sent_where_they_may_be_pipelined(tmp_path: Path) -> None:
+    peer = Peer(lmtp=True, extensions=("CHUNKING", "ENHANCEDSTATUSCODES"))
+
+    async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
+        results = await agent.deliver(await request(queue, nexthop, "a@x.test"))
+        assert summary(results)[0][1] == "Sent"
+
+    run(tmp_path, peer, test)
+    assert "DATA" in peer.commands
+    assert peer.contents == [CONTENT]
 
 
 def test_a_cached_connection_that_is_gone_costs_nothing(tmp_path: Path) -> None:
@@ -210,8 +306,9 @@ def test_nobody_listens(tmp_path: Path) -> None:
     run(tmp_path, peer, test)
 
 
-def test_large_messages_are_streamed(tmp_path: Path) -> None:
-    peer = Peer(lmtp=True)
+@pytest.mark.parametrize("extensions", EXTENSIONS)
+def test_large_messages_are_streamed(tmp_path: Path, extensions: tuple[str, ...]) -> None:
+    peer = Peer(lmtp=True, extensions=extensions)
     content = b"Subject: x\r\n\r\n" + b".dots and text\r\n" * 50_000
 
     async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
@@ -222,6 +319,7 @@ def test_large_messages_are_streamed(tmp_path: Path) -> None:
     run(tmp_path, peer, test)
     assert peer.contents == [content, content]
     assert peer.connections == 1
+    assert peer.commands.count("DATA") == 2
 
 
 def test_host_names_and_unix_sockets(tmp_path: Path) -> None:
