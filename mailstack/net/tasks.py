@@ -47,7 +47,10 @@ class Driven(asyncio.Future[Any]):
             self._step(error)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Raise `CancelledError` at the place where it waits, as soon as the event loop has a turn."""
+        """Raise `CancelledError` at the place where it waits, as soon as the event loop has a turn.
+
+        What it waits for is cancelled first, and may take its time, as with a task.
+        """
         if self.done():
             return False
         self.get_loop().call_soon(self._cancelled)
@@ -57,13 +60,14 @@ class Driven(asyncio.Future[Any]):
         if self.done() or self._running:
             return
         self._parked = False
-        if self._awaits is not None:
-            self._awaits.remove_done_callback(self._ready)
-            self._awaits.cancel()
+        if self._awaits is not None and self._awaits.cancel():
+            return  # `_ready` is called when it is over, and the coroutine is told by what it awaits
         self._step(asyncio.CancelledError())
 
     def _ready(self, awaited: asyncio.Future[Any]) -> None:
-        self._step(None)
+        # The call may have been on its way when a cancellation came first.
+        if awaited is self._awaits:
+            self._step(None)
 
     def _continue(self) -> None:
         if not self.done() and not self._parked and self._awaits is None:
