@@ -55,6 +55,7 @@ MUST_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 NOT_ENABLED = Reply(503, "5.5.1", "Error: authentication not enabled")
 AUTH_ABORTED = Reply(501, "5.7.0", "Authentication aborted")
 AUTH_TOO_LONG = Reply(500, "5.5.6", "SASL response limit exceeded")
+NO_CHUNKING = Reply(521, "5.5.1", "Error: command not implemented")
 NULL_BDAT = Reply(551, "5.7.1", "Null BDAT request")
 CHUNK_TOO_BIG = Reply(552, "5.3.4", "Chunk exceeds message size limit")
 AUTH_BASE64 = Reply(535, "5.7.8", "Error: authentication failed: Invalid base64 data in continued response")
@@ -99,6 +100,7 @@ class ServerConnection(CommandReaders):
         "_replies_due",
         "_skipping",
         "auth_refusal",
+        "chunking",
         "helo_required",
         "mode",
         "recipients",
@@ -121,6 +123,8 @@ class ServerConnection(CommandReaders):
         """What STARTTLS is told; None where it is offered."""
         self.auth_refusal: Reply | None = NOT_ENABLED
         """What AUTH is told; None where it is offered."""
+        self.chunking = True
+        """BDAT is taken; otherwise it is the end, as nobody knows whether its octets will follow."""
         self.strict_paths = False
         """Addresses without angle brackets are refused (Postfix `strict_rfc821_envelopes`)."""
         self.utf8 = True
@@ -468,9 +472,9 @@ class ServerConnection(CommandReaders):
     def _bdat(self, argument: str, line: str, refusal: Reply | None) -> Event:
         """BDAT (RFC 3030 §2): what follows is read whatever the answer is, so a size that cannot be read is
         the end of the session."""
-        announced = read_bdat(argument)
+        announced = read_bdat(argument) if self.chunking else None
         if announced is None:
-            event = self._refuse("BDAT", BDAT_SYNTAX, line)
+            event = self._refuse("BDAT", BDAT_SYNTAX if self.chunking else NO_CHUNKING, line)
             self.close()
             return event
         self._left, self._last = announced

@@ -160,6 +160,17 @@ def test_a_size_that_cannot_be_read_ends_the_session(argument: bytes) -> None:
             assert connection.next_event() == events.Closed()
 
 
+def test_a_server_that_takes_no_chunks_ends_the_session() -> None:
+    def decline(connection: ServerConnection) -> None:
+        connection.chunking = False
+
+    for segments in cuts(ENVELOPE + b"BDAT 6 LAST\r\nNOOP\r\n"):
+        said, out, connection = serve(segments, prepare=decline)
+        assert out.splitlines() == [GOOD, GOOD, b"521 5.5.1 Error: command not implemented"]
+        assert isinstance(said[-1], events.Refused)
+        assert connection.next_event() == events.Closed()
+
+
 @pytest.mark.parametrize(
     "octets, replies",
     [
