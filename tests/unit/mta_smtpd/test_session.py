@@ -123,6 +123,99 @@ def test_what_is_queued_and_logged(tmp_path: Path) -> None:
     session(tmp_path, check)
 
 
+def test_a_message_in_chunks(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        assert (await client.say("EHLO client.test")).split("\n")[-1] == "250 CHUNKING"
+        await client.say("MAIL FROM:<a@b.test>", "RCPT TO:<zs@dgtlinux.com>")
+        for octets in (b"Subject: x\r\n\r", b"\n.\r\n"):
+            client.stream.write(b"BDAT %d\r\n%s" % (len(octets), octets))
+            assert await client.reply() == f"250 2.0.0 Ok: {len(octets)} bytes"
+        client.stream.write(b"BDAT 4 LAST\r\nNOOPQUIT\r\n")
+        reply, _, queue_id = (await client.reply()).rpartition(" ")
+        assert reply == "250 2.0.0 Ok: 23 bytes queued as"
+        assert await client.reply() == "221 2.0.0 Bye"
+        (message,) = smtpd.messages()
+        assert message.queue_id == queue_id
+        content = smtpd.content(message)
+        assert b"\r\nSubject: x\r\n" in content and content.endswith(b"\r\n\r\n.\r\nNOOP\r\n")
+        assert smtpd.log()[-1] == (
+            f"smtpd: disconnect from {PEER} ehlo=1 mail=1 rcpt=1 bdat=3 quit=1 commands=7"
+        )
+
+    session(tmp_path, check)
+
+
+def test_a_large_message_in_chunks_is_spooled_and_whole(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say(*MESSAGE[:3])
+        content = b"Subject: big\r\n\r\n" + b"".join(b"%06d%s\r\n" % (i, b"x" * 92) for i in range(20_000))
+        for start in range(0, len(content), 300_001):
+            octets = content[start : start + 300_001]
+            client.stream.write(b"BDAT %d\r\n%s" % (len(octets), octets))
+            assert (await client.reply()).startswith("250 2.0.0 Ok: ")
+        assert (await client.say("BDAT 0 LAST")).startswith(f"250 2.0.0 Ok: {len(content)} bytes queued as")
+        (message,) = smtpd.messages()
+        assert smtpd.content(message).endswith(content.partition(b"\r\n\r\n")[2])
+        assert list((tmp_path / "queue/tmp").iterdir()) == []
+
+    session(tmp_path, check, "message_size_limit = 5000000\n")
+
+
+def test_refused_chunks_are_counted_and_nothing_is_queued(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say(*MESSAGE[:3])
+        client.stream.write(b"BDAT 100001\r\n" + b"x" * 100_001)
+        assert await client.reply() == "552 5.3.4 Chunk exceeds message size limit"
+        client.stream.write(b"BDAT 4 LAST\r\nQUIT")
+        assert await client.reply() == "551 5.0.0 Discarded 4 bytes after earlier error"
+        await client.say(*MESSAGE[1:3])
+        assert await client.say("BDAT much LAST") == "521 5.5.4 Syntax: BDAT count [LAST]"
+        assert await client.reply() == "<closed>"
+        assert smtpd.messages() == []
+        assert smtpd.log()[-1] == (
+            f"smtpd: disconnect from {PEER} ehlo=1 mail=2 rcpt=2 bdat=0/3 commands=5/8"
+        )
+
+    session(tmp_path, check)
+
+
+def test_data_restrictions_are_judged_at_the_first_chunk(tmp_path: Path) -> None:
+    refusal = "554 5.7.1 <DATA>: Data command rejected: Access denied"
+
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say(*MESSAGE[:3])
+        assert await client.say("BDAT 6\r\nQUIT") == refusal
+        assert await client.say("BDAT 6\r\nQUIT") == "551 5.0.0 Discarded 6 bytes after earlier error"
+        assert await client.say("BDAT 6 LAST\r\nQUIT") == "551 5.0.0 Discarded 6 bytes after earlier error"
+        await client.say(*MESSAGE[1:3])
+        assert await client.say("BDAT 6 LAST\r\nQUIT") == refusal
+        assert await client.say("NOOP") == "250 2.0.0 Ok"
+        assert smtpd.messages() == []
+        rejects = [line for line in smtpd.log() if ": reject: " in line]
+        assert len(rejects) == 2
+        assert all(f": reject: BDAT from {PEER}: {refusal}; from=<a@b.test>" in line for line in rejects)
+
+    session(tmp_path, check, "smtpd_data_restrictions = reject\n")
+
+
+def test_a_chunk_is_no_pipelining(tmp_path: Path) -> None:
+    """Its octets come behind its command, as they must."""
+
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say(*MESSAGE[:3])
+        assert (await client.say("BDAT 6 LAST\r\nQUIT")).startswith("250 2.0.0 Ok: 6 bytes queued as")
+        assert not any("improper" in line for line in smtpd.log())
+
+    session(tmp_path, check, "smtpd_data_restrictions = reject_unauth_pipelining\n")
+
+
+def test_chunking_can_be_hidden(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        assert "CHUNKING" not in await client.say("EHLO client.test")
+
+    session(tmp_path, check, "smtpd_discard_ehlo_keywords = chunking, dsn\n")
+
+
 def test_a_large_message_is_spooled_and_whole(tmp_path: Path) -> None:
     async def check(smtpd: Smtpd, client: Client) -> None:
         await client.say(*MESSAGE)
