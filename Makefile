@@ -6,7 +6,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Tests of one file share servers, so a file stays on one worker.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: up down test crash lint format bench golden constraints clean
+.PHONY: up down test crash fuzz lint format bench golden constraints clean
 
 up: $(VENV)/.installed
 	@BIN=$(BIN) sh examples/tour.sh
@@ -22,6 +22,13 @@ ROUNDS ?= 200
 SEED   ?= $(shell date +%s)
 crash: $(VENV)/.dev
 	MAILSTACK_CRASH_ROUNDS=$(ROUNDS) MAILSTACK_CRASH_SEED=$(SEED) $(PYTEST) -s tests/crash
+
+# Look for input that breaks a promise, guided by coverage (make fuzz TARGET=address RUNS=1000000; tests/fuzz/targets.py).
+TARGET ?= smtp_server
+RUNS   ?= 10000000
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz.run $(TARGET) $(RUNS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check mailstack tests benchmarks

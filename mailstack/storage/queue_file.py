@@ -109,7 +109,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
     lines = [f"T {envelope.arrival:.6f}", "S " + _escape(envelope.sender)]
     for name in _FIELDS:
         value: str = getattr(envelope, name)
-        if value and value != "7bit":
+        if value and (name, value) != ("body", "7bit"):
             lines.append(f"A {name}={_escape(value)}")
     if envelope.smtputf8:
         lines.append("A smtputf8=yes")

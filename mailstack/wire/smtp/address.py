@@ -116,7 +116,7 @@ def parse_path(text: str) -> str:
     if _CONTROL.search(text):
         raise AddressError(text)
     local, domain = _read(text)
-    if domain is None and local:
+    if domain is None and local and "@" not in local:  # `"a@b"` alone would read like a@b
         return local
     domain = (domain or "").removesuffix(".")
     if not local or not valid_domain(domain):
@@ -134,6 +134,8 @@ def _read(text: str) -> tuple[str, str | None]:
     if "@" not in tokens:
         return "".join(map(_unquote, tokens)), None
     at = len(tokens) - 1 - tokens[::-1].index("@")
+    if any(token[0] == "[" for token in tokens[:at]):
+        raise AddressError(text)  # a literal is a domain
     domain = "".join(tokens[at + 1 :])
     return "".join(map(_unquote, tokens[:at])), domain
 

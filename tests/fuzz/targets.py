@@ -1,0 +1,197 @@
+"""What has to hold for any octets: the contracts that the fuzzer tries to break.
+
+A target takes octets and returns, or raises: `AssertionError` where a promise of the code under test is broken,
+anything else where it let an exception out that it does not document. The first octets of an input choose the
+circumstances (mode, limits, how the rest is cut into segments), so that one corpus covers them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mailstack.storage.queue_file import (
+    HEADER_SIZE,
+    DamagedFile,
+    Envelope,
+    Recipient,
+    decode,
+    decode_header,
+    encode_envelope,
+    encode_header,
+)
+from mailstack.wire.smtp import (
+    NEED_DATA,
+    AddressError,
+    ClientConnection,
+    ClientState,
+    Limits,
+    Mode,
+    RemoteError,
+    Reply,
+    ServerConnection,
+    State,
+    events,
+    parse_path,
+    quote,
+)
+from mailstack.wire.smtp.server import NOT_ENABLED, NOT_IMPLEMENTED
+
+LIMITS = Limits(line=80, auth_line=60, message=300)
+OK = Reply(250, "2.0.0", "Ok")
+NO = Reply(550, "5.1.1", "no")
+
+
+def smtp_server(data: bytes) -> None:
+    """Whatever a client sends is an event or a refusal, and the same however it was cut into segments."""
+    flags, width, octets = data[:1] or b"\0", 1 + (data[1] if len(data) > 1 else 0) % 40, data[2:]
+    whole = _converse(octets, flags[0], len(octets) or 1)
+    cut = _converse(octets, flags[0], width)
+    assert whole == cut, (whole, cut)
+
+
+def _converse(octets: bytes, flags: int, width: int) -> tuple[list[object], bytes, State]:
+    """Everything that the engine says and sends of `octets`, fed `width` at a time."""
+    connection = ServerConnection(Mode.LMTP if flags & 1 else Mode.SMTP, LIMITS)
+    connection.auth_refusal = None if flags & 2 else NOT_ENABLED
+    connection.starttls_refusal = None if flags & 4 else NOT_IMPLEMENTED
+    connection.require_tls = bool(flags & 8)
+    connection.strict_paths = bool(flags & 16)
+    connection.greet(Reply(220, "", "test"))
+    said: list[object] = []
+    out = b""
+    for at in range(0, len(octets), width):
+        connection.receive_data(octets[at : at + width])
+        while (event := connection.next_event()) is not NEED_DATA:
+            if isinstance(event, events.Closed):
+                return said, out + connection.data_to_send(), connection.state
+            if isinstance(event, events.Content) and said and isinstance(said[-1], events.Content):
+                said[-1] = events.Content(said[-1].data + event.data)
+            else:
+                said.append(event)
+            _answer(connection, event, refuse=bool(flags & 32))
+        out += connection.data_to_send()
+        held = len(connection._buffer) - connection._position
+        assert held <= max(LIMITS.line, LIMITS.auth_line) + width + 2, held
+    for line in out.splitlines():
+        assert line[:3].isdigit() and line[3:4] in (b" ", b"-", b""), line
+    return said, out, connection.state
+
+
+def _answer(connection: ServerConnection, event: object, *, refuse: bool) -> None:
+    match event:
+        case events.Content(piece):
+            assert piece
+            assert piece.count(b"\n") == piece.count(b"\r\n") or piece[:1] == b"\n"
+        case events.Refused():
+            pass
+        case events.Data():
+            connection.reply(Reply(354, "", "go on"))
+        case events.Chunk(size) if refuse and size % 2:
+            connection.reply(NO)
+        case events.Chunk():
+            connection.take_chunk()
+        case events.ContentEnd() | events.ChunkEnd():
+            while connection.state is State.DONE:
+                connection.reply(OK)
+        case events.Rcpt(recipient) if refuse and len(recipient) % 2:
+            connection.reply(NO)
+        case events.Auth(_, None):
+            connection.challenge(b"Username:")
+        case events.Auth() | events.AuthResponse():
+            connection.reply(Reply(235, "2.7.0", "ok"))
+        case events.StartTLS():
+            connection.reply(Reply(220, "2.0.0", "go on"))
+        case events.Quit():
+            connection.reply(Reply(221, "2.0.0", "bye"))
+        case _:
+            connection.reply(OK)
+
+
+def smtp_client(data: bytes) -> None:
+    """Whatever a server sends is a reply to the oldest command, or `RemoteError`."""
+    flags, width, octets = data[:1] or b"\0", 1 + (data[1] if len(data) > 1 else 0) % 40, data[2:]
+    connection = ClientConnection(Mode.LMTP if flags[0] & 1 else Mode.SMTP)
+    chunk = bool(flags[0] & 2)
+    sent = 0
+    try:
+        for at in range(0, len(octets), width):
+            connection.receive_data(octets[at : at + width])
+            while (event := connection.next_event()) is not NEED_DATA:
+                if connection.state is ClientState.CLOSED:
+                    return
+                sent += 1
+                if connection.state is ClientState.CONTENT:
+                    connection.content([b"x\r\n"])
+                elif connection.state is ClientState.TLS:
+                    connection.tls_started()
+                elif not connection.pending:
+                    _next_commands(connection, sent, chunk=chunk)
+            b"".join(connection.data_to_send())
+            assert len(connection._buffer) <= 4096 + width
+    except RemoteError as error:
+        assert str(error)
+
+
+def _next_commands(connection: ClientConnection, turn: int, *, chunk: bool) -> None:
+    match turn % 4:
+        case 0:
+            connection.hello("client.test")
+        case 1:
+            connection.starttls()
+        case 2:
+            connection.noop()
+        case _:
+            connection.mail("a@b.test", size=3)
+            connection.rcpt("c@d.test")
+            connection.rcpt("e@f.test")
+            if chunk:
+                connection.chunk(b"x\r\n")
+            else:
+                connection.data()
+
+
+def address(data: bytes) -> None:
+    """A path is an address or `AddressError`; what has been read is written so that it is read again."""
+    text = data.decode("utf-8", "replace")
+    try:
+        found = parse_path(text)
+    except AddressError:
+        return
+    wire = quote(found)
+    assert "\r" not in wire and "\n" not in wire and "\0" not in wire
+    if found:
+        assert parse_path(f"<{wire}>") == found, (text, found, wire)
+
+
+def queue_file(data: bytes) -> None:
+    """Any file is a message or `DamagedFile`; an envelope of any texts comes back as it was."""
+    try:
+        content, envelope, crc = decode_header(data)
+        records = data[HEADER_SIZE + content : HEADER_SIZE + content + envelope]
+        decode("ID", content, crc, records, data[HEADER_SIZE + content + envelope :])
+    except DamagedFile as error:
+        assert str(error)
+    texts = [part.decode("utf-8", "surrogateescape") for part in data.split(b"\0")]
+    first = texts[0]
+    made = Envelope(
+        first,
+        tuple(Recipient(text, first) for text in texts),
+        1.5,
+        client_name=first,
+        helo_name=texts[-1],
+        envid=first,
+    )
+    records = encode_envelope(made)
+    header = encode_header(0, records)
+    size, length, crc = decode_header(header)
+    assert (size, length) == (0, len(records))
+    found = decode("", 0, crc, records, b"").envelope
+    assert found == made, (found, made)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "smtp_server": smtp_server,
+    "smtp_client": smtp_client,
+    "address": address,
+    "queue_file": queue_file,
+}
