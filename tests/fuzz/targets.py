@@ -34,7 +34,8 @@ from mailstack.wire.smtp import (
     parse_path,
     quote,
 )
-from mailstack.wire.smtp.server import NOT_ENABLED, NOT_IMPLEMENTED
+from mailstack.wire.smtp.server import NOT_ENABLED
+from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
 
 LIMITS = Limits(line=80, auth_line=60, message=300)
 OK = Reply(250, "2.0.0", "Ok")
@@ -116,7 +117,7 @@ def smtp_client(data: bytes) -> None:
     try:
         for at in range(0, len(octets), width):
             connection.receive_data(octets[at : at + width])
-            while (event := connection.next_event()) is not NEED_DATA:
+            while connection.next_event() is not NEED_DATA:
                 if connection.state is ClientState.CLOSED:
                     return
                 sent += 1
