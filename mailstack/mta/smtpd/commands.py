@@ -1,0 +1,245 @@
+"""What each command does, once the engine has found it in order."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mailstack.mta.sasl import Challenge, Peer
+from mailstack.mta.smtpd import replies
+from mailstack.mta.smtpd.connection import Over
+from mailstack.mta.smtpd.judging import Judging
+from mailstack.mta.smtpd.reception import NO_STORAGE, Transaction
+from mailstack.mta.smtpd.verdicts import Phase, dsn_for
+from mailstack.wire.smtp import Reply, events
+from mailstack.wire.smtp.server import NOT_ENABLED, UNKNOWN
+from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
+
+
+class Commands(Judging):
+    """The commands of a session; `HANDLERS` says which event is whose."""
+
+    def _offer(self) -> None:
+        """Set what STARTTLS and AUTH are told."""
+        settings, engine = self._settings, self._engine
+        engine.require_tls = settings.tls_required and not self.secured
+        if self.secured:
+            engine.starttls_refusal = replies.TLS_ACTIVE
+        else:
+            discarded = "starttls" in settings.discarded_keywords
+            engine.starttls_refusal = NOT_IMPLEMENTED if settings.tls is None or discarded else None
+        engine.auth_refusal = None if self._may_authenticate() else NOT_ENABLED
+
+    def _may_authenticate(self) -> bool:
+        settings = self._settings
+        return (
+            settings.authenticator is not None
+            and (self.secured or not settings.auth_only_in_tls)
+            and "auth" not in settings.discarded_keywords
+            and not settings.auth_exceptions.match(self.client_address)
+        )
+
+    async def _hello(self, event: events.Hello) -> None:
+        self._drop_transaction()
+        self.helo = event.name
+        if not self._settings.delay_reject:
+            reply = await self._judge((Phase.HELO,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+                self._reply(event.verb, reply)
+                return
+        self._extended = event.verb == "EHLO"
+        if not self._extended:
+            self._reply("HELO", Reply(250, "", self._settings.host))
+            return
+        self._reply("EHLO", Reply(250, "", "\n".join(await self._extensions())))
+
+    async def _extensions(self) -> list[str]:
+        settings = self._settings
+        lines = ["PIPELINING", f"SIZE {settings.message_limit}" if settings.message_limit else "SIZE"]
+        if not settings.vrfy_disabled:
+            lines.append("VRFY")
+        lines.append("ETRN")
+        if self._engine.starttls_refusal is None:
+            lines.append("STARTTLS")
+        if self._may_authenticate() and not self._engine.require_tls:
+            names = " ".join(await self._authentication.mechanisms(self.secured))
+            if names:
+                lines.append(f"AUTH {names}")
+                if settings.broken_auth:
+                    lines.append(f"AUTH={names}")
+        lines += ["ENHANCEDSTATUSCODES", "8BITMIME"]
+        if settings.utf8:
+            lines.append("SMTPUTF8")
+        lines.append("CHUNKING")
+        hidden = settings.discarded_keywords
+        if hidden:
+            lines = [line for line in lines if line.partition(" ")[0].partition("=")[0].lower() not in hidden]
+        return [settings.host, *lines]
+
+    async def _mail(self, event: events.Mail) -> None:
+        settings = self._settings
+        if not self._shared.has_room(settings):
+            self._log.warning("not enough free space in mail queue")
+            self._reply("MAIL", NO_STORAGE)
+            return
+        now = self._shared.clock.time()
+        self._transaction = Transaction(self._shared, settings, event.sender, event.parameters, now)
+        self.recipient = None
+        if not settings.delay_reject:
+            reply = await self._judge((Phase.SENDER,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+                self._drop_transaction()
+                self._reply("MAIL", reply)
+                return
+        self._reply("MAIL", replies.SENDER_OK)
+
+    async def _rcpt(self, event: events.Rcpt) -> None:
+        transaction, settings = self._transaction, self._settings
+        assert transaction is not None
+        count = len(transaction.recipients)
+        if count >= settings.recipient_limit:
+            excess = self._account.total("RCPT") - settings.recipient_limit
+            self._engine.reply(replies.TOO_MANY_RECIPIENTS)
+            self._account.count("RCPT", False)
+            if excess > settings.recipient_overshoot:
+                self._account.error()
+            return
+        self.recipient = event.recipient
+        reply = await self._judge_recipient(event.recipient)
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("RCPT", reply)
+            return
+        if not count:
+            self._log.info(f"{transaction.name()}: client={self.peer}{self._sasl_words()}")
+        transaction.recipients.append(event.recipient)
+        self._reply("RCPT", replies.RECIPIENT_OK)
+
+    async def _data(self, event: events.Data) -> None:
+        reply = await self._judge((Phase.DATA,))
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("DATA", reply)
+            return
+        self._chunked = False
+        self._engine.reply(replies.GO_AHEAD)
+
+    async def _chunk(self, event: events.Chunk) -> None:
+        self._chunked = True
+        reply = await self._judge((Phase.DATA,)) if event.first else None
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("BDAT", reply)
+            return
+        self._engine.take_chunk()
+
+    async def _chunk_end(self, event: events.ChunkEnd) -> None:
+        self._reply("BDAT", Reply(250, "2.0.0", f"Ok: {event.size} bytes"))
+
+    async def _content_end(self, event: events.ContentEnd) -> None:
+        transaction, settings = self._transaction, self._settings
+        assert transaction is not None
+        reply = None
+        code = settings.bare_newline_code
+        if event.bare_newline and code and not settings.bare_newline_exclusions.match(self.client_address):
+            text = f"{settings.host} Error: bare <LF> received"
+            reply = Reply(code, dsn_for(code, "5.5.2"), text)
+            self._log_reject("reject", reply)
+        if reply is None:
+            reply = await self._judge((Phase.END_OF_DATA,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+        if reply is None:
+            reply = await transaction.finish(self._origin(), too_big=event.too_big)
+        self._drop_transaction()
+        if self._chunked and reply.code == 250:
+            reply = Reply(250, "2.0.0", f"Ok: {event.size} bytes{reply.text.removeprefix('Ok:')}")
+        self._reply("BDAT" if self._chunked else "DATA", reply)
+        if reply.code == 250:
+            self._account.forgive()
+
+    async def _rset(self, event: events.Reset) -> None:
+        self._drop_transaction()
+        self._reply("RSET", replies.OK)
+
+    async def _noop(self, event: events.Noop) -> None:
+        self._reply("NOOP", replies.OK)
+
+    async def _help(self, event: events.Help) -> None:
+        self._where = "UNKNOWN"
+        self._reply("unknown", UNKNOWN)
+
+    async def _quit(self, event: events.Quit) -> None:
+        self._reply("QUIT", replies.BYE)
+        await self._flush()
+        raise Over
+
+    async def _vrfy(self, event: events.Verify) -> None:
+        if self._settings.vrfy_disabled:
+            self._reply("VRFY", replies.VRFY_DISABLED)
+            return
+        self.recipient = event.address
+        reply = await self._judge_recipient(event.address)
+        if reply is not None:
+            self._log_reject("reject", reply)
+        self._reply("VRFY", reply or Reply(252, "2.0.0", event.argument))
+
+    async def _etrn(self, event: events.Etrn) -> None:
+        self.etrn_domain = event.domain
+        phases = (Phase.CLIENT, Phase.HELO, Phase.ETRN) if self._settings.delay_reject else (Phase.ETRN,)
+        reply = await self._judge(phases)
+        if reply is not None:
+            self._log_reject("reject", reply)
+            self._reply("ETRN", reply)
+        elif self._settings.flush_domains.match(event.domain):
+            self._reply("ETRN", replies.ETRN_STARTED if self._shared.flush() else replies.ETRN_FAILED)
+        else:
+            self._log.warning(f"reject: ETRN {event.domain[:100]}... from {self.peer}")
+            self._reply("ETRN", Reply(459, "", f"<{event.domain}>: service unavailable"))
+
+    # ---- TLS and AUTH
+
+    async def _starttls(self, event: events.StartTLS) -> None:
+        self._reply("STARTTLS", replies.READY_FOR_TLS)
+        await self._flush()
+        await self._shake_hands()
+        self._engine.tls_started()
+        self._drop_transaction()
+        self.helo = ""
+        self._extended = False
+        self._offer()
+
+    async def _auth(self, event: events.Auth) -> None:
+        peer = Peer(self.client_address, self._stream.local[0], self.secured)
+        self._auth_answer(await self._authentication.begin(event.mechanism, event.initial, peer, self.peer))
+
+    async def _auth_response(self, event: events.AuthResponse) -> None:
+        self._auth_answer(await self._authentication.respond(event.data, self.peer))
+
+    def _auth_answer(self, answer: Challenge | Reply) -> None:
+        if isinstance(answer, Challenge):
+            self._engine.challenge(answer.data)
+        else:
+            self._reply("AUTH", answer)
+
+
+HANDLERS: dict[type, Callable[[Commands, Any], Awaitable[None]]] = {
+    events.Hello: Commands._hello,
+    events.Mail: Commands._mail,
+    events.Rcpt: Commands._rcpt,
+    events.Data: Commands._data,
+    events.Chunk: Commands._chunk,
+    events.ChunkEnd: Commands._chunk_end,
+    events.ContentEnd: Commands._content_end,
+    events.Reset: Commands._rset,
+    events.Noop: Commands._noop,
+    events.Help: Commands._help,
+    events.Quit: Commands._quit,
+    events.Verify: Commands._vrfy,
+    events.Etrn: Commands._etrn,
+    events.StartTLS: Commands._starttls,
+    events.Auth: Commands._auth,
+    events.AuthResponse: Commands._auth_response,
+}

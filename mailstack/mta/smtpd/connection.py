@@ -1,0 +1,169 @@
+"""One connection of an smtpd client: what is known of it, and what goes over it.
+
+The base of a session: `judging` adds who is welcome, `commands` what each command does, `session` its life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+
+from mailstack.mta.smtpd.accounting import Accounting
+from mailstack.mta.smtpd.authentication import Authentication
+from mailstack.mta.smtpd.reception import Origin, Transaction
+from mailstack.mta.smtpd.settings import Settings
+from mailstack.net.stream import Stream
+from mailstack.net.tasks import Driven
+from mailstack.net.tls import describe
+from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State
+
+if TYPE_CHECKING:
+    from mailstack.mta.smtpd.worker import Shared
+
+WRITE_TIMEOUT = 60.0
+
+
+class Over(Exception):  # noqa: N818
+    """The session ends here; the reason has been logged and what is to be said has been queued."""
+
+
+class Connection:
+    """A client's connection and the state of its session."""
+
+    def __init__(self, stream: Stream, settings: Settings, shared: Shared) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._shared = shared
+        self._log = shared.log_for(settings)
+        limits = Limits(settings.line_limit, settings.auth_line_limit, settings.message_limit)
+        self._engine = ServerConnection(Mode.SMTP, limits, helo_required=settings.helo_required)
+        self._engine.strict_paths = settings.strict_envelopes
+        self._engine.utf8 = settings.utf8
+        self._engine.strict_utf8 = settings.strict_utf8
+        self._transaction: Transaction | None = None
+        self._authentication = Authentication(settings, self._log)
+        self._where = "CONNECT"
+        self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
+        self._extended = False
+        self._chunked = False
+        """The content comes, or came, by BDAT."""
+        self._tls = ""
+        self._task: Driven | None = None
+        self._reading = False
+        self._stopping = False
+        # What restrictions look at (restrictions.Client).
+        self.client_name = "unknown"
+        self.client_address = stream.peer[0] or "unknown"
+        self.helo = ""
+        self.recipient: str | None = None
+        self.etrn_domain = ""
+
+    # ---- who it is
+
+    @property
+    def peer(self) -> str:
+        """`name[address]`."""
+        return f"{self.client_name}[{self.client_address}]"
+
+    @property
+    def sasl_user(self) -> str:
+        """Who the client has proved to be, or `""`."""
+        return self._authentication.user
+
+    @property
+    def secured(self) -> bool:
+        return bool(self._tls)
+
+    # ---- octets
+
+    def _say(self, reply: Reply) -> None:
+        if not self._stream.closed and self._engine.state is not State.TLS:
+            self._engine.say(reply)
+            self._stream.write(self._engine.data_to_send())
+
+    async def _flush(self) -> None:
+        data = self._engine.data_to_send()
+        if not data:
+            return
+        account = self._account
+        if account.penalties and self._settings.error_sleep:
+            pause = min(account.penalties * self._settings.error_sleep, 30.0)
+            account.penalties = 0
+            await asyncio.sleep(pause)
+        self._stream.write(data)
+        await self._stream.drain(WRITE_TIMEOUT)
+
+    def _reply(self, verb: str, reply: Reply) -> None:
+        if self._settings.soft_bounce and 500 <= reply.code < 600:
+            reply = Reply(reply.code - 100, "4" + reply.enhanced[1:], reply.text)
+        self._engine.reply(reply)
+        good = reply.code < 400
+        self._account.count(verb, good)
+        if not good:
+            self._account.error()
+
+    async def _shake_hands(self) -> None:
+        context = self._settings.tls
+        assert context is not None
+        try:
+            if self._stream.tls is None:  # smtpd_tls_wrappermode: the listener has shaken hands
+                await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
+        except (OSError, TimeoutError) as error:
+            reason = "Connection timed out" if isinstance(error, TimeoutError) else _tls_reason(error)
+            self._log.info(f"SSL_accept error from {self.peer}: {reason}")
+            self._log.info(f"lost connection after {self._where} from {self.peer}")
+            raise Over from None
+        session = self._stream.tls
+        assert session is not None
+        self._tls = describe(session)
+        if self._settings.tls_log:
+            self._log.info(f"Anonymous TLS connection established from {self.peer}: {self._tls}")
+
+    def _drop_transaction(self) -> None:
+        if self._transaction is not None:
+            self._transaction.abort()
+            self._transaction = None
+
+    # ---- words for logs and headers
+
+    def _protocol_name(self) -> str:
+        return "ESMTP" if self._extended else "SMTP"
+
+    def _sasl_words(self) -> str:
+        if not self.sasl_user:
+            return ""
+        return f", sasl_method={self._authentication.method}, sasl_username={self.sasl_user}"
+
+    def _origin(self) -> Origin:
+        settings, transaction = self._settings, self._transaction
+        protocol = self._protocol_name()
+        if transaction is not None and transaction.parameters.smtputf8:
+            protocol = "UTF8SMTP"  # RFC 6531 §4.3
+        if self._extended:
+            protocol += ("S" if self.secured else "") + ("A" if self.sasl_user else "")
+        words = settings.header_clients
+        local = (
+            (
+                "permit_inet_interfaces" in words
+                and self._shared.is_own(self.client_address, self._stream.local[0])
+            )
+            or ("permit_mynetworks" in words and settings.networks.match(self.client_address))
+            or ("permit_sasl_authenticated" in words and bool(self.sasl_user))
+        )
+        return Origin(
+            self.client_name,
+            self.client_address,
+            self.helo,
+            protocol,
+            self._authentication.method,
+            self.sasl_user,
+            self._tls,
+            local,
+        )
+
+
+def _tls_reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "protocol error"
+    return "lost connection"
