@@ -186,7 +186,7 @@ class LmtpSession:
             case events.Chunk():
                 conn.take_chunk()
             case events.ChunkEnd():
-                conn.reply(Reply(250, "2.0.0", f"OK, {event.size} octets so far"))
+                conn.reply(Reply(250, "2.0.0", f"Added {event.size} octets"))
             case events.Hello():
                 self._begin("")
                 conn.reply(Reply(250, "", self._extensions()))

@@ -132,6 +132,8 @@ class Commands(Judging):
         if reply is not None:
             self._log_reject("reject", reply)
             self._reply("BDAT", reply)
+            if event.last:
+                self._drop_transaction()
             return
         self._engine.take_chunk()
 

@@ -39,6 +39,7 @@ class Connection:
         limits = Limits(settings.line_limit, settings.auth_line_limit, settings.message_limit)
         self._engine = ServerConnection(Mode.SMTP, limits, helo_required=settings.helo_required)
         self._engine.strict_paths = settings.strict_envelopes
+        self._engine.chunking = "chunking" not in settings.discarded_keywords
         self._engine.utf8 = settings.utf8
         self._engine.strict_utf8 = settings.strict_utf8
         self._transaction: Transaction | None = None

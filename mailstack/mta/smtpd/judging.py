@@ -81,7 +81,7 @@ class Judging(Connection):
         words = ""
         if transaction is not None:
             words += f" from=<{transaction.sender}>"
-        if self.recipient is not None and self._where in ("RCPT", "VRFY", "DATA", "END-OF-MESSAGE"):
+        if self.recipient is not None and self._where in ("RCPT", "VRFY", "DATA", "BDAT", "END-OF-MESSAGE"):
             words += f" to=<{self.recipient}>"
         words += f" proto={self._protocol_name()}"
         if self.helo:

@@ -158,6 +158,8 @@ class Session(Commands):
 
     def _refused(self, event: events.Refused) -> None:
         self._where = event.verb or "UNKNOWN"
+        if event.verb == "BDAT" and self._engine.state in (State.IDLE, State.READY):
+            self._drop_transaction()  # the last chunk has been refused: the transaction is over
         self._account.count(self._where if event.verb in KNOWN else "unknown", False)
         self._account.error()
         if event.reply is FOREIGN:

@@ -179,6 +179,18 @@ def test_refused_chunks_are_counted_and_nothing_is_queued(tmp_path: Path) -> Non
     session(tmp_path, check)
 
 
+def test_a_last_chunk_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say(*MESSAGE[:3])
+        for octets, last, code in ((600_000, "", "250"), (600_000, " LAST", "552")):
+            client.stream.write(f"BDAT {octets}{last}\r\n".encode() + b"x" * octets)
+            assert (await client.reply()).startswith(code)
+        assert list((tmp_path / "queue/tmp").iterdir()) == []
+        assert await client.say("MAIL FROM:<>") == "250 2.1.0 Ok"
+
+    session(tmp_path, check, "message_size_limit = 1000000\n")
+
+
 def test_data_restrictions_are_judged_at_the_first_chunk(tmp_path: Path) -> None:
     refusal = "554 5.7.1 <DATA>: Data command rejected: Access denied"
 
@@ -193,7 +205,8 @@ def test_data_restrictions_are_judged_at_the_first_chunk(tmp_path: Path) -> None
         assert smtpd.messages() == []
         rejects = [line for line in smtpd.log() if ": reject: " in line]
         assert len(rejects) == 2
-        assert all(f": reject: BDAT from {PEER}: {refusal}; from=<a@b.test>" in line for line in rejects)
+        who = "from=<a@b.test> to=<zs@dgtlinux.com>"
+        assert all(f": reject: BDAT from {PEER}: {refusal}; {who}" in line for line in rejects)
 
     session(tmp_path, check, "smtpd_data_restrictions = reject\n")
 
@@ -212,6 +225,7 @@ def test_a_chunk_is_no_pipelining(tmp_path: Path) -> None:
 def test_chunking_can_be_hidden(tmp_path: Path) -> None:
     async def check(smtpd: Smtpd, client: Client) -> None:
         assert "CHUNKING" not in await client.say("EHLO client.test")
+        assert await client.say("BDAT 4 LAST") == "521 5.5.1 Error: command not implemented"
 
     session(tmp_path, check, "smtpd_discard_ehlo_keywords = chunking, dsn\n")
 
