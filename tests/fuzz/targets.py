@@ -68,14 +68,25 @@ def _converse(octets: bytes, flags: int, width: int) -> tuple[list[object], byte
             if isinstance(event, events.Content) and said and isinstance(said[-1], events.Content):
                 said[-1] = events.Content(said[-1].data + event.data)
             else:
+                if isinstance(event, events.ContentEnd) and event.too_big:
+                    _forget_content(said)
                 said.append(event)
             _answer(connection, event, refuse=bool(flags & 32))
         out += connection.data_to_send()
         held = len(connection._buffer) - connection._position
         assert held <= max(LIMITS.line, LIMITS.auth_line) + width + 2, held
+    if connection._content is not None and connection._content.too_big:
+        _forget_content(said)
     for line in out.splitlines():
         assert line[:3].isdigit() and line[3:4] in (b" ", b"-", b""), line
     return said, out, connection.state
+
+
+def _forget_content(said: list[object]) -> None:
+    """How much of a message came out before it was too big depends on the segments, and does not matter."""
+    while said and isinstance(said[-1], (events.Content, events.Chunk, events.ChunkEnd)):
+        if isinstance(said.pop(), events.Content):
+            break
 
 
 def _answer(connection: ServerConnection, event: object, *, refuse: bool) -> None:
