@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("benchmarks.ready", "benchmarks.smtp", "benchmarks.dns_qps")
+MODULES = ("benchmarks.ready", "benchmarks.smtp", "benchmarks.mta", "benchmarks.dns_qps")
 
 
 def main() -> None:

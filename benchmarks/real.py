@@ -85,7 +85,8 @@ def available() -> str | None:
 class Postfix:
     """A Postfix that accepts for `<user>@bench.test` and delivers to Maildirs; started and stopped here."""
 
-    def __init__(self, root: Path, users: list[str]) -> None:
+    def __init__(self, root: Path, users: list[str], extra: str = "") -> None:
+        """`extra`: further lines of main.cf."""
         self.root = root
         self.port = free_port()
         owner = pwd.getpwnam("nobody")
@@ -100,7 +101,7 @@ class Postfix:
             self._maildir(root / "mail" / user, owner.pw_uid, owner.pw_gid)
         etc = root / "etc"
         (etc / "vmailbox").write_text("".join(f"{user}@bench.test {user}/\n" for user in users))
-        (etc / "main.cf").write_text(MAIN_CF.format(root=root, uid=owner.pw_uid, gid=owner.pw_gid))
+        (etc / "main.cf").write_text(MAIN_CF.format(root=root, uid=owner.pw_uid, gid=owner.pw_gid) + extra)
         (etc / "master.cf").write_text(MASTER_CF.format(listen=f"127.0.0.1:{self.port}"))
 
     @staticmethod
