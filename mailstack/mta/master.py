@@ -1,8 +1,9 @@
 """master(8): binds the sockets, starts the smtpd workers and the queue manager, and keeps them running.
 
-The processes are few: `maxproc` smtpd workers (the largest of the smtpd lines of master.cf; where it says
-`-`, one per processor), each of which serves every smtpd line, and one qmgr, which also does the delivering.
-Lines that name other daemons are for a real Postfix and start nothing here.
+The processes are few: `maxproc` smtpd workers (the largest of the smtpd lines of master.cf, but no more than
+`PER_PROCESSOR` for each processor; where it says `-`, one for each), each of which serves every smtpd line,
+and one qmgr, which also does the delivering. Lines that name other daemons are for a real Postfix and start
+nothing here.
 
 Invariants: sockets are bound before the modules that children need are imported, so clients that come early
 wait instead of being refused; there is no event loop and no thread before the last fork; a child that ends
@@ -35,6 +36,8 @@ from mailstack.storage.queue import Queue
 
 STOP_TIME = 9.5
 """Seconds after SIGTERM in which children that are left are killed."""
+PER_PROCESSOR = 2
+"""smtpd processes that are started at the most, for each processor."""
 STEADY = 30.0
 """Seconds after which a child counts as having run well."""
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -319,9 +322,14 @@ class Master:
 
 
 def worker_count(conf: MainCf, services: Sequence[MasterService]) -> int:
-    """smtpd processes: the largest maxproc; where nothing is said, or no limit, one per processor."""
+    """smtpd processes: the largest maxproc, within reason; where nothing is said, one per processor.
+
+    A master.cf made for Postfix may say 100, for there each process serves one client. Ours serve any number,
+    and more than `PER_PROCESSOR` only take the processors from each other.
+    """
+    processors = os.cpu_count() or 1
     counts = [
-        service.maxproc or min(os.cpu_count() or 1, conf.int("default_process_limit"))
+        min(service.maxproc or processors, PER_PROCESSOR * processors, conf.int("default_process_limit"))
         for service in services
         if service.type == "inet" and service.command == "smtpd"
     ]
