@@ -8,7 +8,7 @@ flushed (or, `early`, written, renamed and flushed). The flushes happen in round
 flushes the files that have been written since the last one and, with them, the directories of those that have
 been renamed. So under load one round serves two batches, and the event loop's thread and the flushing one
 disturb each other twice a round, not at every system call: handing the interpreter to and fro costs more than
-the calls themselves.
+the calls themselves. A file that comes alone is flushed where it was written, as long as the disk is quick.
 
 A failure (`OSError`: ENOSPC, EIO, EDQUOT…) is raised to the caller whose file it was and to nobody else, and
 leaves no file under either name; a failed directory flush fails every caller of the batch that used it.
@@ -17,6 +17,7 @@ leaves no file under either name; a failed directory flush fails every caller of
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,6 +38,11 @@ DEVICES = 10_000
 """Folders whose filesystem is remembered."""
 CROWD = 3
 """Files in this round and the last from which on a round waits for more."""
+ALONE = 2
+"""Files of this round and the last that are no crowd at all: one, on its way through its two rounds."""
+QUICK = 0.002
+"""Seconds: where the last flush took less, a file that is alone is flushed on the event loop's own thread. To
+wake another one and be woken by it takes as long as such a flush."""
 GATHER = 0.001
 """Seconds that it waits. A flush costs the machine about as much for ten files as for one."""
 
@@ -165,6 +171,8 @@ class GroupCommit:
         self._renamed: list[_File] = []
         self._busy = False
         self._crowd = 0
+        self._took = 0.0
+        """Seconds that the last flush took."""
         """Files of the last round."""
         self._flusher = Background("group-commit")
         self._large = Background("large-files")
@@ -223,11 +231,21 @@ class GroupCommit:
             return
         written, renamed = self._written, self._renamed
         self._written, self._renamed = [], []
+        if self._crowd + len(written) + len(renamed) <= ALONE and self._took < QUICK:
+            self._flushed(loop, written, renamed, self._flush(written, renamed))
+            return
         self._flusher.run(
             loop,
-            lambda: _flush_round(written, renamed, self._together),
+            lambda: self._flush(written, renamed),
             lambda errors: self._flushed(loop, written, renamed, errors),
         )
+
+    def _flush(self, written: list[_File], renamed: list[_File]) -> dict[int, OSError]:
+        """Flush a round, on whatever thread, and note how long it took."""
+        started = time.monotonic()
+        errors = _flush_round(written, renamed, self._together)
+        self._took = time.monotonic() - started
+        return errors
 
     def _flushed(
         self,
