@@ -1,8 +1,9 @@
 """Wake the queue manager: datagrams to `<queue_directory>/public/qmgr`.
 
 A datagram holds queue ids that have just become durable in incoming/, separated by spaces, or one letter: `I`
-(scan incoming), `D` (scan deferred), `F` (try everything deferred now). A lost datagram is harmless, for qmgr
-scans incoming by itself; but it takes seconds, so ids that find the socket full are sent again together.
+(scan incoming), `D` (scan deferred), `F` (try everything deferred now), `P` (for pickup: look into maildrop). A
+lost datagram is harmless, for what it tells of is looked for now and then; but that takes seconds, so ids that
+find the socket full are sent again together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 from mailstack.net.log import Log
 
-SCAN_INCOMING, SCAN_DEFERRED, FLUSH = "I", "D", "F"
+SCAN_INCOMING, SCAN_DEFERRED, FLUSH, SCAN_MAILDROP = "I", "D", "F", "P"
 DATAGRAM = 4096
 """Octets of one datagram at the most."""
 _RETRY = 0.005
