@@ -1,0 +1,44 @@
+"""nis: tables, asked through ypmatch(1) of the yp tools. `query` blocks: it belongs into a thread."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from mailstack.net.tables.channel import ServiceError
+
+TIMEOUT = 30.0
+"""Seconds for an answer."""
+
+
+class Nis:
+    """One map. Raises `ValueError` where the tools are not installed or the name is none."""
+
+    def __init__(self, name: str) -> None:
+        command = shutil.which("ypmatch")
+        if command is None:
+            raise ValueError("the yp tools (ypmatch) are not installed")
+        if not name or name.startswith("-"):
+            raise ValueError(f"{name!r} is no name of a map")
+        self._command = command
+        self._name = name
+
+    def query(self, key: str) -> str | None:
+        """The value of a key. Raises `ServiceError`."""
+        if not key or "\0" in key:
+            return None
+        words = [self._command, "--", key.lower(), self._name]
+        try:
+            result = subprocess.run(  # noqa: S603 - no shell, and `--` ends the options
+                words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=TIMEOUT
+            )
+        except subprocess.TimeoutExpired:
+            raise ServiceError(f"nis:{self._name}: Connection timed out") from None
+        except OSError as error:
+            raise ServiceError(f"nis:{self._name}: {error.strerror or error}") from None
+        if result.returncode == 0:
+            return result.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
+        reason = result.stderr.decode("utf-8", "replace").strip()
+        if "No such key" in reason:
+            return None
+        raise ServiceError(f"nis:{self._name}: {reason or f'ypmatch: exit status {result.returncode}'}")
