@@ -270,6 +270,12 @@ _TABLE: tuple[Parameter, ...] = (
     _P("hash_queue_depth", _I, "1", _QMGR, "levels of folders in the hashed queues", 1, 3),
     _P("qmgr_message_active_limit", _I, "20000", _QMGR, "messages in the active queue", 1),
     _P("qmgr_message_recipient_limit", _I, "20000", _QMGR, "recipients held in memory", 1),
+    _P("qmgr_message_recipient_minimum", _I, "10", _QMGR,
+       "recipients of one message held in memory, whatever the limit", 1),
+    _P("qmgr_clog_warn_time", _T, "300s", _QMGR,
+       "between two warnings of a destination that fills the active queue; 0: none", 0),
+    _P("in_flow_delay", _T, "1s", ("smtpd", "qmgr"),
+       "how long a message is made to wait while new mail waits for the queue manager; 0: not", 0, 10),
     _P("queue_run_delay", _T, "300s", _QMGR, "between two scans of the deferred queue", 1),
     _P("minimal_backoff_time", _T, "300s", _QMGR, "the first delay of a deferred message", 1),
     _P("maximal_backoff_time", _T, "4000s", _QMGR, "the longest delay; each is twice the one before", 1),
@@ -277,8 +283,16 @@ _TABLE: tuple[Parameter, ...] = (
     _P("bounce_queue_lifetime", _T, "5d", _QMGR, "the same for messages from <>", 0, unit="d"),
     _P("default_destination_concurrency_limit", _I, "20", _QMGR, "deliveries to one destination at once", 0),
     _P("default_destination_recipient_limit", _I, "50", _QMGR, "recipients of one delivery", 0),
-    _P("local_destination_concurrency_limit", _I, "2", _NOBODY, "the same for one local user", 0),
-    _P("local_destination_recipient_limit", _I, "1", _NOBODY, "recipients of one delivery", 0),
+    _P("initial_destination_concurrency", _I, "5", _QMGR, "deliveries to one destination to begin with", 1),
+    _P("default_destination_concurrency_positive_feedback", _S, "1", _QMGR,
+       "what a success adds: number, number/concurrency, number/sqrt_concurrency"),
+    _P("default_destination_concurrency_negative_feedback", _S, "1", _QMGR,
+       "what a failure to reach the site takes away"),
+    _P("default_destination_concurrency_failed_cohort_limit", _I, "1", _QMGR,
+       "failures, in units of the concurrency, after which a site is dead; 0: never", 0),
+    _P("default_destination_rate_delay", _T, "0s", _QMGR, "between two deliveries to one destination", 0),
+    _P("local_destination_concurrency_limit", _I, "2", _QMGR, "the same for one local user", 0),
+    _P("local_destination_recipient_limit", _I, "1", _QMGR, "recipients of one delivery", 0),
     _P("transport_retry_time", _T, "60s", _NOBODY, "how long a transport that fails is left alone", 1),
     _P("defer_transports", _L, "", _QMGR, "transports that deliver only on flush"),
     _P("soft_bounce", _B, "no", ("smtpd", "qmgr"), "5xx becomes 4xx: nothing is lost while testing"),
@@ -372,12 +386,15 @@ HONOURED = frozenset(parameter.name for parameter in _TABLE if parameter.honoure
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
 
 _PER_TRANSPORT = {
-    "_destination_concurrency_limit": (
-        "$default_destination_concurrency_limit",
-        "deliveries to one destination at once",
-    ),
-    "_destination_recipient_limit": ("$default_destination_recipient_limit", "recipients of one delivery"),
+    "destination_concurrency_limit": (_I, "deliveries to one destination at once"),
+    "destination_recipient_limit": (_I, "recipients of one delivery"),
+    "initial_destination_concurrency": (_I, "deliveries to one destination to begin with"),
+    "destination_concurrency_positive_feedback": (_S, "what a success adds"),
+    "destination_concurrency_negative_feedback": (_S, "what a failure to reach the site takes away"),
+    "destination_concurrency_failed_cohort_limit": (_I, "failed cohorts after which a site is dead"),
+    "destination_rate_delay": (_T, "between two deliveries to one destination"),
 }
+"""What each transport has, after its name and `_`."""
 
 
 def parameter(name: str, transports: frozenset[str] = frozenset()) -> Parameter | None:
@@ -385,7 +402,9 @@ def parameter(name: str, transports: frozenset[str] = frozenset()) -> Parameter 
     known = PARAMETERS.get(name)
     if known is not None:
         return known
-    for suffix, (default, doc) in _PER_TRANSPORT.items():
-        if name.endswith(suffix) and name.removesuffix(suffix) in transports:
-            return Parameter(name, Kind.INT, default, _QMGR, doc, 0)
+    for what, (kind, doc) in _PER_TRANSPORT.items():
+        if name.endswith(f"_{what}") and name.removesuffix(f"_{what}") in transports:
+            initial = what.startswith("initial_")
+            low = None if kind is Kind.STR else int(initial)
+            return Parameter(name, kind, f"${what}" if initial else f"$default_{what}", _QMGR, doc, low)
     return None

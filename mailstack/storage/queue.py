@@ -214,12 +214,19 @@ class Queue:
         finally:
             os.close(fd)
 
-    def defer(self, message: Message, reasons: Mapping[int, Reason], next_attempt: float) -> None:
-        """Count an attempt, note why it failed, and move the message to deferred/ until `next_attempt`.
+    def defer(
+        self,
+        message: Message,
+        reasons: Mapping[int, Reason],
+        next_attempt: float,
+        attempts: int | None = None,
+    ) -> None:
+        """Note an attempt and why it failed, and move the message to deferred/ until `next_attempt`.
 
-        Raises `OSError`; the message is then where it was.
+        `attempts` is the number to note, one more than before where it is not given. Raises `OSError`; the
+        message is then where it was.
         """
-        message.attempts += 1
+        message.attempts = message.attempts + 1 if attempts is None else attempts
         message.reasons.update(reasons)
         reasons_left = {
             index: message.reasons[index] for index in message.pending if index in message.reasons

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.expand import ExpansionError, expand, references
 from mailstack.config.postfix.lines import logical_lines, read_text, words
-from mailstack.postfix_parameters import PARAMETERS, Kind, Parameter, parameter, parse_time
+from mailstack.postfix_parameters import Kind, Parameter, parameter, parse_time
 
 # The types, for the methods below that have their names.
 _Str: TypeAlias = str
@@ -197,7 +197,7 @@ class MainCf:
 
     def time(self, name: _Str) -> float:
         """Seconds."""
-        seconds = parse_time(self._typed(name, Kind.TIME), PARAMETERS[name].unit)
+        seconds = parse_time(self._typed(name, Kind.TIME), self._known(name).unit)
         assert seconds is not None  # `check` has parsed it
         return seconds
 

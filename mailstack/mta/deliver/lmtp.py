@@ -121,13 +121,16 @@ class LMTPAgent:
         try:
             session = await self._connect(request.nexthop)
         except SiteError as error:
+            if isinstance(error.outcome, Deferred):
+                request.site_failure = error.outcome
             return request.all(error.outcome)
         connected = self._clock.monotonic() - request.started
         try:
             results = await session.send(request, self._queue, connect=connected)
         except ConnectionLost as lost:
             session.stream.abort()
-            return request.all(Deferred(lost.text, lost.dsn), session.host.relay)
+            request.site_failure = Deferred(lost.text, lost.dsn)
+            return request.all(request.site_failure, session.host.relay)
         except BaseException:
             session.stream.abort()
             raise

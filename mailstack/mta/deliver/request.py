@@ -75,8 +75,12 @@ class Request:
     """When the message became active (monotonic seconds)."""
     started: float = 0.0
     """When the agent got it (monotonic seconds)."""
-    settled: bool = False
-    """Its results have been taken."""
+    destination: str = ""
+    """Whose share of the deliveries it counts for: the nexthop, or the recipient where each has his own."""
+    site_failure: Deferred | None = None
+    """Set by the agent when the site itself was out of order, whoever the recipients are."""
+    refused: Deferred | None = None
+    """Set by the scheduler: the destination is dead, and the agent does not see the request."""
 
     def all(self, outcome: Outcome, relay: str = "none") -> list[Result]:
         """The same outcome for every recipient."""

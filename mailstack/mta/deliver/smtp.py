@@ -109,6 +109,7 @@ class SMTPAgent:
             if not delivery.open:
                 break
             await self._try_destination(nexthop, delivery, tried, keep=nexthop == request.nexthop)
+        request.site_failure = delivery.site_failure
         delivery.close()
         return delivery.results
 
@@ -293,6 +294,16 @@ class _Delivery:
         self.results: list[Result] = []
         self._open = {target.index: target for target in request.targets}
         self._last: dict[int, Result] = {}
+        self._answered = False
+        """Some host has said something about a recipient."""
+
+    @property
+    def site_failure(self) -> Deferred | None:
+        """Why no host could be used at all, whoever the recipients are."""
+        if self._answered or not self._open:
+            return None
+        last = self._last.get(next(iter(self._open)))
+        return last.outcome if last is not None and isinstance(last.outcome, Deferred) else None
 
     @property
     def open(self) -> bool:
@@ -310,6 +321,7 @@ class _Delivery:
 
     def take(self, results: Iterable[Result]) -> None:
         """Results of a transaction: what is final stays, what is deferred may go on."""
+        self._answered = True
         for result in results:
             if isinstance(result.outcome, Deferred):
                 self._last[result.target.index] = result

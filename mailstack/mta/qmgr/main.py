@@ -20,7 +20,7 @@ from pathlib import Path
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta import trigger
-from mailstack.mta.qmgr.manager import QueueManager
+from mailstack.mta.qmgr.manager import PAUSE, QueueManager
 from mailstack.mta.qmgr.settings import Configuration, load
 from mailstack.net import loop
 from mailstack.net.clock import Clock, SystemClock
@@ -153,14 +153,15 @@ class Service:
         parent = os.getppid()
         next_incoming = self._clock.monotonic() + INCOMING_SCAN
         next_deferred = self._clock.monotonic() + self.manager.configuration.limits.run_delay
+        pause = PAUSE
         while not self.stopping.is_set() and os.getppid() == parent:
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(max(pause, 0.01)):
                     await self.stopping.wait()
             except TimeoutError:
                 pass
             now = self._clock.monotonic()
-            self.manager.tick()
+            pause = self.manager.tick()
             if now >= next_incoming:
                 next_incoming = now + INCOMING_SCAN
                 self.manager.scan_incoming()
@@ -190,7 +191,10 @@ class Service:
                 self.manager.scan_incoming()
                 self.manager.scan_deferred(ignore_time=True)
             case ["flush", domain]:
+                self.manager.scan_incoming()
                 self.manager.scan_deferred(ignore_time=True, domain=domain)
+            case ["deliver", queue_id]:
+                self.manager.deliver_now(queue_id)
             case _:
                 for queue_id in words:
                     if queue_id.isalnum() and len(queue_id) >= 6:

@@ -1,10 +1,10 @@
 """qmgr(8): the active queue, from a message's arrival in incoming/ to its end.
 
-States of a message here: *known* (an id has come by datagram or from a scan) → *active* (read, its recipients
-resolved, its requests at the scheduler) → settled (every recipient has a result) → removed, deferred, or
-reported to its sender. New mail goes before deferred mail. The active queue is bounded by
-`qmgr_message_active_limit` messages and `qmgr_message_recipient_limit` recipients; what does not fit stays on
-disk and is found again by a scan.
+States of a message here: *found* (`intake`) → *active* (read, its recipients resolved, its requests at the
+scheduler) → settled (every recipient has a result) → removed, deferred, or reported to its sender. The active
+queue is bounded by `qmgr_message_active_limit` messages and `qmgr_message_recipient_limit` recipients (of a
+message with more, some after the others); what does not fit stays on disk and is found again by a scan. No
+destination gets more of it than is left for the others.
 
 Nothing is lost by a crash: a message leaves the disk only after its last recipient is done and every failure
 has been reported by a durable message. A recipient that is delivered while others of the message are not is
@@ -18,39 +18,35 @@ docs/queue.md). A file that cannot be decoded is moved to corrupt/ and reported 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-from mailstack.mta import lines
-from mailstack.mta.deliver.local import EXPANDED, Forward
-from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result, Sent, Target
+from mailstack.mta import flow, lines
+from mailstack.mta.deliver.local import Forward
+from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result, Sent
+from mailstack.mta.qmgr import copies
+from mailstack.mta.qmgr.assign import Assigned, assign
+from mailstack.mta.qmgr.intake import NOT_NOW, Found, Intake, Site
+from mailstack.mta.qmgr.removal import Removal
 from mailstack.mta.qmgr.scheduler import Transport
 from mailstack.mta.qmgr.settings import Configuration
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
-from mailstack.storage.background import Background
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.queue import DamagedFile, Entry, Envelope, Message, Queue, Reason
+from mailstack.storage.queue import DamagedFile, Message, Queue, Reason
 from mailstack.wire.smtp import quote
 
 CONTENT_CACHE = 16 * 1024 * 1024
 """Octets of content that active messages may hold in memory; the others are read when they are delivered."""
-COPY = 256 * 1024
-"""Octets copied at once."""
-REMOVE_EVERY = 0.01
-"""Seconds in which finished messages gather before they are removed together: the thread that removes them
-and the event loop take the interpreter from each other."""
 SETTLE_TIME = 1.0
 """Seconds after which a message that is still active is moved to active/."""
 BATCH = 50
 """Messages taken up before other work gets a turn."""
-DUE_LIMIT = 20_000
-"""Deferred messages whose next attempt is known to the second; scans find the others."""
+WARNED = 1_000
+"""Destinations for which it is known when they were last warned of."""
+PAUSE = 1.0
+"""Seconds between two calls of `tick` at the most."""
 
 
 @dataclass(slots=True)
@@ -59,8 +55,12 @@ class Active:
 
     message: Message
     entered: float
-    recipients: int
+    recipients: int = 0
     """How many it counts for."""
+    todo: list[int] = field(default_factory=list)
+    """Recipients whose turn comes after those."""
+    forced: bool = False
+    """Somebody wants it to be tried now."""
     waiting: int = 0
     """Requests that have not come back."""
     done: list[int] = field(default_factory=list)
@@ -81,18 +81,12 @@ class QueueManager:
         self._clock = clock
         self._log = log
         self._tasks = tasks
-        self._known: deque[str] = deque()
-        self._incoming: Iterator[str] | None = None
-        self._deferred: Iterator[Entry] | None = None
-        self._ignore_time = False
-        self._only_domain = ""
-        self._due: list[tuple[float, str]] = []
+        self._intake = Intake(queue, self._has_share)
+        self._warned: dict[str, float] = {}
         self._recipients = 0
         self._cached = 0
         self._stopping = False
-        self._finished: list[Active] = []
-        self._removing = False
-        self._background = Background("remove")
+        self._removal = Removal(queue, log, tasks, self._removed)
         self._wanted = asyncio.Event()
         self._current: Configuration | None = None
 
@@ -117,23 +111,35 @@ class QueueManager:
 
     def new_mail(self, queue_id: str) -> None:
         """A message has arrived in incoming/."""
-        if self._known or not self._admit_now(queue_id):
-            self._known.append(queue_id)
+        intake = self._intake
+        if intake.known or self._stopping or not self._has_room():
+            intake.known.append(queue_id)
+            if len(intake.known) == self.configuration.limits.in_flow:
+                flow.set_behind(True)
             self._wanted.set()
+        else:
+            self._admit(Found("incoming", queue_id))
 
     def scan_incoming(self) -> None:
         """Look for mail in incoming/ that nobody has told us of."""
-        if self._incoming is None:
-            self._incoming = iter(self.queue.names("incoming"))
+        if self._intake.scan_incoming():
             self._wanted.set()
 
     def scan_deferred(self, *, ignore_time: bool = False, domain: str = "") -> None:
-        """Look for deferred mail whose time has come; with `ignore_time`, for all, or all of a domain."""
-        if self._deferred is None or ignore_time:
-            self._deferred = self.queue.scan("deferred")
-            self._ignore_time = ignore_time
-            self._only_domain = domain.lower()
+        """Look for deferred mail whose time has come; with `ignore_time`, for all, or all of a domain.
+
+        Who asks for that also wants dead destinations to be tried again.
+        """
+        if ignore_time:
+            self.configuration.transports.revive()
+        if self._intake.scan_deferred(forced=ignore_time, domain=domain):
             self._wanted.set()
+
+    def deliver_now(self, queue_id: str) -> None:
+        """Try one deferred message now, whatever its time and the state of its destination."""
+        self.configuration.transports.revive()
+        self._intake.ask(queue_id)
+        self._wanted.set()
 
     def stop(self) -> None:
         """Take up nothing more."""
@@ -152,50 +158,30 @@ class QueueManager:
 
     def _take_up(self, count: int) -> bool:
         """Take up some messages; False when there is no room or nothing left."""
+        intake = self._intake
+        more = True
         for _ in range(count):
             if not self._has_room():
-                return False
-            if not self._next():
-                return False
-        return True
+                intake.full()
+                more = False
+                break
+            found = intake.next(self._clock.time())
+            if found is None:
+                more = False
+                break
+            if found is not NOT_NOW:
+                self._admit(found)
+        if flow.behind() and len(intake.known) < self.configuration.limits.in_flow:
+            flow.set_behind(False)
+        return more
 
     def _has_room(self) -> bool:
         limits = self.configuration.limits
         return len(self.active) < limits.active_messages and self._recipients < limits.active_recipients
 
-    def _next(self) -> bool:
-        """One step: known mail, then incoming/, then deferred mail that is due, then deferred/."""
-        if self._known:
-            self._admit("incoming", self._known.popleft())
-            return True
-        if self._incoming is not None:
-            queue_id = next(self._incoming, None)
-            if queue_id is None:
-                self._incoming = None
-            else:
-                self._admit("incoming", queue_id)
-            return True
-        now = self._clock.time()
-        if self._due and self._due[0][0] <= now:
-            self._admit("deferred", heapq.heappop(self._due)[1])
-            return True
-        if self._deferred is not None:
-            entry = next(self._deferred, None)
-            if entry is None:
-                self._deferred, self._ignore_time, self._only_domain = None, False, ""
-            elif self._ignore_time or entry.mtime <= now:
-                self._admit("deferred", entry.queue_id)
-            return True
-        return False
-
-    def _admit_now(self, queue_id: str) -> bool:
-        if self._stopping or not self._has_room():
-            return False
-        self._admit("incoming", queue_id)
-        return True
-
-    def _admit(self, queue_name: str, queue_id: str) -> None:
+    def _admit(self, found: Found) -> None:
         """Read a message and make it active. Problems are logged, never raised."""
+        queue_name, queue_id = found.queue, found.queue_id
         if queue_id in self.active:
             return
         try:
@@ -209,11 +195,11 @@ class QueueManager:
             self._log.warning(f"{queue_id}: open {queue_name}: {error.strerror or error}")
             return
         if queue_name == "deferred":
-            if message.mtime > self._clock.time() and not self._ignore_time:
+            if message.mtime > self._clock.time() and not found.forced:
                 return
-            if self._only_domain and not _mentions(message, self._only_domain):
+            if found.domain and not _mentions(message, found.domain):
                 return
-        self._activate(message)
+        self._activate(message, found)
 
     def _corrupt(self, queue_name: str, queue_id: str, reason: str) -> None:
         self._log.warning(f"{queue_id}: damaged queue file in {queue_name}: {reason}; saved in corrupt")
@@ -222,12 +208,16 @@ class QueueManager:
         except OSError as error:
             self._log.warning(f"{queue_id}: move to corrupt: {error.strerror or error}")
 
-    def _activate(self, message: Message) -> None:
+    def _activate(self, message: Message, found: Found) -> None:
+        entry = Active(message, self._clock.monotonic(), forced=found.forced)
+        requests = self._requests(entry, list(message.pending))
+        if len(self.active) * 2 > self.configuration.limits.active_messages and not entry.forced:
+            site = self._crowded(requests)
+            if site is not None:
+                self._set_aside(message, site, found)
+                return
         envelope = message.envelope
-        count = len(message.pending)
-        entry = Active(message, self._clock.monotonic(), count)
         self.active[message.queue_id] = entry
-        self._recipients += count
         if message.content is not None:
             if self._cached + len(message.content) > CONTENT_CACHE:
                 message.content = None
@@ -235,42 +225,67 @@ class QueueManager:
                 self._cached += len(message.content)
         self._log.info(
             f"{message.queue_id}: from=<{quote(envelope.sender)}>, size={envelope.size}, "
-            f"nrcpt={count} (queue active)"
+            f"nrcpt={len(message.pending)} (queue active)"
         )
-        if not count:
+        if not requests:
             # Crossed off before a crash, and not removed.
             self._finish(entry)
             return
-        requests = self._resolve(entry)
+        self._schedule(entry, requests)
+
+    def _schedule(self, entry: Active, requests: Assigned) -> None:
+        self._recipients += entry.recipients
         entry.waiting = len(requests)
         for transport, request in requests:
             transport.put(request, self._tasks, self._run)
 
-    def _resolve(self, entry: Active) -> list[tuple[Transport, Request]]:
-        """The requests of a message: recipients that go the same way, up to the transport's limit each."""
-        message, configuration = entry.message, self.configuration
-        groups: dict[tuple[str, str], list[Target]] = {}
-        for index in message.pending:
-            route = configuration.router.route(message.envelope, message.envelope.recipients[index])
-            if route.transport in configuration.limits.defer_transports and not self._ignore_time:
-                route = route._replace(transport="retry", nexthop="4.3.2 deferred transport")
-            target = Target(index, route.address, route.original)
-            groups.setdefault((route.transport, route.nexthop), []).append(target)
-        requests = []
-        for (name, nexthop), targets in groups.items():
-            transport = configuration.transports.get(name)
-            limit = transport.recipient_limit or len(targets)
-            requests += [
-                (transport, Request(message, nexthop, targets[start : start + limit], entry.entered))
-                for start in range(0, len(targets), limit)
-            ]
-        return requests
+    def _requests(self, entry: Active, pending: list[int]) -> Assigned:
+        """The requests of a message.
+
+        Recipients that would exceed `qmgr_message_recipient_limit` are left for later, in `entry.todo`.
+        """
+        limits = self.configuration.limits
+        room = max(limits.recipient_minimum, limits.active_recipients - self._recipients)
+        if len(pending) > room:
+            pending, entry.todo = pending[:room], pending[room:]
+        entry.recipients = len(pending)
+        return assign(self.configuration, entry.message, pending, entry.entered, forced=entry.forced)
+
+    # ---- shares of the active queue
+
+    def _has_share(self, site: Site) -> bool:
+        """Whether a destination has no more of the active queue than is left for the others."""
+        transport, destination = site
+        load = self.configuration.transports.get(transport).load(destination)
+        return load <= self.configuration.limits.active_messages - len(self.active)
+
+    def _crowded(self, requests: Assigned) -> Site | None:
+        """A destination of a message, where every one of them has more than its share."""
+        sites = [(transport.name, request.destination) for transport, request in requests]
+        return sites[0] if sites and not any(map(self._has_share, sites)) else None
+
+    def _set_aside(self, message: Message, site: Site, found: Found) -> None:
+        """Leave a message on disk until its destination has caught up."""
+        limits, now = self.configuration.limits, self._clock.monotonic()
+        if limits.clog_warning and now >= self._warned.get(site[1], 0.0):
+            if len(self._warned) >= WARNED:
+                self._warned.clear()
+            self._warned[site[1]] = now + limits.clog_warning
+            load = self.configuration.transports.get(site[0]).load(site[1])
+            share = f"{load} of {len(self.active)} active queue entries"
+            self._log.warning(f"mail for {site[1]} is using up {share}")
+        if not self._intake.set_aside(site, found) and message.queue != "deferred":
+            self._postpone(message, {}, message.attempts, limits.minimal_backoff)
 
     # ---- delivery
 
     async def _run(self, transport: Transport, request: Request) -> None:
         """Let the agent deliver a request and take its results."""
         request.started = self._clock.monotonic()
+        if request.refused is not None:
+            retry = self.configuration.transports.get("retry")
+            self._settle(retry, request, request.all(request.refused))
+            return
         try:
             results = await transport.agent.deliver(request)
         except asyncio.CancelledError:
@@ -305,9 +320,14 @@ class QueueManager:
                 case Bounced():
                     entry.bounced.append(result)
         entry.waiting -= 1
-        if entry.waiting or entry.deferred or entry.bounced:
+        if entry.waiting or entry.todo or entry.deferred or entry.bounced:
             self._cross_off(entry)
         if entry.waiting:
+            return
+        if entry.todo:
+            self._recipients -= entry.recipients
+            todo, entry.todo = entry.todo, []
+            self._schedule(entry, self._requests(entry, todo))
             return
         if entry.bounced or entry.deferred:
             self._tasks.start(self._fail(entry), f"failure of {entry.message.queue_id}")
@@ -329,39 +349,10 @@ class QueueManager:
     def _finish(self, entry: Active) -> None:
         """Every recipient is done: remove the message."""
         entry.finished = True
-        self._finished.append(entry)
-        if not self._removing:
-            self._removing = True
-            self._tasks.start(self._remove(), "remove")
+        self._removal.add(entry.message)
 
-    async def _remove(self) -> None:
-        """Remove finished messages, on a thread: an unlink waits while the filesystem writes its journal."""
-        try:
-            while self._finished:
-                await asyncio.sleep(REMOVE_EVERY)
-                batch, self._finished = self._finished, []
-                errors = await self._background.do(partial(self._unlink, [entry.message for entry in batch]))
-                for entry, error in zip(batch, errors, strict=True):
-                    name = entry.message.queue_id
-                    if error is None:
-                        self._log.info(f"{name}: removed")
-                    else:
-                        self._log.warning(f"{name}: remove: {error.strerror or error}")
-                    self._release(entry)
-        finally:
-            self._removing = False
-
-    def _unlink(self, messages: Sequence[Message]) -> list[OSError | None]:
-        """What went wrong with each."""
-        errors: list[OSError | None] = []
-        for message in messages:
-            try:
-                self.queue.remove(message.queue, message.queue_id)
-            except OSError as error:
-                errors.append(error)
-            else:
-                errors.append(None)
-        return errors
+    def _removed(self, queue_id: str) -> None:
+        self._release(self.active[queue_id])
 
     def _release(self, entry: Active) -> None:
         message = entry.message
@@ -369,7 +360,7 @@ class QueueManager:
         self._recipients -= entry.recipients
         if message.content is not None:
             self._cached -= len(message.content)
-        if not self._wanted.is_set() and (self._known or self._incoming or self._deferred or self._due):
+        if not self._wanted.is_set() and self._intake.waiting:
             self._wanted.set()
 
     async def _fail(self, entry: Active) -> None:
@@ -403,26 +394,37 @@ class QueueManager:
             result.target.index: Reason(now, result.outcome.dsn, result.outcome.text)
             for result in entry.deferred
         }
-        next_attempt = now + self.configuration.limits.backoff(message.attempts + 1)
+        self._postpone(
+            message, reasons, message.attempts + 1, self.configuration.limits.backoff(message.attempts + 1)
+        )
+
+    def _postpone(self, message: Message, reasons: dict[int, Reason], attempts: int, seconds: float) -> None:
+        """Move a message to deferred/ for so many seconds."""
+        next_attempt = self._clock.time() + seconds
         try:
-            self.queue.defer(message, reasons, next_attempt)
+            self.queue.defer(message, reasons, next_attempt, attempts)
+        except FileNotFoundError:
+            return  # the administrator has taken it away
         except OSError as error:
             self._log.warning(f"{message.queue_id}: defer: {error.strerror or error}")
-        if len(self._due) < DUE_LIMIT:
-            heapq.heappush(self._due, (next_attempt, message.queue_id))
+        self._intake.note_due(next_attempt, message.queue_id)
 
     # ---- now and then
 
-    def tick(self) -> None:
-        """Every second: move what takes long to active/, and take up what has become due."""
+    def tick(self) -> float:
+        """Now and then: move what takes long to active/, take up what has become due, end pauses.
+
+        Returns the seconds after which to call it again, at most `PAUSE`.
+        """
         settled = self._clock.monotonic() - SETTLE_TIME
         for entry in self.active.values():
             if entry.entered > settled:
                 break  # the newest come last
             if entry.message.queue != "active" and not entry.finished:
                 self._move_to_active(entry.message)
-        if self._due and self._due[0][0] <= self._clock.time():
+        if self._intake.is_due(self._clock.time()):
             self._wanted.set()
+        return min(PAUSE, self.configuration.transports.tick(self._tasks, self._run))
 
     def _move_to_active(self, message: Message) -> None:
         try:
@@ -435,48 +437,10 @@ class QueueManager:
 
     async def forward(self, message: Message, address: str, forward: Forward) -> str:
         """An alias's addresses get a message of their own; return its id. Raises `OSError`."""
-        envelope = message.envelope
-        now = self._clock.time()
-        queue_id = self.queue.new_id(now)
-        copy = Envelope(
-            envelope.sender if forward.sender is None else forward.sender,
-            self.configuration.cleanup.recipients([(target, address) for target in forward.addresses]),
-            now,
-            queue_id=queue_id,
-            client_name=envelope.client_name,
-            client_address=envelope.client_address,
-            helo_name=envelope.helo_name,
-            protocol=envelope.protocol,
-            sasl_method=envelope.sasl_method,
-            sasl_username=envelope.sasl_username,
-            body=envelope.body,
-            smtputf8=envelope.smtputf8,
-            ret=envelope.ret,
-            envid=envelope.envid,
-            attributes={**envelope.attributes, EXPANDED: "yes"},
-        )
-        head = f"Delivered-To: {address}\r\n".encode("utf-8", "surrogateescape")
-        if message.content is not None:
-            await self.queue.enqueue(copy, (head, message.content), self._commit)
-        else:
-            await self._copy(message, copy, head)
+        cleanup, now = self.configuration.cleanup, self._clock.time()
+        queue_id = await copies.forward(self.queue, self._commit, cleanup, message, address, forward, now)
         self.new_mail(queue_id)
         return queue_id
-
-    async def _copy(self, message: Message, envelope: Envelope, head: bytes) -> None:
-        """Put a large message into the queue again, piece by piece. Raises `OSError`."""
-        spool = self.queue.spool(envelope.arrival, queue_id=envelope.queue_id)
-        try:
-            spool.append((head,))
-            with os.fdopen(self.queue.open_content(message), "rb") as file:
-                left = message.envelope.size
-                while left > 0 and (part := file.read(min(left, COPY))):
-                    spool.append((part,))
-                    left -= len(part)
-        except OSError:
-            spool.abort()
-            raise
-        await spool.commit(envelope, self._commit)
 
 
 def _mentions(message: Message, domain: str) -> bool:

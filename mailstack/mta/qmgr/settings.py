@@ -29,6 +29,10 @@ class Limits:
 
     active_messages: int
     active_recipients: int
+    recipient_minimum: int
+    clog_warning: float
+    in_flow: int
+    """New messages waiting from which on smtpd is asked to be slower."""
     run_delay: float
     minimal_backoff: float
     maximal_backoff: float
@@ -44,6 +48,9 @@ class Limits:
         return cls(
             active_messages=conf.int("qmgr_message_active_limit"),
             active_recipients=conf.int("qmgr_message_recipient_limit"),
+            recipient_minimum=conf.int("qmgr_message_recipient_minimum"),
+            clog_warning=conf.time("qmgr_clog_warn_time"),
+            in_flow=conf.int("default_process_limit"),
             run_delay=conf.time("queue_run_delay"),
             minimal_backoff=conf.time("minimal_backoff_time"),
             maximal_backoff=max(conf.time("maximal_backoff_time"), conf.time("minimal_backoff_time")),

@@ -13,10 +13,12 @@ from mailstack.mta.deliver.local import ForwardMail, LocalAgent, LocalRouter
 from mailstack.mta.deliver.request import Agent
 from mailstack.mta.deliver.smtp import SMTPAgent
 from mailstack.mta.deliver.virtual import VirtualAgent
-from mailstack.mta.qmgr.scheduler import Transport
+from mailstack.mta.qmgr.concurrency import Feedback, Policy
+from mailstack.mta.qmgr.scheduler import Run, Transport
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
+from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
 from mailstack.storage.tables import Table
@@ -73,6 +75,15 @@ class Transports:
     def busy(self) -> bool:
         return any(transport.busy for transport in self._made.values())
 
+    def tick(self, tasks: TaskSet, run: Run) -> float:
+        """Go on with destinations whose pause is over; seconds until the next one's."""
+        return min((transport.tick(tasks, run) for transport in self._made.values()), default=float("inf"))
+
+    def revive(self) -> None:
+        """Forget which destinations are dead."""
+        for transport in self._made.values():
+            transport.revive()
+
     async def close(self) -> None:
         for transport in self._made.values():
             await transport.agent.close()
@@ -83,7 +94,8 @@ class Transports:
         if service is not None:
             conf = conf.with_overrides(service.overrides, service.origin)
         agent = self._agent(name, service, conf)
-        log = self._log.child(f"{conf.str('syslog_name')}/{agent.daemon}")
+        daemon = "error" if agent.daemon == "retry" else agent.daemon  # one program, two names
+        log = self._log.child(f"{conf.str('syslog_name')}/{daemon}")
         if isinstance(agent, Unavailable):
             log.warning(f"transport {name}: not in master.cf, or served by a daemon that we do not have")
         limit = service.maxproc if service is not None else None
@@ -91,8 +103,11 @@ class Transports:
             name,
             agent,
             log,
-            concurrency=0 if agent.daemon == "local" else _limit(conf, name, "concurrency"),
-            recipients=1 if agent.daemon == "local" else _limit(conf, name, "recipient"),
+            self._clock,
+            policy=_policy(conf, name, log),
+            recipients=_limit(conf, name, "default_destination_recipient_limit"),
+            single=name not in ("error", "retry"),
+            delimiters=conf.str("recipient_delimiter"),
             process_limit=conf.int("default_process_limit") if limit is None else limit,
         )
 
@@ -121,9 +136,37 @@ class Transports:
                 return Unavailable()
 
 
-def _limit(conf: MainCf, transport: str, what: str) -> int:
-    name = f"{transport}_destination_{what}_limit"
-    return conf.int(name if conf.knows(name) else f"default_destination_{what}_limit")
+def _name(conf: MainCf, transport: str, default: str) -> str:
+    """TRANSPORT_…, where master.cf has that transport, or the parameter that holds for all."""
+    name = f"{transport}_{default.removeprefix('default_')}"
+    return name if conf.knows(name) else default
+
+
+def _limit(conf: MainCf, transport: str, default: str) -> int:
+    return conf.int(_name(conf, transport, default))
+
+
+def _policy(conf: MainCf, transport: str, log: Log) -> Policy:
+    """The limits of a transport for one destination."""
+    delay = conf.time(_name(conf, transport, "default_destination_rate_delay"))
+    return Policy(
+        initial=_limit(conf, transport, "initial_destination_concurrency"),
+        limit=1 if delay else _limit(conf, transport, "default_destination_concurrency_limit"),
+        positive=_feedback(conf, transport, "default_destination_concurrency_positive_feedback", log),
+        negative=_feedback(conf, transport, "default_destination_concurrency_negative_feedback", log),
+        cohorts=_limit(conf, transport, "default_destination_concurrency_failed_cohort_limit"),
+        rate_delay=delay,
+        dead_time=conf.time("minimal_backoff_time"),
+    )
+
+
+def _feedback(conf: MainCf, transport: str, default: str, log: Log) -> Feedback:
+    name = _name(conf, transport, default)
+    found = Feedback.parse(conf.str(name))
+    if found is None:
+        log.warning(f"{name}: ignoring malformed or unreasonable feedback: {conf.str(name)}")
+        return Feedback(1.0)
+    return found
 
 
 def own_addresses(conf: MainCf, services: Sequence[MasterService]) -> frozenset[str]:

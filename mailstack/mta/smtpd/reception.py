@@ -7,10 +7,12 @@ otherwise leaves nothing behind.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mailstack.mta import flow
 from mailstack.mta.cleanup import AliasExpansionError, TooManyHops, received_header
 from mailstack.storage.queue import Envelope, Spool
 from mailstack.storage.tables import TableError
@@ -168,6 +170,9 @@ class Transaction:
         if too_big:
             self._shared.log.warning(f"{self.name()}: queue file size limit exceeded")
             return TOO_BIG
+        if flow.behind() and self._settings.in_flow_delay:
+            # Not longer: mail is taken more slowly than it can be sent on, but it is taken.
+            await asyncio.sleep(self._settings.in_flow_delay)
         if self._failure is None:
             await self._enqueue(origin)
         if self._failure is not None:

@@ -63,6 +63,7 @@ class Settings:
     tls_timeout: float
     message_limit: int
     minimum_free: int
+    in_flow_delay: float
     line_limit: int
     auth_line_limit: int
     recipient_limit: int
@@ -172,6 +173,7 @@ def _load(
         tls_timeout=conf.time("smtpd_starttls_timeout"),
         message_limit=conf.size("message_size_limit"),
         minimum_free=conf.size("queue_minfree"),
+        in_flow_delay=conf.time("in_flow_delay"),
         line_limit=conf.int("line_length_limit"),
         auth_line_limit=conf.int("smtpd_sasl_response_limit"),
         recipient_limit=conf.int("smtpd_recipient_limit"),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from mailstack.mta.deliver.request import Outcome, Request, Result
+from mailstack.mta.deliver.request import Deferred, Outcome, Request, Result
 from mailstack.mta.qmgr.manager import QueueManager
 from mailstack.mta.qmgr.settings import load
 from mailstack.net.clock import ManualClock
@@ -55,6 +55,8 @@ class FakeAgent:
         self.running = 0
         self.peak = 0
         self.broken = False
+        self.down: set[str] = set()
+        """Nexthops that nobody can connect to."""
 
     async def deliver(self, request: Request) -> Sequence[Result]:
         self.requests.append(request)
@@ -65,6 +67,9 @@ class FakeAgent:
                 await self.gate.wait()
             if self.broken:
                 raise RuntimeError("a fault of the agent's own")
+            if request.nexthop in self.down:
+                request.site_failure = Deferred(f"connect to {request.nexthop}: Connection refused", "4.4.1")
+                return request.all(request.site_failure)
             results = []
             for target in request.targets:
                 outcome = self.outcomes.get(target.address, self.default)

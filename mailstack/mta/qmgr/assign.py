@@ -1,0 +1,52 @@
+"""From recipients to requests: those that go the same way go together, up to the transport's limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mailstack.mta.deliver.request import Request, Target
+from mailstack.mta.qmgr.router import Route
+from mailstack.mta.qmgr.scheduler import Transport
+from mailstack.mta.qmgr.settings import Configuration
+from mailstack.storage.queue import Message
+
+Assigned = list[tuple[Transport, Request]]
+
+
+def assign(
+    configuration: Configuration, message: Message, pending: Sequence[int], entered: float, *, forced: bool
+) -> Assigned:
+    """The requests for some recipients of a message, given by their indexes.
+
+    `entered` is when the message became active (monotonic seconds). `forced` delivers by `defer_transports`
+    too.
+    """
+    if len(pending) == 1:  # nearly all mail
+        index = pending[0]
+        route = _route(configuration, message, index, forced)
+        transport = configuration.transports.get(route.transport)
+        destination = transport.destination(route.nexthop, route.address)
+        targets = [Target(index, route.address, route.original)]
+        return [(transport, Request(message, route.nexthop, targets, entered, 0.0, destination))]
+    groups: dict[tuple[str, str, str], list[Target]] = {}
+    for index in pending:
+        route = _route(configuration, message, index, forced)
+        destination = configuration.transports.get(route.transport).destination(route.nexthop, route.address)
+        target = Target(index, route.address, route.original)
+        groups.setdefault((route.transport, route.nexthop, destination), []).append(target)
+    requests: Assigned = []
+    for (name, nexthop, destination), targets in groups.items():
+        transport = configuration.transports.get(name)
+        limit = transport.recipient_limit or len(targets)
+        requests += [
+            (transport, Request(message, nexthop, targets[start : start + limit], entered, 0.0, destination))
+            for start in range(0, len(targets), limit)
+        ]
+    return requests
+
+
+def _route(configuration: Configuration, message: Message, index: int, forced: bool) -> Route:
+    route = configuration.router.route(message.envelope, message.envelope.recipients[index])
+    if route.transport in configuration.limits.defer_transports and not forced:
+        return route._replace(transport="retry", nexthop="4.3.2 deferred transport")
+    return route
