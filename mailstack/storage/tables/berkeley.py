@@ -75,7 +75,11 @@ class BerkeleyFile:
         self._fd = os.open(path, (flags & ~os.O_TRUNC) | os.O_CLOEXEC, 0o644)
         self._seen = (0, 0)
         try:
-            with self.locked(exclusive=flags != os.O_RDONLY):
+            if flags == os.O_RDONLY:
+                with self.locked():
+                    self._open(flags)
+            else:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)  # until it is closed
                 self._open(flags)
         except BaseException:
             os.close(self._fd)
@@ -108,9 +112,9 @@ class BerkeleyFile:
             if status:
                 raise _failed(self._path)
 
-    def locked(self, *, exclusive: bool = False) -> _Lock:
+    def locked(self) -> _Lock:
         """Hold the file's lock, as Postfix's programs do; raises `BlockingIOError` while others write."""
-        return _Lock(self._fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return _Lock(self._fd)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key. Raises `OSError`."""
@@ -162,17 +166,16 @@ class BerkeleyFile:
 
 
 class _Lock:
-    __slots__ = ("_fd", "_how")
+    __slots__ = ("_fd",)
 
-    def __init__(self, fd: int, how: int) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._how = how
 
     def __enter__(self) -> None:
-        fcntl.lockf(self._fd, self._how)
+        fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __exit__(self, *_: object) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
 
 
 def _entry(data: bytes) -> _Entry:

@@ -183,12 +183,12 @@ def open_index(kind: str, path: str) -> Index:
     raise TableError(f"open database {path}: {_MISSING[kind]}")
 
 
-def lookup_of(index: Index) -> Lookup:
+def lookup_of(index: Index, *, fold: bool = True) -> Lookup:
     """The look-up of an index, whose keys may or may not end in a NUL, as in Postfix."""
     get = index.get
 
     def lookup(key: str) -> str | None:
-        octets = key.lower().encode("utf-8", "surrogateescape")
+        octets = (key.lower() if fold else key).encode("utf-8", "surrogateescape")
         value = get(octets + b"\0")
         if value is None:
             value = get(octets)
@@ -206,16 +206,16 @@ def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
 # ---- source text
 
 
-def parse_texthash(text: str, path: str, warn: Warn) -> Lookup:
+def parse_texthash(text: str, path: str, warn: Warn, *, fold: bool = True) -> Lookup:
     """`key value` lines (postmap(1)); of equal keys the first one counts, as postmap has it."""
     entries: dict[str, str] = {}
     for line, key, value in map_entries(text, path, warn, skipped=" -- ignoring this line"):
-        folded = key.lower()
+        folded = key.lower() if fold else key
         if folded in entries:
             warn(f'{path}, line {line}: duplicate entry: "{folded}"')
         else:
             entries[folded] = value
-    return _folded(entries)
+    return _folded(entries) if fold else entries.get
 
 
 def parse_aliases(text: str, path: str, warn: Warn) -> dict[str, str]:

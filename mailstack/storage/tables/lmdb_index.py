@@ -1,11 +1,13 @@
 """lmdb: indexes (`NAME.lmdb`), through the Python package `lmdb` where it is installed.
 
 Keys and values end in a NUL, as postmap(1) writes them on Linux. Files are opened without LMDB's own lock
-file, as Postfix opens them. One process opens a file once, however many tables name it. Raises `TableError`.
+file, and locked by fcntl(2) while they are read or written, as Postfix does. One process opens a file once,
+however many tables name it. Raises `TableError`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -15,6 +17,8 @@ from mailstack.storage.tables.text import TableError
 
 MAP_SIZE = 16 * 1024 * 1024
 """Octets that a new database may grow to at first (lmdb_map_size); it is doubled when they are used up."""
+KEY_LIMIT = 511
+"""Octets that a key may have."""
 _open: WeakValueDictionary[tuple[str, int, int], _Environment] = WeakValueDictionary()
 
 
@@ -26,13 +30,16 @@ def available() -> bool:
 class _Environment:
     """An open file, shared by all who look into it."""
 
-    __slots__ = ("__weakref__", "env")
+    __slots__ = ("__weakref__", "env", "fd")
 
     def __init__(self, path: str, *, write: bool) -> None:
         try:
             import lmdb
         except ImportError:
             raise TableError(f"open database {path}: the Python package lmdb is not installed") from None
+        self.fd = os.open(path, (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | os.O_CLOEXEC, 0o644)
+        if write:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX)  # until it is closed
         try:
             self.env = lmdb.open(
                 path,
@@ -48,8 +55,15 @@ class _Environment:
             raise TableError(f"open database {path}: {error}") from None
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file and its lock."""
         if hasattr(self, "env"):
             self.env.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class LmdbIndex:
@@ -69,10 +83,13 @@ class LmdbIndex:
         self._environment = environment
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key. Raises `TableError`."""
+        """The value of a key. Raises `TableError`; `BlockingIOError` while others write."""
         import lmdb
 
-        env = self._environment.env
+        if not 0 < len(key) <= KEY_LIMIT:
+            return None
+        env, fd = self._environment.env, self._environment.fd
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
             try:
                 with env.begin() as txn:
@@ -81,10 +98,10 @@ class LmdbIndex:
                 env.set_mapsize(0)  # another process has let it grow
                 with env.begin() as txn:
                     return txn.get(key)
-        except lmdb.BadValsizeError:
-            return None  # longer than any key can be
         except lmdb.Error as error:
             raise TableError(f"database {self._path}: {error}") from None
+        finally:
+            fcntl.lockf(fd, fcntl.LOCK_UN)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records in the order of their keys."""
@@ -133,4 +150,4 @@ class LmdbIndex:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._environment.env.close()
+        self._environment.close()
