@@ -9,10 +9,10 @@ session, so it raises `Pending`. Whoever called the outermost function, and can 
     except Pending:
         found = await settled(lambda: recipients.unlisted(address))
 
-`settled` asks, without anything else standing still, and calls the function again, which now finds this
-answer and goes on to its next question, until it is through. So such a function must do nothing but look up.
-`Pending` is a `TableError`: where nobody waits for it, it is a table that cannot answer for now, and mail is
-deferred.
+`settled` asks, without anything else standing still, and calls the function again, which now finds this answer
+and goes on to its next question, until it is through. So such a function must do nothing that may not be done
+twice. `Pending` is a `TableError`: where nobody waits for it, it is a table that cannot answer for now, and mail
+is deferred.
 
 Every question has a deadline, and one table asks a bounded number of them at a time.
 """
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ask = Callable[[str], Awaitable["str | None"]]
-_answers: dict[tuple[SlowTable, str], str | Exception | None] | None = None
-"""What the function that is being settled has learnt."""
+_Answer = str | Exception | None
+_answers: dict[tuple[SlowTable, str], list[_Answer]] = {}
+"""What functions that are being settled have learnt: one copy for each of them that has asked."""
 THREAD_TIMEOUT = 60.0
 """Seconds for a question that blocks a thread, with the time it waits for its turn."""
 
@@ -59,10 +60,10 @@ class SlowTable:
 
     def lookup(self, key: str) -> str | None:
         """The answer where it is known already; raises `Pending` where it is not."""
-        try:
-            answer = _answers[self, key]  # type: ignore[index]  # None has no answers
-        except (KeyError, TypeError):
-            raise Pending(self, key) from None
+        answers = _answers.get((self, key))
+        if answers is None:
+            raise Pending(self, key)
+        answer = answers[-1]
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -79,24 +80,39 @@ class SlowTable:
 
 
 async def settled(function: Callable[[], T]) -> T:
-    """The result of a function that only looks up, with every slow table's answer waited for.
+    """The result of a function, with every slow table's answer waited for.
 
     Raises what the function raises, except `Pending`.
     """
-    global _answers
-    answers: dict[tuple[SlowTable, str], str | Exception | None] = {}
-    while True:
-        outer, _answers = _answers, answers
-        try:
-            return function()
-        except Pending as pending:
-            table, key = pending.table, pending.key
-        finally:
-            _answers = outer
-        try:
-            answers[table, key] = await table.ask(key)
-        except TableError as error:
-            answers[table, key] = error
+
+    async def call() -> T:
+        return function()
+
+    return await settled_call(call)
+
+
+async def settled_call(function: Callable[[], Awaitable[T]]) -> T:
+    """The same for a function that waits for other things as well."""
+    learnt: list[tuple[SlowTable, str]] = []
+    try:
+        while True:
+            try:
+                return await function()
+            except Pending as pending:
+                table, key = pending.table, pending.key
+            answer: _Answer
+            try:
+                answer = await table.ask(key)
+            except TableError as error:
+                answer = error
+            _answers.setdefault((table, key), []).append(answer)
+            learnt.append((table, key))
+    finally:
+        for question in learnt:
+            answers = _answers[question]
+            answers.pop()
+            if not answers:
+                del _answers[question]
 
 
 def opener(warn: Warn = to_stderr) -> Opener:

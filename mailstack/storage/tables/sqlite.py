@@ -38,8 +38,8 @@ class SqliteTable:
             raise TableError(f"{path}: dbpath must begin with /: {self._database}")
         template = conf.text("query", "")
         if not template:  # of the parameters that were there before `query`
-            template = "SELECT {} FROM {} WHERE {} = '%s' {}".format(  # noqa: S608 - the administrator's
-                words * (conf.text(part) for part in ("select_field", "table", "where_field")),
+            template = "SELECT {} FROM {} WHERE {} = '%s' {}".format(  # noqa: S608 - an administrator's text
+                *(conf.text(part) for part in ("select_field", "table", "where_field")),
                 conf.text("additional_conditions", ""),
             )
         self._query = check_template(path, "query", template)
