@@ -133,6 +133,8 @@ _TABLE: tuple[Parameter, ...] = (
     _P("queue_directory", _S, "/var/spool/postfix", _EVERY, "the mail queue's folder"),
     _P("process_id_directory", _S, "pid", ("master",), "lock files, below $queue_directory"),
     _P("default_process_limit", _I, "100", ("master",), "maxproc where master.cf says -", 1),
+    _P("max_use", _I, "100", ("smtpd",), "clients of one process; counts where it is set", 1),
+    _P("max_idle", _T, "100s", ("smtpd",), "idle life of a process; counts where it is set", 1),
     _P("service_throttle_time", _T, "60s", ("master",), "the longest wait before a child is replaced", 1),
     # ---- reception
     _P("smtpd_banner", _S, "$myhostname ESMTP $mail_name", _SMTPD, "the text after 220"),
@@ -166,6 +168,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("line_length_limit", _I, "2048", _SMTPD, "octets of a command line", 512),
     _P("message_size_limit", _Z, "10240000", ("smtpd", "cleanup"), "octets of a message", 0),
     _P("queue_minfree", _Z, "0", _SMTPD, "free octets that the queue's file system must keep", 0),
+    _P("authorized_submit_users", _L, "static:anyone", ("sendmail",), "who may submit by sendmail(1)"),
     _P("disable_vrfy_command", _B, "no", _SMTPD, "answer VRFY with 502"),
     _P("strict_rfc821_envelopes", _B, "no", _SMTPD, "refuse addresses without <> and with comments"),
     _P("smtpd_client_connection_count_limit", _I, "50", _SMTPD, "sessions of one client at once", 0),
@@ -363,7 +366,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("empty_address_recipient", _S, "MAILER-DAEMON", _BOUNCE, "the name for <> in headers"),
     # ---- for a real Postfix only
     _P("command_directory", _S, "/usr/sbin", _NOBODY, "Postfix's commands"),
-    _P("daemon_directory", _S, "/usr/lib/postfix/sbin", _NOBODY, "Postfix's daemons"),
+    _P("daemon_directory", _S, "/usr/lib/postfix/sbin", ("master",), "Postfix's daemons; a name in the log"),
     _P("data_directory", _S, "/var/lib/postfix", _NOBODY, "Postfix's caches"),
     _P("meta_directory", _S, "/etc/postfix", _NOBODY, "Postfix's non-executable files"),
     _P("shlib_directory", _S, "/usr/lib/postfix", _NOBODY, "Postfix's libraries"),

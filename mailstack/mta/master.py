@@ -1,13 +1,15 @@
 """master(8): binds the sockets, starts the smtpd workers and the queue manager, and keeps them running.
 
 The processes are few: `maxproc` smtpd workers (the largest of the smtpd lines of master.cf, but no more than
-`PER_PROCESSOR` for each processor; where it says `-`, one for each), each of which serves every smtpd line,
-and one qmgr, which also does the delivering. Lines that name other daemons are for a real Postfix and start
-nothing here.
+`services.PER_PROCESSOR` for each processor; where it says `-`, one for each), each of which serves every smtpd
+line, and one qmgr, which also does the delivering and the picking up. Lines that name other daemons are for a
+real Postfix and start nothing here (`services.warnings` tells of those that somebody would miss).
 
 Invariants: sockets are bound before the modules that children need are imported, so clients that come early
-wait instead of being refused; there is no event loop and no thread before the last fork; a child that ends
-unasked is replaced, at once the first time and then after a growing pause, at most `service_throttle_time`.
+wait instead of being refused; there is no event loop and no thread before the last fork; a child that fails is
+replaced, at once the first time and then after a growing pause, at most `service_throttle_time`. A worker that
+has served `max_use` clients says so, takes no more, and has a successor from that moment on; one that has been
+idle for `max_idle` ends, and the next client starts another.
 
 SIGTERM: children drain and end, all within 10 s. SIGHUP: the configuration is checked in a process of its
 own; a bad one is one log line and changes nothing, a good one gets new smtpd workers, while the old ones end
@@ -21,28 +23,31 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix import MainCf, MasterService, read_master
+from mailstack.mta.services import Workers, smtpd_lines, warnings
 from mailstack.net.listen import bind_tcp, has_ipv6
 from mailstack.net.log import Log
 from mailstack.storage.queue import Queue
 
 STOP_TIME = 9.5
 """Seconds after SIGTERM in which children that are left are killed."""
-PER_PROCESSOR = 2
-"""smtpd processes that are started at the most, for each processor."""
 STEADY = 30.0
 """Seconds after which a child counts as having run well."""
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 RETIRE = signal.SIGUSR1
 """To a worker: accept no more and end with the last session."""
+START_TIME = 0.5
+"""Seconds that a worker gets to take the client that it was started for, before another is started."""
 
 Bound = tuple[MasterService, socket.socket]
 
@@ -87,7 +92,12 @@ class Master:
         self._failures: dict[str, int] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
         self._bound: list[Bound] = []
-        self._workers = 0
+        self._workers = Workers(0, 0, 0.0)
+        self._started = 0.0
+        """When a worker was last started for a client (monotonic seconds)."""
+        self._signals = (-1, -1)
+        self._status = (-1, -1)
+        """Pipes: numbers of signals that have come; process ids of workers that take no more clients."""
         self._lock = -1
         self._conf, self._services = self._read()
         log.host = self._conf.str("myhostname").partition(".")[0]
@@ -106,7 +116,7 @@ class Master:
     def start(self) -> None:
         """Bind, check and fork. Raises `ConfigError`, `StartError`, `OSError`."""
         conf = self._conf
-        self._workers = worker_count(conf, self._services)
+        self._workers = Workers.read(conf, self._services)
         self._lock = self._take_lock()
         queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
         queue.create()
@@ -115,17 +125,25 @@ class Master:
         preload()
         if not self._check():
             raise SystemExit(EX_CONFIG)
-        for warning in conf.warnings:
-            self._log.warning(warning)
+        self._warn(conf, self._services)
         gc.collect()
         gc.freeze()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        for _ in range(self._workers if self._bound else 0):
+        self._signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _noted)
+        for _ in range(self._workers.count if self._bound else 0):
             self._fork("smtpd")
         self._fork("qmgr")
         self._log.info(
             f"daemon started -- version {conf.str('mail_version')}, configuration {self._config_dir}"
         )
+
+    def _warn(self, conf: MainCf, services: Sequence[MasterService]) -> None:
+        for warning in (*conf.warnings, *warnings(services)):
+            self._log.warning(warning)
 
     def _take_lock(self) -> int:
         directory = os.path.join(self._conf.str("queue_directory"), self._conf.str("process_id_directory"))
@@ -147,9 +165,7 @@ class Master:
         """Sockets for the smtpd lines; those that are bound already are used again. Raises `OSError`."""
         bound: list[Bound] = []
         wanted: dict[tuple[str, int], socket.socket] = {}
-        for service in services:
-            if service.type != "inet" or service.command != "smtpd":
-                continue
+        for service in smtpd_lines(services):
             host, port = service.endpoint()
             for address in [host] if host else listen_addresses(conf):
                 for literal in resolve_host(address):
@@ -198,13 +214,20 @@ class Master:
 
     def _child(self, role: str) -> int:
         """The rest of a child's life."""
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        os.close(self._lock)
+        for fd in (self._lock, *self._signals, self._status[0]):
+            os.close(fd)
         name = self._conf.str("syslog_name")
         if role == "smtpd":
+            from mailstack.mta.smtpd.life import Life
             from mailstack.mta.smtpd.worker import run_worker
 
-            return run_worker(self._config_dir, self._bound, self._log.child(f"{name}/smtpd"))
+            life = Life(self._workers.max_use, self._workers.max_idle, self._status[1])
+            return run_worker(self._config_dir, self._bound, self._log.child(f"{name}/smtpd"), life)
+        os.close(self._status[1])
         from mailstack.mta.qmgr.main import run_qmgr
 
         for sock in self._sockets.values():
@@ -216,21 +239,55 @@ class Master:
     def run(self) -> int:
         """Supervise until SIGTERM; return the exit status."""
         while True:
-            found = signal.sigtimedwait(SIGNALS, self._next_restart())
-            number = found.si_signo if found is not None else 0
-            if number in (signal.SIGTERM, signal.SIGINT):
+            numbers = self._wait()
+            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
                 break
-            if number == signal.SIGHUP:
+            if signal.SIGHUP in numbers:
                 self._reload()
+            self._relieve()
             self._reap()
             self._restart_due()
         self._stop()
         return 0
 
-    def _next_restart(self) -> float:
-        if not self._restarts:
-            return 3600.0
-        return max(0.0, min(when for when, _ in self._restarts) - time.monotonic())
+    def _wait(self) -> bytes:
+        """Wait for something to do; the numbers of the signals that have come."""
+        now = time.monotonic()
+        times = [3600.0] + [when - now for when, _ in self._restarts]
+        poll = select.poll()
+        poll.register(self._signals[0], select.POLLIN)
+        poll.register(self._status[0], select.POLLIN)
+        places = self._idle_places()
+        if places and now < self._started + START_TIME:
+            times.append(self._started + START_TIME - now)
+        elif places:
+            for sock in self._sockets.values():
+                poll.register(sock, select.POLLIN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        ready = poll.poll(max(0, int(min(times) * 1000) + 1))
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if any(fd not in (self._signals[0], self._status[0]) for fd, _ in ready):
+            self._started = time.monotonic()
+            self._fork("smtpd")
+        return _read(self._signals[0])
+
+    def _idle_places(self) -> bool:
+        """Whether a client's coming starts a worker: some have ended because they were idle."""
+        if not self._workers.max_idle or any(role == "smtpd" for _, role in self._restarts):
+            return False
+        return bool(self._bound) and self._serving() < self._workers.count
+
+    def _serving(self) -> int:
+        return sum(child.role == "smtpd" and not child.retired for child in self._children.values())
+
+    def _relieve(self) -> None:
+        """Give workers that take no more clients a successor."""
+        data = _read(self._status[0])
+        for start in range(0, len(data), 4):
+            child = self._children.get(int.from_bytes(data[start : start + 4], "big"))
+            if child is not None and not child.retired:
+                child.retired = True
+                self._fork("smtpd")
 
     def _restart_due(self) -> None:
         now = time.monotonic()
@@ -247,13 +304,16 @@ class Master:
             # Also EX_CONFIG: the files were good when they were checked, and are being edited now.
             code = os.waitstatus_to_exitcode(status)
             how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-            self._log.warning(f"process {child.role} pid {child.pid} {how}")
+            path = f"{self._conf.str('daemon_directory')}/{child.role}"
+            if code == 0 and child.role == "smtpd" and self._workers.max_idle:
+                continue  # it was idle; the next client starts another
+            self._log.warning(f"process {path} pid {child.pid} {how}")
             steady = time.monotonic() - child.started >= STEADY
             failures = self._failures[child.role] = 0 if steady else self._failures.get(child.role, 0) + 1
             pause = 0.0
             if failures > 1:
                 pause = min(self._conf.time("service_throttle_time"), 0.25 * 2.0 ** min(failures, 20))
-                self._log.warning(f"{child.role}: bad command startup -- throttling for {pause:g} s")
+                self._log.warning(f"{path}: bad command startup -- throttling")
             self._restarts.append((time.monotonic() + pause, child.role))
 
     def _ended(self) -> list[tuple[_Child, int]]:
@@ -280,18 +340,18 @@ class Master:
             if not self._check():
                 self._log.error("reload: the old configuration goes on")
                 return
+            workers = Workers.read(conf, services)
             bound = self._bind(conf, services)
         except (ConfigError, OSError) as error:
             self._log.error(f"reload: {error}; the old configuration goes on")
             return
         self._conf, self._services, self._bound = conf, services, bound
-        self._workers = worker_count(conf, services)
-        for warning in conf.warnings:
-            self._log.warning(warning)
+        self._workers = workers
+        self._warn(conf, services)
         self._restarts.clear()
         self._failures.clear()
         old = list(self._children.values())
-        for _ in range(self._workers if bound else 0):
+        for _ in range(workers.count if bound else 0):
             self._fork("smtpd")
         running = [child for child in old if child.role == "qmgr" and not child.retired]
         for child in old:
@@ -319,21 +379,6 @@ class Master:
             self._log.warning(f"process {self._children[pid].role} pid {pid} does not end: killed")
             _send(pid, signal.SIGKILL)
         os.close(self._lock)
-
-
-def worker_count(conf: MainCf, services: Sequence[MasterService]) -> int:
-    """smtpd processes: the largest maxproc, within reason; where nothing is said, one per processor.
-
-    A master.cf made for Postfix may say 100, for there each process serves one client. Ours serve any number,
-    and more than `PER_PROCESSOR` only take the processors from each other.
-    """
-    processors = os.cpu_count() or 1
-    counts = [
-        min(service.maxproc or processors, PER_PROCESSOR * processors, conf.int("default_process_limit"))
-        for service in services
-        if service.type == "inet" and service.command == "smtpd"
-    ]
-    return max(counts, default=0)
 
 
 def listen_addresses(conf: MainCf) -> list[str]:
@@ -384,6 +429,18 @@ def _leave(run: Callable[[], int]) -> None:
         Log("postfix/master", "").exception("child", error)
     finally:
         os._exit(status)
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The wake-up pipe has the signal's number; the loop does the rest."""
+
+
+def _read(fd: int) -> bytes:
+    """What a pipe holds now."""
+    try:
+        return os.read(fd, 4096)
+    except BlockingIOError:
+        return b""
 
 
 def _send(pid: int, number: int) -> None:

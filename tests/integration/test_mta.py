@@ -216,7 +216,7 @@ def test_nothing_is_lost_when_qmgr_is_killed(mta: MTA, sinks: Sinks) -> None:
         mta.send("zs@x.test", body=f"number {number}.")
         if number == 10:
             os.kill(qmgr, signal.SIGKILL)
-    wait_for(lambda: mta.log("warning: process qmgr pid .* killed by signal 9"), "the report")
+    wait_for(lambda: mta.log("warning: process .*/qmgr pid .* killed by signal 9"), "the report")
     wanted = [b"number %d." % number for number in range(20)]
     wait_for(lambda: all(any(word in c for c in sinks.lmtp.contents) for word in wanted), "all messages")
     wait_for(lambda: mta.queue() == [], "the empty queue")
@@ -228,7 +228,7 @@ def test_a_killed_worker_is_replaced(mta: MTA, sinks: Sinks) -> None:
         mta.answers()
     for pid in mta.children("smtpd"):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: mta.log("warning: process smtpd pid .* killed by signal 9"), "the report")
+    wait_for(lambda: mta.log("warning: process .*/smtpd pid .* killed by signal 9"), "the report")
     mta.send("zs@x.test")
     wait_for(lambda: sinks.lmtp.contents, "the delivery")
 

@@ -15,13 +15,14 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.site import load_resolver
+from mailstack.mta.smtpd.life import Life
 from mailstack.mta.smtpd.session import Session
 from mailstack.mta.smtpd.settings import Settings, load_settings
 from mailstack.mta.trigger import FLUSH, Trigger, send_now
@@ -39,6 +40,8 @@ from mailstack.storage.tables import open_table
 DRAIN = 8.0
 """Seconds that transactions get to finish after SIGTERM."""
 PARENT_CHECK = 2.0
+LIFE_CHECK = 0.5
+"""Seconds between two looks whether a worker has served enough or has been idle for too long."""
 NAMES = 2000
 NAME_LIFE = 5.0
 """Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
@@ -61,6 +64,7 @@ class Shared:
         self.cleanup_log = log.child("postfix/cleanup")
         self.clock = clock or SystemClock()
         self.sessions: set[Session] = set()
+        self.life = Life()
         self._clients: Counter[str] = Counter()
         self._names: dict[str, tuple[float, str]] = {}
         self._logs: dict[str, Log] = {}
@@ -133,8 +137,11 @@ class Shared:
         self.commit.close()
 
 
-def run_worker(config_dir: Path, services: Sequence[Service], log: Log) -> int:
-    """Serve `services` until SIGTERM; return the exit status. Call it after the last fork."""
+def run_worker(config_dir: Path, services: Sequence[Service], log: Log, life: Life | None = None) -> int:
+    """Serve `services` until SIGTERM, or the end of `life`; return the exit status.
+
+    Call it after the last fork.
+    """
     try:
         conf = MainCf.load(config_dir)
         resolver = load_resolver(config_dir)
@@ -160,11 +167,15 @@ def run_worker(config_dir: Path, services: Sequence[Service], log: Log) -> int:
         hash_depth=conf.int("hash_queue_depth"),
         long_ids=conf.bool("enable_long_queue_ids"),
     )
-    return loop.run(_serve(settings, queue, resolver, log), log)
+    return loop.run(_serve(settings, queue, resolver, log, life or Life()), log)
 
 
 async def _serve(
-    settings: Sequence[tuple[Settings, socket.socket]], queue: Queue, resolver: Resolver, log: Log
+    settings: Sequence[tuple[Settings, socket.socket]],
+    queue: Queue,
+    resolver: Resolver,
+    log: Log,
+    life: Life,
 ) -> int:
     shared = Shared(queue, GroupCommit(), resolver, log)
     tasks = TaskSet(lambda name, error: log.exception(name, error))
@@ -180,6 +191,10 @@ async def _serve(
             server.stop()
 
     running.add_signal_handler(signal.SIGUSR1, retire)
+    upkeep = TaskSet(lambda name, error: log.exception(name, error))
+    if life.limited:
+        shared.life = life
+        upkeep.start(_end_of_life(shared, life, retire), "end of life")
     for ignored in (signal.SIGHUP, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)  # the parent's business
     try:
@@ -192,6 +207,7 @@ async def _serve(
             session.stop()
         await tasks.drain(DRAIN)
     finally:
+        await upkeep.drain(0)
         for authenticator in {one.authenticator for one, _ in settings if one.authenticator is not None}:
             await authenticator.close()
         await resolver.close()
@@ -205,6 +221,7 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
     async def handle(stream: Stream) -> None:
         session = Session(stream, settings, shared)
         shared.sessions.add(session)
+        shared.life.served += 1
         try:
             await session.run()
         finally:
@@ -218,6 +235,12 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
         tls=settings.tls if settings.tls_wrapper else None,
         handshake_timeout=settings.tls_timeout,
     )
+
+
+async def _end_of_life(shared: Shared, life: Life, retire: Callable[[], None]) -> None:
+    while not life.is_over(len(shared.sessions), shared.clock.monotonic()):  # noqa: ASYNC110 - nothing hurries
+        await asyncio.sleep(LIFE_CHECK)
+    retire()
 
 
 async def _until(stop: asyncio.Event, retired: asyncio.Event, tasks: TaskSet) -> None:

@@ -1,0 +1,74 @@
+"""What master.cf's columns mean to our few processes, and what they cannot mean (master(5) of Postfix 3.7).
+
+`maxproc` of the smtpd lines is the number of workers, `max_use` and `max_idle` are their lives; the `wakeup` of
+pickup is its timer. The rest of the columns is for processes that are not there: `warnings` names what was
+asked for in vain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mailstack.config.postfix import MainCf, MasterService
+
+SINGLE = ("pickup", "qmgr")
+"""Daemons of which there is always one."""
+PER_PROCESSOR = 2
+"""smtpd processes that are started at the most, for each processor. A master.cf made for Postfix may say 100,
+for there each process serves one client. Ours serve any number, and more of them only take the processors from
+each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many smtpd workers there are and when one ends by itself.
+
+    `max_use`: connections; 0: any number. `max_idle`: seconds without a session, after which a worker ends
+    until a client comes; 0: never. Both hold only where they are set: a worker serves many clients at once
+    and is cheap to keep, so Postfix's defaults (100 connections, 100 s) would only cost.
+    """
+
+    count: int
+    max_use: int
+    max_idle: float
+
+    @classmethod
+    def read(cls, conf: MainCf, services: Sequence[MasterService]) -> Workers:
+        """Where lines differ, the largest number of processes and the shortest life count for all.
+
+        Raises `ConfigError`.
+        """
+        counts, uses, idles = [0], [0], [0.0]
+        processors = os.cpu_count() or 1
+        most = min(PER_PROCESSOR * processors, conf.int("default_process_limit"))
+        for service in smtpd_lines(services):
+            view = conf.with_overrides(service.overrides, service.origin)
+            counts.append(min(service.maxproc or processors, most))
+            uses.append(view.int("max_use") if view.is_set("max_use") else 0)
+            idles.append(view.time("max_idle") if view.is_set("max_idle") else 0.0)
+        return cls(max(counts), min(filter(None, uses), default=0), min(filter(None, idles), default=0.0))
+
+
+def smtpd_lines(services: Sequence[MasterService]) -> list[MasterService]:
+    """The lines that our workers serve."""
+    return [one for one in services if one.type == "inet" and one.command == "smtpd"]
+
+
+def warnings(services: Sequence[MasterService]) -> Iterator[str]:
+    """What master.cf asks for in vain, a line each for the log."""
+    chrooted = []
+    for one in services:
+        place = f"{one.origin.path}, line {one.origin.line}: {one.name}/{one.type}"
+        ours = one.type == "inet" and one.command == "smtpd"
+        if one.command in ("smtpd", *SINGLE) and one.chroot:
+            chrooted.append(one.name)
+        if one.type in ("inet", "pass") and not ours:
+            yield f"{place}: {one.command} is not served here: nothing listens"
+        if ours and one.wakeup:
+            yield f"{place}: the wake-up time means nothing: smtpd waits for clients"
+        if one.command in SINGLE and one.maxproc not in (None, 1):
+            yield f"{place}: the process limit means nothing: there is one {one.command}"
+    if chrooted:
+        yield f"{services[0].origin.path}: chroot means nothing here: {', '.join(chrooted)}"
