@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Nameserver = tuple[str, int]
 """Address literal and port."""
-RecordType = Literal["A", "AAAA", "MX", "PTR"]
+RecordType = Literal["A", "AAAA", "MX", "NS", "PTR", "TXT"]
 
 TIMEOUT = 10.0
 """Seconds for one look-up, over everything it takes."""
@@ -217,6 +217,27 @@ class Resolver:
         except NoSuchDomain:
             return None
         return name if any(ipaddress.ip_address(text) == wanted for text in found) else None
+
+    async def name_servers(self, domain: str, *, timeout: float | None = None) -> list[str]:
+        """The names of the zone's servers; none where `domain` is not the top of a zone.
+
+        Raises `NoSuchDomain` or `ResolveTemporary`.
+        """
+        return [name for _, name in (await self._lookup(domain, "NS", timeout)).records]
+
+    async def listed(self, name: str, *, timeout: float | None = None) -> list[str]:
+        """The IPv4 addresses of a name in a DNS list (RFC 5782 §2.1); none: it is not listed.
+
+        Raises `ResolveTemporary`.
+        """
+        try:
+            return [text for _, text in (await self._lookup(name, "A", timeout)).records]
+        except NoSuchDomain:
+            return []
+
+    async def texts(self, name: str, *, timeout: float | None = None) -> list[str]:
+        """The TXT records of a name, their strings joined. Raises `NoSuchDomain` or `ResolveTemporary`."""
+        return [text for _, text in (await self._lookup(name, "TXT", timeout)).records]
 
     def forget(self) -> None:
         """Empty the cache (on reload)."""
@@ -436,8 +457,10 @@ def _records(rrset: dns.rrset.RRset) -> tuple[tuple[int, str], ...]:
     match rrset.rdtype:
         case dns.rdatatype.MX:
             return tuple((rd.preference, _name_text(rd.exchange)) for rd in rrset)
-        case dns.rdatatype.PTR:
+        case dns.rdatatype.PTR | dns.rdatatype.NS:
             return tuple((0, _name_text(rd.target)) for rd in rrset)
+        case dns.rdatatype.TXT:
+            return tuple((0, b"".join(rd.strings).decode("utf-8", "replace")) for rd in rrset)
         case _:
             return tuple((0, rd.address) for rd in rrset)
 

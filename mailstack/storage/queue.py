@@ -117,9 +117,13 @@ class Queue:
     # ---- in
 
     async def enqueue(
-        self, envelope: Envelope, content: Sequence[bytes | memoryview], commit: GroupCommit
+        self,
+        envelope: Envelope,
+        content: Sequence[bytes | memoryview],
+        commit: GroupCommit,
+        queue: str = "incoming",
     ) -> str:
-        """Put a message into incoming/; return its id once it is durable. Raises `OSError`.
+        """Put a message into incoming/, or into hold/; return its id once it is durable. Raises `OSError`.
 
         `content` has CRLF line ends and is not dot-stuffed; `envelope.queue_id` is used where it is set.
         """
@@ -130,7 +134,7 @@ class Queue:
         await commit.publish(
             Publication(
                 temporary,
-                self.path("incoming", queue_id),
+                self.path(queue, queue_id),
                 (header, *content, records),
                 append=self._spare.take(temporary),
                 early=True,
@@ -306,8 +310,11 @@ class Spool:
         write_all(self._fd, data)
         self.size += sum(map(len, data))
 
-    async def commit(self, envelope: Envelope, commit: GroupCommit) -> str:
-        """Close the message and put it into incoming/; return its id once it is durable. Raises `OSError`."""
+    async def commit(self, envelope: Envelope, commit: GroupCommit, queue: str = "incoming") -> str:
+        """Close the message and put it into incoming/, or into hold/; return its id once it is durable.
+
+        Raises `OSError`.
+        """
         records = encode_envelope(envelope)
         try:
             os.pwrite(self._fd, encode_header(self.size, records), 0)
@@ -316,7 +323,7 @@ class Spool:
             self.abort()
             raise
         self._fd = -1
-        final = self._queue.path("incoming", self.queue_id)
+        final = self._queue.path(queue, self.queue_id)
         await commit.publish(Publication(self._path, final, (records,), append=True))
         return self.queue_id
 

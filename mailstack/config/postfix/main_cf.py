@@ -165,6 +165,7 @@ class MainCf:
         used: set[str] = set()
         for value in self._raw.values():
             used |= references(value)
+        used.update(words(self._raw.get("smtpd_restriction_classes", "")))
         warnings = []
         for name, (path, line) in self._origins.items():
             known = parameter(name, self._transports)
@@ -184,6 +185,10 @@ class MainCf:
                 raise self.error(name, str(error)) from None
             self._expanded[name] = value
         return value
+
+    def raw(self, name: _Str) -> _Str:
+        """The value as it was written: for templates with `$names` that are no parameters."""
+        return self._lookup(name) or ""
 
     def bool(self, name: _Str) -> _Bool:
         return self._typed(name, Kind.BOOL) == "yes"

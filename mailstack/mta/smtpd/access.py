@@ -1,101 +1,387 @@
 """Access tables: `check_client_access` and its kin, with the actions of access(5).
 
-Known: OK, DUNNO, REJECT, DEFER, each with an optional text, and a reply code with a text. Any other action is
-answered 451, as a configuration error.
+A table is searched with the client's name and address, the HELO name, an address, a login name or a
+certificate's fingerprint (`WORDS`), or with the hosts and addresses that the DNS gives for one of them
+(`SERVER_WORDS`). An action that is no keyword is a list of restrictions (`Words`).
+
+Actions that change the message (HOLD, PREPEND, REDIRECT, BCC, DISCARD) and those that only speak (INFO,
+WARN) are told to the client (`Client.change`) and decide nothing.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 
 from mailstack.config.postfix.main_cf import MainCf
-from mailstack.mta.address_maps import Table
-from mailstack.mta.smtpd.verdicts import PERMIT, SUBJECT, Check, Client, Phase, Rejection, Verdict, rejection
+from mailstack.mta.address_maps import Table, split_extension
+from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.smtpd.verdicts import (
+    CONFIGURATION_ERROR,
+    PERMIT,
+    SUBJECT,
+    Client,
+    Deferral,
+    Permit,
+    Phase,
+    Rejection,
+    Verdict,
+    dsn_for,
+    fitting_dsn,
+)
+from mailstack.net.resolver import ResolveError, Resolver
 from mailstack.wire.smtp.address import split_address
 from mailstack.wire.smtp.reply import Reply
 
-_PHASE = {
-    "client": Phase.CLIENT,
-    "helo": Phase.HELO,
-    "sender": Phase.SENDER,
-    "recipient": Phase.RECIPIENT,
+_LABELS = {
+    "client": "Client host",
+    "reverse_client_hostname": "Unverified Client host",
+    "helo": "Helo command",
+    "sender": "Sender address",
+    "recipient": "Recipient address",
+    "etrn": "Etrn command",
+    "sasl": "SASL login name",
+    "ccert": "Client certificate",
 }
-WORDS = frozenset(f"check_{what}_access" for what in _PHASE)
-_DSN = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s*")
+WORDS = frozenset(f"check_{what}_access" for what in _LABELS)
+_SERVED = ("client", "reverse_client_hostname", "helo", "sender", "recipient")
+_SERVER_WORD = {f"check_{what}_{kind}_access": (what, kind) for what in _SERVED for kind in ("a", "mx", "ns")}
+SERVER_WORDS = frozenset(_SERVER_WORD)
+DNS_TIMEOUT = 5.0
+
+_PATTERNS = ("regexp:", "pcre:", "cidr:")
+_DSN = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|\Z)")
+_HEADER = re.compile(r"[!-9;-~]+[ \t]*:")
+_NOT_AT = {
+    # Behind the content the headers are written; a filter, a redirection and so on are still possible.
+    "prepend": frozenset({"END-OF-MESSAGE"}),
+}
+_NO_MESSAGE = frozenset({"VRFY", "ETRN"})
+"""Commands that a message does not come of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A table's result that is a list of restrictions. `never_permit`: it may not end in a permission."""
+
+    text: str
+    table: str
+    never_permit: str = ""
+    """The word whose look-up may not permit, `""`: any may."""
+    subject: str = ""
+
+
+Answer = Permit | Rejection | Deferral | Words | None
+SlowLookup = Callable[[Client], Awaitable[Answer]]
 
 
 class AccessTables:
-    """Makes checks out of tables."""
+    """Makes look-ups out of tables."""
 
-    def __init__(self, conf: MainCf) -> None:
+    def __init__(self, conf: MainCf, rewriter: Rewriter, resolver: Resolver) -> None:
         self._reject_code = conf.int("access_map_reject_code")
         self._defer_code = conf.int("access_map_defer_code")
+        self._null_key = conf.str("smtpd_null_access_lookup_key")
+        self._parents = "smtpd_access_maps" in conf.list("parent_domain_matches_subdomains")
+        self._rewriter = rewriter
+        self._resolver = resolver
 
-    def check(self, word: str, table: Table) -> Check:
-        """The check that `word` (one of `WORDS`) makes with this table."""
+    # ---- words
+
+    def check(self, word: str, table: Table, name: str, phase: Phase) -> Callable[[Client], Answer]:
+        """The look-up that `word` (one of `WORDS`) makes with this table; `name` is the table's."""
         what = word.removeprefix("check_").removesuffix("_access")
-        label, _ = SUBJECT[_PHASE[what]]
+        label = _LABELS[what]
+        never = word if what == "reverse_client_hostname" else ""
+        get = table.lookup
+        keys_of = self._whole_keys if name.removeprefix("proxy:").startswith(_PATTERNS) else self._keys
 
-        def check(client: Client) -> Verdict:
-            subject, keys = _keys(what, client)
+        def check(client: Client) -> Answer:
+            subject, keys = keys_of(what, client)
             for key in keys:
-                action = table.lookup(key)
+                action = get(key)
                 if action is not None:
-                    return self._action(action, subject, label)
+                    answer = self._action(action, subject, label, client, name)
+                    if answer is PERMIT and what == "recipient" and self._suspicious(client):
+                        return None
+                    return _guarded(answer, never, subject, client)
             return None
 
         return check
 
-    def _action(self, action: str, subject: str, label: str) -> Verdict:
-        """An access(5) action. Those that change the message are not known and count as an error of ours."""
-        head, _, rest = action.strip().partition(" ")
+    def server_check(self, word: str, table: Table, name: str, phase: Phase) -> SlowLookup:
+        """The look-up that `word` (one of `SERVER_WORDS`) makes: the hosts, then their addresses."""
+        what, kind = _SERVER_WORD[word]
+        label = _LABELS[what]
+
+        async def check(client: Client) -> Answer:
+            subject, domain = self._server_subject(what, client)
+            if not domain or domain == "unknown":
+                return None
+            found = await self._find_server(table, domain, kind, subject, label, client)
+            if found is None:
+                return None
+            return _guarded(self._action(found, subject, label, client, name), word, subject, client)
+
+        return check
+
+    def policy_action(self, phase: Phase, server: str) -> Callable[[Client, str], Answer]:
+        """What a policy server's action means: as a table's."""
+        label, subject = SUBJECT[phase]
+        return lambda client, action: self._action(action, subject(client), label, client, server)
+
+    # ---- keys
+
+    def _keys(self, what: str, client: Client) -> tuple[str, Iterable[str]]:
+        """What a reply names, and the keys to look for, in order."""
+        match what:
+            case "client":
+                name = client.client_name
+                subject = f"{name}[{client.client_address}]"
+                return subject, [*self._domains(name), *_networks(client.client_address)]
+            case "reverse_client_hostname":
+                name = client.reverse_client_name
+                return name, [*self._domains(name), *_networks(client.client_address)]
+            case "helo":
+                return client.helo, self._domains(client.helo)
+            case "etrn":
+                return client.etrn_domain, self._domains(client.etrn_domain)
+            case "sasl":
+                return client.sasl_user, [client.sasl_user.lower()] if client.sasl_user else []
+            case "ccert":
+                certificate = client.certificate
+                if certificate is None:
+                    return "", []
+                keys = [certificate.fingerprint.lower(), certificate.key_fingerprint.lower()]
+                return certificate.subject, keys
+        address = client.sender if what == "sender" else client.recipient
+        if address is None:
+            return "", []
+        if not address:
+            return "", [self._null_key]
+        return address, self._address_keys(address)
+
+    def _whole_keys(self, what: str, client: Client) -> tuple[str, Iterable[str]]:
+        """The same for a table of patterns, which sees nothing but whole names and addresses."""
+        subject, keys = self._keys(what, client)
+        if what in ("client", "reverse_client_hostname"):
+            name = client.client_name if what == "client" else client.reverse_client_name
+            return subject, [name.lower(), client.client_address]
+        first = next(iter(keys), None)
+        return subject, [] if first is None else [first]
+
+    def _address_keys(self, address: str) -> Iterable[str]:
+        """user+ext@domain, user@domain, the domain and those above it, user+ext@, user@."""
+        local, domain = split_address(self._rewriter.complete(address).lower())
+        bare, extension = split_extension(local, self._rewriter.delimiters)
+        yield f"{local}@{domain}"
+        if extension:
+            yield f"{bare}@{domain}"
+        yield from self._domains(domain)
+        yield f"{local}@"
+        if extension:
+            yield f"{bare}@"
+
+    def _domains(self, name: str) -> Iterable[str]:
+        """The name and every name above it; with a dot in front where smtpd_access_maps says so."""
+        name = name.lower().rstrip(".")
+        if not name:
+            return
+        yield name
+        if name[-1].isdigit() and _is_address(name):
+            return
+        labels = name.split(".")
+        dot = "" if self._parents else "."
+        for i in range(1, len(labels)):
+            yield dot + ".".join(labels[i:])
+
+    def _suspicious(self, client: Client) -> bool:
+        """A recipient that is routed through us is not permitted by its name."""
+        if not client.recipient:
+            return False
+        return self._rewriter.resolve(self._rewriter.complete(client.recipient)).routed
+
+    # ---- servers
+
+    def _server_subject(self, what: str, client: Client) -> tuple[str, str]:
+        """What a reply names, and the domain whose servers are looked up; `""`: none."""
+        match what:
+            case "client":
+                return f"{client.client_name}[{client.client_address}]", client.client_name
+            case "reverse_client_hostname":
+                return client.reverse_client_name, client.reverse_client_name
+            case "helo":
+                return client.helo, client.helo
+        address = (client.sender if what == "sender" else client.recipient) or ""
+        return address, split_address(self._rewriter.complete(address))[1] if address else ""
+
+    async def _find_server(
+        self, table: Table, domain: str, kind: str, subject: str, label: str, client: Client
+    ) -> str | None:
+        """The table's value for the first host or address that it knows."""
+        domain = domain.lower()
+        if domain.startswith("["):
+            if kind == "ns" or not domain.endswith("]"):
+                return None
+            literal = domain[1:-1].removeprefix("ipv6:")
+            return _first(table, _networks(literal)) if _is_address(literal) else None
+        if _is_address(domain):
+            return _first(table, _networks(domain)) if kind != "ns" else None
+        try:
+            hosts = await self._hosts(domain, kind)
+        except ResolveError as error:
+            client.warn(f"Unable to look up {kind.upper()} host for {domain}: {_reason(error)}")
+            return None
+        for host in hosts:
+            found = _first(table, self._domains(host))
+            if found is not None:
+                return found
+            try:
+                addresses = await self._resolver.addresses(host, timeout=DNS_TIMEOUT)
+            except ResolveError as error:
+                client.warn(
+                    f"Unable to look up {kind.upper()} host {host} for {label} {subject}: {_reason(error)}"
+                )
+                continue
+            for address in addresses:
+                found = _first(table, _networks(address))
+                if found is not None:
+                    return found
+        return None
+
+    async def _hosts(self, domain: str, kind: str) -> list[str]:
+        """Mail hosts, name servers (of the closest domain above that has some), or the name itself."""
+        if kind == "a":
+            return [domain]
+        if kind == "mx":
+            return [host for _, host in await self._resolver.mx(domain, timeout=DNS_TIMEOUT)]
+        while True:
+            servers = await self._resolver.name_servers(domain, timeout=DNS_TIMEOUT)
+            above = domain.partition(".")[2]
+            if servers or not above:
+                return servers
+            domain = above
+
+    # ---- actions
+
+    def _action(self, value: str, subject: str, label: str, client: Client, table: str) -> Answer:
+        """An access(5) action."""
+        value = value.strip()
+        head, _, rest = value.partition(" ")
         rest = rest.strip()
+        named = f"<{subject}>: {label}"
         match head.upper():
-            case "OK" | "PERMIT":
+            case "OK" | "RELAY":
                 return PERMIT
             case "DUNNO":
                 return None
             case "REJECT":
-                code = self._reject_code
-                return rejection(code, "5.7.1", f"<{subject}>: {label} rejected: {rest or 'Access denied'}")
+                return _refusal(self._reject_code, "5.7.1", rest, named, "Access denied", label)
             case "DEFER":
-                code = self._defer_code
-                return rejection(code, "4.7.1", f"<{subject}>: {label} rejected: {rest or 'Access denied'}")
-            case digits if digits.isdecimal() and len(digits) == 3 and digits[0] in "45":
-                found = _DSN.match(rest)
-                enhanced = found[1] if found else "5.7.1"
-                text = rest[found.end() :] if found else rest
-                return rejection(
-                    int(digits), enhanced, f"<{subject}>: {label} rejected: {text or 'Access denied'}"
-                )
-            case digits if digits.isdecimal():
-                return PERMIT
-        return Rejection(Reply(451, "4.3.5", "Server configuration error"))
+                return _refusal(self._defer_code, "4.7.1", rest, named, "Access denied", label)
+            case "DEFER_IF_PERMIT" | "DEFER_IF_REJECT" as word:
+                found = _refusal(self._defer_code, "4.7.1", rest, named, "Service unavailable", label)
+                return Deferral(found.reply, word == "DEFER_IF_PERMIT")
+            case "INFO" | "WARN" as word:
+                client.change(word.lower(), "", f"{named} {rest}".rstrip())
+                return None
+            case "FILTER":
+                client.warn(f'access table {table} entry "{value}": FILTER is not supported')
+                return CONFIGURATION_ERROR
+            case "HOLD" | "PREPEND" | "REDIRECT" | "BCC" | "DISCARD" as word:
+                return self._change(word, rest, named, client, table, value)
+        if value.isdecimal():
+            return PERMIT
+        if len(head) == 3 and head.isdecimal() and head[0] in "45":
+            return _refusal(int(head), f"{head[0]}.7.1", rest, named, "Access denied", label)
+        if not value:
+            client.warn(f"access table {table} entry {value} has empty value")
+            return PERMIT
+        return Words(value, table, subject=subject)
+
+    def _change(self, word: str, rest: str, named: str, client: Client, table: str, value: str) -> Answer:
+        """Do something to the message."""
+        action = word.lower()
+        where = client.where
+        if where in _NO_MESSAGE:
+            client.warn(f"access table {table}: action {word} is always skipped in VRFY or ETRN restrictions")
+            return None
+        if where in _NOT_AT.get(action, ()):
+            client.warn(f"access table {table}: action {word} must be used before {where}")
+            return None
+        wrong = ""
+        if action in ("redirect", "bcc") and "@" not in rest:
+            wrong = "requires user@domain target"
+        elif action == "prepend" and not _HEADER.match(rest):
+            wrong = "requires header: text"
+        if wrong:
+            client.warn(f'access table {table} entry "{value}" {wrong}')
+            return None
+        said = (
+            {
+                "redirect": f"triggers REDIRECT {rest}",
+                "bcc": f"triggers BCC {rest}",
+                "prepend": f"triggers PREPEND {rest}",
+            }.get(action)
+            or rest
+            or f"triggers {word} action"
+        )
+        client.change(action, rest, f"{named} {said}")
+        return PERMIT if action == "discard" else None
 
 
-def _keys(what: str, client: Client) -> tuple[str, list[str]]:
-    if what == "client":
-        subject = f"{client.client_name}[{client.client_address}]"
-        keys = [] if client.client_name == "unknown" else _parents(client.client_name.lower())
-        return subject, keys + _address_parents(client.client_address)
-    if what == "helo":
-        return client.helo, _parents(client.helo.lower())
-    address = (client.sender if what == "sender" else client.recipient) or ""
-    if not address:
-        return "", ["<>"]
-    lower = address.lower()
-    local, domain = split_address(lower)
-    return address, [lower, *_parents(domain), f"{local}@"]
+def forbid(client: Client, words: Words) -> Verdict:
+    """The answer to a permission that a look-up by foreign data may not give."""
+    return _forbid(client, words.never_permit, words.subject)
 
 
-def _parents(domain: str) -> list[str]:
-    """The domain and every domain above it (smtpd_access_maps match subdomains)."""
-    labels = domain.split(".")
-    return [".".join(labels[i:]) for i in range(len(labels))]
+def _forbid(client: Client, word: str, subject: str) -> Rejection:
+    client.warn(f"restriction {word} returns OK for {subject}")
+    client.warn("this is not allowed for security reasons")
+    client.warn("use DUNNO instead of OK if you want to make an exception")
+    return CONFIGURATION_ERROR
 
 
-def _address_parents(address: str) -> list[str]:
+def _guarded(answer: Answer, never: str, subject: str, client: Client) -> Answer:
+    if not never:
+        return answer
+    if answer is PERMIT and not client.discarding:
+        return _forbid(client, never, subject)
+    if isinstance(answer, Words):
+        return Words(answer.text, answer.table, never, subject)
+    return answer
+
+
+def _refusal(code: int, enhanced: str, rest: str, named: str, default: str, label: str) -> Rejection:
+    """The reply of REJECT, DEFER or a code; `rest` may begin with an enhanced status code."""
+    found = _DSN.match(rest)
+    if found is not None:
+        enhanced, rest = found[1], rest[found.end() :]
+    enhanced = dsn_for(code, fitting_dsn(enhanced, label))
+    return Rejection(Reply(code, enhanced, f"{named} rejected: {rest or default}"))
+
+
+def _first(table: Table, keys: Iterable[str]) -> str | None:
+    return next((value for key in keys if (value := table.lookup(key)) is not None), None)
+
+
+def _networks(address: str) -> Iterable[str]:
     """`192.0.2.1`, `192.0.2`, `192.0`, `192`; an IPv6 address by its colons."""
     separator = ":" if ":" in address else "."
     parts = address.split(separator)
-    return [separator.join(parts[:i]) for i in range(len(parts), 0, -1)]
+    for length in range(len(parts), 0, -1):
+        yield separator.join(parts[:length])
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _reason(error: ResolveError) -> str:
+    return str(error).rpartition(": ")[2]

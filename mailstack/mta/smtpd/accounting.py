@@ -6,7 +6,7 @@ _JUNK = frozenset({"HELO", "EHLO", "RSET", "NOOP", "VRFY", "ETRN"})
 """Commands that cost nothing and bring nothing: too many of them count as errors."""
 _COMMAND_ORDER = (
     "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "etrn",
-    "quit", "unknown",
+    "quit", "xclient", "xforward", "unknown",
 )  # fmt: skip
 KNOWN = frozenset(name.upper() for name in _COMMAND_ORDER)
 

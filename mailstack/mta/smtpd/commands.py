@@ -7,16 +7,18 @@ from typing import Any
 
 from mailstack.mta.sasl import Challenge, Peer
 from mailstack.mta.smtpd import replies
+from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.connection import Over
-from mailstack.mta.smtpd.judging import Judging
+from mailstack.mta.smtpd.identity import Identity
 from mailstack.mta.smtpd.reception import NO_STORAGE, Transaction
 from mailstack.mta.smtpd.verdicts import Phase, dsn_for
 from mailstack.wire.smtp import Reply, events
 from mailstack.wire.smtp.server import NOT_ENABLED, UNKNOWN
 from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
+from mailstack.wire.smtp.xclient import XCLIENT, XFORWARD
 
 
-class Commands(Judging):
+class Commands(Identity):
     """The commands of a session; `HANDLERS` says which event is whose."""
 
     def _offer(self) -> None:
@@ -68,6 +70,10 @@ class Commands(Judging):
                 lines.append(f"AUTH {names}")
                 if settings.broken_auth:
                     lines.append(f"AUTH={names}")
+        if self._may_xclient:
+            lines.append("XCLIENT " + " ".join(XCLIENT))
+        if self._may_xforward:
+            lines.append("XFORWARD " + " ".join(XFORWARD))
         lines += ["ENHANCEDSTATUSCODES", "8BITMIME"]
         if settings.utf8:
             lines.append("SMTPUTF8")
@@ -79,6 +85,9 @@ class Commands(Judging):
 
     async def _mail(self, event: events.Mail) -> None:
         settings = self._settings
+        if self._over_rate(Event.MESSAGE):
+            self._reply("MAIL", Reply(450, "4.7.1", f"Error: too much mail from {self.client_address}"))
+            return
         if not self._shared.has_room(settings):
             self._log.warning("not enough free space in mail queue")
             self._reply("MAIL", NO_STORAGE)
@@ -98,6 +107,9 @@ class Commands(Judging):
     async def _rcpt(self, event: events.Rcpt) -> None:
         transaction, settings = self._transaction, self._settings
         assert transaction is not None
+        if self._over_rate(Event.RECIPIENT):
+            self._reply("RCPT", Reply(450, "4.7.1", f"Error: too many recipients from {self.client_address}"))
+            return
         count = len(transaction.recipients)
         if count >= settings.recipient_limit:
             excess = self._account.total("RCPT") - settings.recipient_limit
@@ -113,7 +125,8 @@ class Commands(Judging):
             self._reply("RCPT", reply)
             return
         if not count:
-            self._log.info(f"{transaction.name()}: client={self.peer}{self._sasl_words()}")
+            words = f"{self._sasl_words()}{self._forwarded_words()}"
+            self._log.info(f"{transaction.name()}: client={self.peer}{words}")
         transaction.recipients.append(event.recipient)
         self._reply("RCPT", replies.RECIPIENT_OK)
 
@@ -204,6 +217,10 @@ class Commands(Judging):
     # ---- TLS and AUTH
 
     async def _starttls(self, event: events.StartTLS) -> None:
+        if self._over_rate(Event.TLS):
+            text = f"Error: too many new TLS sessions from {self.client_address}"
+            self._reply("STARTTLS", Reply(454, "4.7.0", text))
+            return
         self._reply("STARTTLS", replies.READY_FOR_TLS)
         await self._flush()
         await self._shake_hands()
@@ -214,6 +231,10 @@ class Commands(Judging):
         self._offer()
 
     async def _auth(self, event: events.Auth) -> None:
+        if self._over_rate(Event.AUTH):
+            text = f"Error: too many AUTH commands from {self.client_address}"
+            self._reply("AUTH", Reply(450, "4.7.1", text))
+            return
         peer = Peer(self.client_address, self._stream.local[0], self.secured)
         self._auth_answer(await self._authentication.begin(event.mechanism, event.initial, peer, self.peer))
 
@@ -244,4 +265,5 @@ HANDLERS: dict[type, Callable[[Commands, Any], Awaitable[None]]] = {
     events.StartTLS: Commands._starttls,
     events.Auth: Commands._auth,
     events.AuthResponse: Commands._auth_response,
+    events.Proxied: Commands._proxied,
 }

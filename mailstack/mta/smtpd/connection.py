@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from mailstack.mta.smtpd.accounting import Accounting
 from mailstack.mta.smtpd.authentication import Authentication
+from mailstack.mta.smtpd.certificate import read_certificate
+from mailstack.mta.smtpd.peer import UNKNOWN
 from mailstack.mta.smtpd.reception import Origin, Transaction
 from mailstack.mta.smtpd.settings import Settings
+from mailstack.mta.smtpd.verdicts import Certificate, Deferrals
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import Driven
 from mailstack.net.tls import describe
@@ -45,6 +48,7 @@ class Connection:
         self._transaction: Transaction | None = None
         self._authentication = Authentication(settings, self._log)
         self._where = "CONNECT"
+        self._begun = shared.clock.time()
         self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
         self._extended = False
         self._chunked = False
@@ -53,18 +57,37 @@ class Connection:
         self._task: Driven | None = None
         self._reading = False
         self._stopping = False
+        self._deadline = 0.0
+        """When the request that is awaited has to be in, by the event loop's clock; 0: none is awaited."""
         # What restrictions look at (restrictions.Client).
-        self.client_name = "unknown"
-        self.client_address = stream.peer[0] or "unknown"
+        self.client_name = UNKNOWN
+        self.client_address = stream.peer[0] or UNKNOWN
+        self.client_port = str(stream.peer[1])
+        self.reverse_client_name = UNKNOWN
+        self.name_failed_for_now = False
+        self.reverse_name_failed_for_now = False
+        self.certificate: Certificate | None = None
         self.helo = ""
         self.recipient: str | None = None
         self.etrn_domain = ""
+        self.deferrals = Deferrals()
+        self.discarding = False
+        # What identity knows.
+        self._server = (stream.local[0], str(stream.local[1]))
+        self._may_xclient = False
+        self._may_xforward = False
+        self.forwarded: dict[str, str] = {}
+        """What XFORWARD has said, by attribute."""
+        self._counted = ""
+        """The name that its connection is counted under; `""`: it is not limited."""
 
     # ---- who it is
 
     @property
     def peer(self) -> str:
-        """`name[address]`."""
+        """`name[address]`, with `:port` where the configuration wants it."""
+        if self._settings.log_ports:
+            return f"{self.client_name}[{self.client_address}]:{self.client_port}"
         return f"{self.client_name}[{self.client_address}]"
 
     @property
@@ -118,17 +141,23 @@ class Connection:
         session = self._stream.tls
         assert session is not None
         self._tls = describe(session)
+        if context.verify_mode is not ssl.CERT_NONE:
+            self.certificate = read_certificate(session, self._settings.fingerprint)
         if self._settings.tls_log:
-            self._log.info(f"Anonymous TLS connection established from {self.peer}: {self._tls}")
+            trust = "Anonymous" if self.certificate is None else "Trusted"
+            self._log.info(f"{trust} TLS connection established from {self.peer}: {self._tls}")
 
     def _drop_transaction(self) -> None:
+        self.discarding = False
+        self.forwarded.clear()
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
 
     # ---- words for logs and headers
 
-    def _protocol_name(self) -> str:
+    @property
+    def protocol_name(self) -> str:
         return "ESMTP" if self._extended else "SMTP"
 
     def _sasl_words(self) -> str:
@@ -136,9 +165,19 @@ class Connection:
             return ""
         return f", sasl_method={self._authentication.method}, sasl_username={self.sasl_user}"
 
+    def _forwarded_words(self) -> str:
+        """What XFORWARD has said, as Postfix logs it."""
+        said = self.forwarded
+        if not said:
+            return ""
+        words = f", orig_queue_id={said['IDENT']}" if said.get("IDENT") else ""
+        if "NAME" in said or "ADDR" in said:
+            words += f", orig_client={said.get('NAME') or UNKNOWN}[{said.get('ADDR') or UNKNOWN}]"
+        return words
+
     def _origin(self) -> Origin:
         settings, transaction = self._settings, self._transaction
-        protocol = self._protocol_name()
+        protocol = self.protocol_name
         if transaction is not None and transaction.parameters.smtputf8:
             protocol = "UTF8SMTP"  # RFC 6531 §4.3
         if self._extended:

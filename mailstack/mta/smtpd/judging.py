@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from mailstack.mta.smtpd.connection import Connection
 from mailstack.mta.smtpd.verdicts import Phase, Rejection
 from mailstack.storage.tables import TableError
@@ -9,6 +11,10 @@ from mailstack.wire.smtp import Reply
 
 _UNPIPELINED = frozenset({"EHLO", "HELO", "STARTTLS", "AUTH", "DATA", "VRFY", "ETRN", "NOOP", "QUIT"})
 """Commands that must be the last of their group (RFC 2920 §3.1)."""
+
+_RCPT = frozenset({Phase.RELAY, Phase.RECIPIENT})
+_EARLY = frozenset({Phase.CLIENT, Phase.HELO, Phase.SENDER})
+"""Stages that a later one follows: what is to be deferred if it is permitted is decided there."""
 
 
 class Judging(Connection):
@@ -32,6 +38,66 @@ class Judging(Connection):
     def warn_reject(self, reply: Reply) -> None:
         self._log_reject("reject_warning", reply)
 
+    @property
+    def where(self) -> str:
+        return self._where
+
+    @property
+    def server_address(self) -> str:
+        return self._server[0]
+
+    @property
+    def server_port(self) -> str:
+        return self._server[1]
+
+    @property
+    def queue_id(self) -> str:
+        return self._transaction.queue_id if self._transaction is not None else ""
+
+    @property
+    def instance(self) -> str:
+        """Process, and the time at which the message or the connection began, in hexadecimal digits."""
+        begun = self._transaction.arrival if self._transaction is not None else self._begun
+        seconds, fraction = divmod(begun, 1)
+        return f"{os.getpid():x}.{int(seconds):x}.{int(fraction * 1e6):x}.{id(self) & 0xFFFF:x}"
+
+    @property
+    def message_size(self) -> int:
+        transaction = self._transaction
+        return 0 if transaction is None else transaction.size or transaction.parameters.size
+
+    @property
+    def sasl_method(self) -> str:
+        return self._authentication.method if self.sasl_user else ""
+
+    @property
+    def sasl_sender(self) -> str:
+        """What MAIL FROM's AUTH said."""
+        if self._transaction is None or not self.sasl_user:
+            return ""
+        return self._transaction.parameters.auth or ""
+
+    @property
+    def tls_facts(self) -> tuple[str, str, int]:
+        session = self._stream.tls if self._tls else None
+        cipher = session.cipher() if session is not None else None
+        if session is None or cipher is None:
+            return ("", "", 0)
+        return (session.version() or "", cipher[0], cipher[2])
+
+    def warn(self, text: str) -> None:
+        self._log.warning(text)
+
+    def change(self, action: str, argument: str, text: str) -> None:
+        transaction = self._transaction
+        if action not in ("info", "warn") and (transaction is None or self._where == "VRFY"):
+            self._log.warning(f"action {action.upper()} is always skipped in {self._where}: there is no message")
+            return
+        self._log_event(action, text)
+        if transaction is not None:
+            transaction.change(action, argument)
+            self.discarding = self.discarding or action == "discard"
+
     # ---- stages
 
     async def _judge_recipient(self, recipient: str) -> Reply | None:
@@ -44,6 +110,8 @@ class Judging(Connection):
         reply = await self._judge((*before, *pair))
         if reply is not None:
             return reply
+        if self.discarding:
+            return None
         try:
             if settings.reject_unlisted_recipient:
                 found = settings.recipients.unlisted(settings.rewriter.complete(recipient))
@@ -61,13 +129,22 @@ class Judging(Connection):
 
     async def _judge(self, phases: tuple[Phase, ...]) -> Reply | None:
         restrictions = self._settings.restrictions
+        deferrals = self.deferrals
         try:
             for phase in phases:
+                if self.discarding:
+                    return None
+                if deferrals.active:
+                    deferrals.begin(phase, more=phase in _RCPT and phase is phases[-1] and len(phases) > 1)
                 verdict = await restrictions[phase].evaluate(self)
+                if deferrals.active:
+                    deferrals.end(phase)
                 if isinstance(verdict, Rejection):
                     return verdict.reply
         except (OSError, TableError) as error:
             return self._lookup_failed(error)
+        if deferrals.if_permit is not None and phases[-1] not in _EARLY:
+            return deferrals.if_permit
         return None
 
     def _lookup_failed(self, error: Exception) -> Reply:
@@ -76,6 +153,10 @@ class Judging(Connection):
         return Reply(451, "4.3.0", f"<{subject}>: Temporary lookup failure")
 
     def _log_reject(self, word: str, reply: Reply) -> None:
+        self._log_event(word, str(reply))
+
+    def _log_event(self, word: str, text: str) -> None:
+        """`QUEUEID: reject: RCPT from name[address]: text; from=<…> to=<…> proto=… helo=<…>`."""
         transaction = self._transaction
         name = (transaction.queue_id if transaction is not None else "") or "NOQUEUE"
         words = ""
@@ -83,9 +164,9 @@ class Judging(Connection):
             words += f" from=<{transaction.sender}>"
         if self.recipient is not None and self._where in ("RCPT", "VRFY", "DATA", "BDAT", "END-OF-MESSAGE"):
             words += f" to=<{self.recipient}>"
-        words += f" proto={self._protocol_name()}"
+        words += f" proto={self.protocol_name}"
         if self.helo:
             words += f" helo=<{self.helo}>"
         if self.sasl_user:
             words += f" sasl_username=<{self.sasl_user}>"
-        self._log.info(f"{name}: {word}: {self._where} from {self.peer}: {reply};{words}")
+        self._log.info(f"{name}: {word}: {self._where} from {self.peer}: {text};{words}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mailstack.mta import flow
+from mailstack.mta.smtpd.changes import Changes
 from mailstack.mta.cleanup import AliasExpansionError, TooManyHops, received_header
 from mailstack.storage.queue import Envelope, Spool
 from mailstack.storage.tables import TableError
@@ -58,6 +59,7 @@ class Transaction:
         "_failure",
         "_parts",
         "_settings",
+        "_changes",
         "_shared",
         "_spool",
         "arrival",
@@ -92,12 +94,19 @@ class Transaction:
         """Octets held in memory."""
         self._spool: Spool | None = None
         self._failure: Reply | None = None
+        self._changes: Changes | None = None
 
     def name(self) -> str:
         """The queue id; the first call makes it."""
         if not self.queue_id:
             self.queue_id = self._shared.queue.new_id(self.arrival)
         return self.queue_id
+
+    def change(self, action: str, argument: str) -> None:
+        """Note what an access table wants to be done to the message."""
+        if self._changes is None:
+            self._changes = Changes()
+        self._changes.note(action, argument)
 
     def abort(self) -> None:
         """Forget the message."""
@@ -156,7 +165,7 @@ class Transaction:
         )
         cleaned = settings.cleanup.headers(
             head,
-            received=received,
+            received=self._changes.prepended + received if self._changes is not None else received,
             queue_id=self.queue_id,
             sender=settings.rewriter.complete(self.sender),
             local=origin.local,
@@ -170,6 +179,9 @@ class Transaction:
         if too_big:
             self._shared.log.warning(f"{self.name()}: queue file size limit exceeded")
             return TOO_BIG
+        if self._changes is not None and self._changes.discard:
+            self.abort()
+            return Reply(250, "2.0.0", f"Ok: queued as {self.name()}")
         if flow.behind() and self._settings.in_flow_delay:
             # Not longer: mail is taken more slowly than it can be sent on, but it is taken.
             await asyncio.sleep(self._settings.in_flow_delay)
@@ -177,7 +189,8 @@ class Transaction:
             await self._enqueue(origin)
         if self._failure is not None:
             return self._failure
-        self._shared.wake_qmgr(self.queue_id)
+        if self._changes is None or not self._changes.hold:
+            self._shared.wake_qmgr(self.queue_id)
         return Reply(250, "2.0.0", f"Ok: queued as {self.queue_id}")
 
     async def _enqueue(self, origin: Origin) -> None:
@@ -188,7 +201,7 @@ class Transaction:
             shared.cleanup_log.info(f"{self.queue_id}: message-id={self.message_id or '<>'}")
             envelope = Envelope(
                 complete(self.sender),
-                settings.cleanup.recipients((complete(given), given) for given in self.recipients),
+                settings.cleanup.recipients((complete(given), given) for given in self._addressees()),
                 self.arrival,
                 queue_id=self.queue_id,
                 client_name=origin.client_name,
@@ -200,11 +213,12 @@ class Transaction:
                 body="8bitmime" if self.eight_bit else "7bit",
                 smtputf8=self.parameters.smtputf8,
             )
+            queue = "hold" if self._changes is not None and self._changes.hold else "incoming"
             if self._spool is None:
-                await shared.queue.enqueue(envelope, parts, shared.commit)
+                await shared.queue.enqueue(envelope, parts, shared.commit, queue)
             else:
                 self._spool.append(parts)
-                await self._spool.commit(envelope, shared.commit)
+                await self._spool.commit(envelope, shared.commit, queue)
                 self._spool = None
         except TooManyHops:
             self._failure = TOO_MANY_HOPS
@@ -213,6 +227,14 @@ class Transaction:
             self._failure = ALIAS_ERROR
         except OSError as error:
             self._fail(error)
+
+    def _addressees(self) -> list[str]:
+        """Who gets the message: whom the client has named, and what access tables have made of them."""
+        changes = self._changes
+        if changes is None:
+            return self.recipients
+        named = [changes.redirect] if changes.redirect else self.recipients
+        return [*named, *changes.bcc]
 
     def _fail(self, error: OSError) -> None:
         self._shared.log.warning(f"{self.queue_id}: queue file write error: {error.strerror or error}")

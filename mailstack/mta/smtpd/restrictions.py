@@ -2,23 +2,40 @@
 
 A list is compiled once; an unknown word, or one that cannot be used, is a `ConfigError` that names the
 parameter. Evaluated in order, the first word with an opinion decides: `PERMIT`, or the `Rejection` to send.
-`warn_if_reject` makes the next word only warn. DNS words that get no answer for now defer.
+`warn_if_reject` makes the next word only warn. `defer_if_permit` and `defer_if_reject` (`Deferral`) decide
+nothing yet: the first turns a later permission into a deferral, the second a later 5xx reply.
+
+A word may be a restriction class of main.cf, and a table's result may be a list again: such a list is
+compiled when it is first met, and what is wrong with it is answered 451 4.3.5.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import assert_never
 
+from mailstack.config.errors import ConfigError
+from mailstack.config.postfix.lines import words as split_words
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import OpenTable
+from mailstack.mta.lookup import Pending, settled_call
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.smtpd import access
 from mailstack.mta.smtpd.checks import Checks
+from mailstack.mta.smtpd.dnsbl import DnsLists
+from mailstack.mta.smtpd.policy import PolicyServices
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.verdicts import (
+    CONFIGURATION_ERROR,
+    PERMIT,
     SUBJECT,
     Check,
     Client,
+    Deferral,
+    Permit,
     Phase,
     Rejection,
     SlowCheck,
@@ -26,43 +43,126 @@ from mailstack.mta.smtpd.verdicts import (
     rejection,
 )
 from mailstack.net.resolver import Resolver
+from mailstack.wire.smtp.reply import Reply
+
+_DEPTH = 100
+"""Lists within lists."""
+_LISTS = 1000
+"""Lists out of tables that are kept compiled."""
+_DEFAULT_ACCESS = {
+    Phase.CLIENT: "check_client_access",
+    Phase.HELO: "check_helo_access",
+    Phase.SENDER: "check_sender_access",
+    Phase.RELAY: "check_recipient_access",
+    Phase.RECIPIENT: "check_recipient_access",
+    Phase.ETRN: "check_etrn_access",
+}
+"""What a table without a word before it means."""
+_UNSUPPORTED = {
+    "reject_unverified_sender": "address verification is not supported",
+    "reject_unverified_recipient": "address verification is not supported",
+    "check_relay_domains": "removed from Postfix; use reject_unauth_destination",
+}
+
+Lookup = Callable[[Client], "access.Answer"]
+SlowLookup = access.SlowLookup
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
+    """One word. Exactly one of the fields but `warn` is set."""
+
     check: Check | None = None
     slow: SlowCheck | None = None
+    lookup: Lookup | None = None
+    slow_lookup: SlowLookup | None = None
+    nested: Restrictions | None = None
     warn: bool = False
 
 
 class Restrictions:
     """One compiled list."""
 
-    __slots__ = ("_steps", "name")
+    __slots__ = ("_inner", "_steps", "name")
 
-    def __init__(self, name: str, steps: list[_Step]) -> None:
+    def __init__(self, name: str, steps: list[_Step], inner: Callable[[str], Restrictions]) -> None:
         self.name = name
         self._steps = tuple(steps)
+        self._inner = inner
 
     def __bool__(self) -> bool:
         return bool(self._steps)
 
-    async def evaluate(self, client: Client) -> Verdict:
+    async def evaluate(self, client: Client, warn: bool = False, depth: int = 0) -> Permit | Rejection | None:
         """The first opinion, or None. Raises what a table raises."""
         for step in self._steps:
-            if step.check is not None:
-                verdict = step.check(client)
-            else:
-                assert step.slow is not None
-                verdict = await step.slow(client)
+            try:
+                if step.check is not None:
+                    verdict = step.check(client)
+                elif step.slow is not None:
+                    verdict = await step.slow(client)
+                else:
+                    verdict = await self._further(step, client, warn or step.warn, depth)
+            except Pending:
+                verdict = await settled_call(partial(self._verdict, step, client, warn or step.warn, depth))
             if verdict is None:
+                if client.discarding:
+                    return PERMIT
                 continue
-            if step.warn:
-                if isinstance(verdict, Rejection):
+            if isinstance(verdict, Permit):
+                return verdict
+            if warn or step.warn:
+                if verdict is not CONFIGURATION_ERROR:
                     client.warn_reject(verdict.reply)
-                continue
-            return verdict
+                    continue
+                return CONFIGURATION_ERROR
+            if isinstance(verdict, Rejection):
+                deferrals = client.deferrals
+                if deferrals.if_reject is not None and verdict.reply.code >= 500:
+                    return Rejection(deferrals.if_reject)
+                return verdict
+            client.deferrals.add(verdict)
+            if client.deferrals.decided:
+                return None
         return None
+
+    async def _verdict(self, step: _Step, client: Client, warn: bool, depth: int) -> Verdict:
+        """The verdict of any word, once more, with what a table has said meanwhile."""
+        if step.check is not None:
+            return step.check(client)
+        if step.slow is not None:
+            return await step.slow(client)
+        return await self._further(step, client, warn, depth)
+
+    async def _further(self, step: _Step, client: Client, warn: bool, depth: int) -> Verdict:
+        """The verdict of a word that may lead to another list."""
+        if step.nested is not None:
+            return await step.nested.evaluate(client, warn, depth + 1)
+        if step.lookup is not None:
+            answer = step.lookup(client)
+        else:
+            assert step.slow_lookup is not None
+            answer = await step.slow_lookup(client)
+        match answer:
+            case access.Words():
+                if depth >= _DEPTH:
+                    client.warn(
+                        f"access table {answer.table} entry {answer.text} causes unreasonable recursion"
+                    )
+                    return CONFIGURATION_ERROR
+                try:
+                    inner = self._inner(answer.text)
+                except ConfigError as error:
+                    client.warn(f"access table {answer.table}: {error}")
+                    return CONFIGURATION_ERROR
+                verdict: Verdict = await inner.evaluate(client, warn, depth + 1)
+                if verdict is PERMIT and answer.never_permit:
+                    return access.forbid(client, answer)
+                return verdict
+            case None | Permit() | Rejection() | Deferral():
+                return answer
+            case _:
+                assert_never(answer)
 
 
 class Compiler:
@@ -78,50 +178,132 @@ class Compiler:
     ) -> None:
         self._conf = conf
         self._open_table = open_table
-        self._access = access.AccessTables(conf)
         self._checks = Checks(conf, rewriter, recipients, resolver, open_table)
+        self._access = access.AccessTables(conf, rewriter, resolver)
+        self._dns_lists = DnsLists(conf, resolver, open_table, self._checks.authorised)
+        self.policy_services = PolicyServices(conf, resolver)
         self.networks = self._checks.networks
+        self._classes = {name.lower(): name for name in conf.list("smtpd_restriction_classes")}
+        self._opening: list[str] = []
+        self._compiled: dict[tuple[Phase, str], Restrictions] = {}
 
     def compile(self, parameter: str, phase: Phase) -> Restrictions:
         """The list that main.cf gives as `parameter`. Raises `ConfigError`."""
-        words = self._conf.list(parameter)
+        return self._compile(parameter, phase, self._conf.list(parameter))
+
+    def _compile(self, parameter: str, phase: Phase, words: list[str]) -> Restrictions:
         steps: list[_Step] = []
         warn = False
         position = 0
         while position < len(words):
             word = words[position].lower()
-            position += 1
             if word == "warn_if_reject":
                 warn = True
+                position += 1
                 continue
+            if ":" in word and not word.startswith("{"):
+                # A table alone is looked up with what the list is about.
+                if phase not in _DEFAULT_ACCESS:
+                    raise self._conf.error(
+                        parameter, f"{word!r}: say which look-up is meant (check_…_access)"
+                    )
+                word = _DEFAULT_ACCESS[phase]
+                position -= 1
+            position += 1
             argument = ""
-            if word in access.WORDS:
+            if needs := _argument_of(word):
                 if position >= len(words):
-                    raise self._conf.error(parameter, f"{word} needs a table, type:name")
+                    raise self._conf.error(parameter, f"{word} needs {needs}")
                 argument = words[position]
                 position += 1
-            step = self._step(parameter, phase, word, argument)
-            steps.append(_Step(step.check, step.slow, warn))
+            steps.append(self._step(parameter, phase, word, argument, warn))
             warn = False
-        return Restrictions(parameter, steps)
+        return Restrictions(parameter, steps, lambda text: self._of_table(parameter, phase, text))
 
-    def _step(self, parameter: str, phase: Phase, word: str, argument: str) -> _Step:
-        if word in access.WORDS:
-            return _Step(self._access.check(word, self._open_table(argument)))
-        if word in ("reject", "defer"):
-            return _Step(self._generic(phase, word))
-        if word == "reject_unauth_pipelining":
-            return _Step(self._pipelining(phase))
+    def _of_table(self, parameter: str, phase: Phase, text: str) -> Restrictions:
+        """The list that a table has given. Raises `ConfigError`."""
+        key = (phase, text)
+        found = self._compiled.get(key)
+        if found is None:
+            words = split_words(text)
+            if any(":" in word for word in words):
+                raise self._conf.error(
+                    parameter, f"{text!r}: lookup tables inside access tables; define a restriction class"
+                )
+            if len(self._compiled) >= _LISTS:
+                self._compiled.clear()
+            found = self._compiled[key] = self._compile(parameter, phase, words)
+        return found
+
+    def _step(self, parameter: str, phase: Phase, word: str, argument: str, warn: bool) -> _Step:
         if word in self._checks.simple:
-            return _Step(self._checks.simple[word])
+            return _Step(check=self._checks.simple[word], warn=warn)
         if word in self._checks.slow:
-            return _Step(slow=self._checks.slow[word])
-        if ":" in word:
-            raise self._conf.error(parameter, f"{word!r}: say which look-up is meant (check_…_access)")
+            return _Step(slow=self._checks.slow[word], warn=warn)
+        if word in access.WORDS or word in access.SERVER_WORDS:
+            table = self._open_table(argument)
+            if word in access.WORDS:
+                return _Step(lookup=self._access.check(word, table, argument, phase), warn=warn)
+            return _Step(slow_lookup=self._access.server_check(word, table, argument, phase), warn=warn)
+        if word == "check_policy_service":
+            service = self.policy_services.get(parameter, argument)
+            action = self._access.policy_action(phase, service.name)
+
+            async def ask(client: Client) -> access.Answer:
+                return action(client, await service.ask(client))
+
+            return _Step(slow_lookup=ask, warn=warn)
+        if (look := self._dns_lists.check(word, argument)) is not None:
+            return _Step(slow=look, warn=warn)
+        if word == "sleep":
+            return _Step(slow=self._sleep(parameter, argument), warn=warn)
+        if word in ("reject", "defer", "defer_if_permit", "defer_if_reject"):
+            return _Step(check=self._generic(phase, word), warn=warn)
+        if word == "reject_unauth_pipelining":
+            return _Step(check=self._pipelining(phase), warn=warn)
+        if word == "reject_multi_recipient_bounce":
+            return _Step(check=self._checks.multi_recipient_bounce(phase), warn=warn)
+        if word in self._classes:
+            return _Step(nested=self._class(self._classes[word], phase), warn=warn)
+        if word in _UNSUPPORTED:
+            raise self._conf.error(parameter, f"{word}: {_UNSUPPORTED[word]}")
         raise self._conf.error(parameter, f"unknown smtpd restriction: {word!r}")
+
+    def _class(self, name: str, phase: Phase) -> Restrictions:
+        """A restriction class of main.cf, for lists of one phase."""
+        if not self._conf.is_set(name):
+            raise self._conf.error(
+                "smtpd_restriction_classes", f"restriction class `{name}' needs a definition"
+            )
+        if name in self._opening:
+            raise self._conf.error(name, "restriction class contains itself")
+        self._opening.append(name)
+        try:
+            return self._compile(name, phase, self._conf.list(name))
+        finally:
+            self._opening.pop()
+
+    def _sleep(self, parameter: str, argument: str) -> SlowCheck:
+        if not argument.isdecimal():
+            raise self._conf.error(parameter, "restriction sleep must be followed by number")
+        seconds = int(argument)
+
+        async def check(client: Client) -> Verdict:
+            await asyncio.sleep(seconds)
+            return None
+
+        return check
 
     def _generic(self, phase: Phase, word: str) -> Check:
         label, subject = SUBJECT[phase]
+        if word.startswith("defer_if"):
+            on_permit = word == "defer_if_permit"
+
+            def defer(client: Client) -> Verdict:
+                text = f"<{subject(client)}>: {label} rejected: {word} requested"
+                return Deferral(Reply(450, "4.7.0", text), on_permit)
+
+            return defer
         code = self._conf.int("reject_code" if word == "reject" else "defer_code")
         enhanced, text = ("5.7.1", "Access denied") if word == "reject" else ("4.3.2", "Try again later")
 
@@ -140,3 +322,14 @@ class Compiler:
             return rejection(503, "5.5.0", text)
 
         return check
+
+
+def _argument_of(word: str) -> str:
+    """What must follow a word, in words; `""`: nothing."""
+    if word in access.WORDS or word in access.SERVER_WORDS:
+        return "a table, type:name"
+    if word == "check_policy_service":
+        return "a server, transport:endpoint"
+    if word == "sleep":
+        return "a number of seconds"
+    return "a domain name" if word in DnsLists.WORDS else ""

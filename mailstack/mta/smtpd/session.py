@@ -13,15 +13,13 @@ import asyncio
 
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.accounting import KNOWN
+from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.commands import HANDLERS, Commands
 from mailstack.mta.smtpd.connection import Over
 from mailstack.mta.smtpd.verdicts import Phase
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
 from mailstack.wire.smtp.server import FOREIGN
-
-NAME_TIMEOUT = 1.0
-"""Seconds that the greeting may wait for the client's name."""
 
 _VERBS: dict[type, str] = {
     events.Mail: "MAIL",
@@ -39,6 +37,7 @@ _VERBS: dict[type, str] = {
     events.Auth: "AUTH",
     events.AuthResponse: "AUTH",
     events.ContentEnd: "END-OF-MESSAGE",
+    events.Proxied: "XCLIENT",
 }
 
 
@@ -80,25 +79,26 @@ class Session(Commands):
         self._log.info(f"lost connection after {self._where}{detail} from {self.peer}")
 
     async def _converse(self) -> None:
-        if self._settings.lookup_names:
-            self.client_name = await self._shared.client_name(self.client_address, NAME_TIMEOUT)
+        ahead = await self._identify()
         self._log.info(f"connect from {self.peer}")
-        if not self._shared.admit(self.client_address, self._settings):
-            text = f"{self._settings.host} Error: too many connections from {self.client_address}"
-            self._log.warning(
-                f"Connection concurrency limit exceeded: {self._settings.connection_limit + 1} "
-                f"from {self.peer} for service {self._settings.service}"
-            )
-            self._stream.write(Reply(421, "4.7.0", text).encode())
-            raise Over
+        refusal = self._admit()
         try:
+            if refusal is not None:
+                self._stream.write(refusal.encode())
+                raise Over
             if self._settings.tls_wrapper:
                 await self._shake_hands()
+                if self._over_rate(Event.TLS):
+                    text = f"{self._settings.host} Error: too many new TLS sessions from {self.client_address}"
+                    self._stream.write(Reply(421, "4.7.0", text).encode())
+                    raise Over
             self._offer()
             await self._greet()
+            if ahead:
+                self._engine.receive_data(ahead)
             await self._serve()
         finally:
-            self._shared.release(self.client_address)
+            self._release()
 
     async def _greet(self) -> None:
         settings = self._settings
@@ -114,7 +114,8 @@ class Session(Commands):
 
     async def _serve(self) -> None:
         engine, stream = self._engine, self._stream
-        timeout = self._settings.timeout
+        timeout, deadline = self._settings.timeout, self._settings.request_deadline
+        data = b""
         while True:
             event = engine.next_event()
             if event is events.NEED_DATA:
@@ -122,7 +123,7 @@ class Session(Commands):
                 if self._stopping and engine.state in (State.IDLE, State.READY):
                     raise asyncio.CancelledError
                 self._reading = True
-                data = await stream.read(timeout)
+                data = await stream.read(timeout if not deadline else self._time_left(len(data)))
                 self._reading = False
                 engine.receive_data(data)
                 continue
@@ -135,11 +136,29 @@ class Session(Commands):
                 self._lost()
                 raise Over
             await self._handle(event)
+            if deadline:
+                self._deadline = 0.0
             if self._account.exhausted:
                 await self._flush()
                 self._log.info(f"too many errors after {self._where} from {self.peer}")
                 self._say(Reply(421, "4.7.0", f"{self._settings.host} Error: too many errors"))
                 raise Over
+
+    def _time_left(self, received: int) -> float:
+        """Seconds that a read may take where a whole command has a deadline, and content a least rate.
+
+        The first read behind an answer sets the deadline anew; `received`: octets of the last read, which
+        win some time while content comes in. Raises `TimeoutError`.
+        """
+        now = asyncio.get_running_loop().time()
+        settings = self._settings
+        if not self._deadline:
+            self._deadline = now + settings.timeout
+        elif self._engine.state in (State.CONTENT, State.CHUNK):
+            self._deadline = min(now + settings.timeout, self._deadline + received / settings.data_rate)
+        if self._deadline <= now:
+            raise TimeoutError("the request takes too long")
+        return self._deadline - now
 
     async def _handle(self, event: events.Event) -> None:
         if isinstance(event, events.Refused):
@@ -148,7 +167,7 @@ class Session(Commands):
                 await self._flush()
                 raise Over
             return
-        if isinstance(event, events.Hello):
+        if isinstance(event, events.Hello | events.Proxied):
             self._where = event.verb
         else:
             self._where = _VERBS[type(event)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailstack.config.errors import ConfigError
@@ -17,7 +17,9 @@ from mailstack.mta.address_maps import DomainList, OpenTable
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.sasl import Authenticator, make_authenticator
-from mailstack.mta.smtpd.networks import NetworkList
+from mailstack.mta.smtpd.anvil import EventLimits
+from mailstack.mta.smtpd.networks import ClientList, NetworkList
+from mailstack.mta.smtpd.policy import PolicyServices
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
 from mailstack.mta.smtpd.verdicts import Phase
@@ -72,8 +74,23 @@ class Settings:
     hard_errors: int
     junk_commands: int
     error_sleep: float
-    connection_limit: int
+    event_limits: EventLimits | None
+    """None: no client is limited."""
     limit_exceptions: NetworkList
+    log_ports: bool
+    xclient_hosts: ClientList | None
+    xforward_hosts: ClientList | None
+    """None: nobody."""
+    proxy_timeout: float
+    """Seconds that the PROXY header may take; 0: there is no proxy."""
+    request_deadline: bool
+    data_rate: int
+    """Octets a second that content has to come at, where `request_deadline`."""
+    policy_services: PolicyServices
+    fingerprint: str
+    """The digest of certificates' fingerprints."""
+    stressed: Settings | None
+    """What holds for sessions that begin under stress; None where nothing is different."""
     lookup_names: bool
     helo_required: bool
     vrfy_disabled: bool
@@ -143,7 +160,7 @@ def _load(
         unknown = ", ".join(sorted(header_clients - _REWRITE_CLIENTS))
         raise conf.error("local_header_rewrite_clients", f"unknown or unsupported: {unknown}")
     utf8 = conf.bool("smtputf8_enable")
-    return Settings(
+    settings = Settings(
         service=service,
         conf=conf,
         host=conf.str("myhostname"),
@@ -182,8 +199,17 @@ def _load(
         hard_errors=conf.int("smtpd_hard_error_limit"),
         junk_commands=conf.int("smtpd_junk_command_limit"),
         error_sleep=conf.time("smtpd_error_sleep_time"),
-        connection_limit=conf.int("smtpd_client_connection_count_limit"),
+        event_limits=_event_limits(conf),
         limit_exceptions=_networks(conf, "smtpd_client_event_limit_exceptions"),
+        log_ports=conf.bool("smtpd_client_port_logging"),
+        xclient_hosts=_clients(conf, "smtpd_authorized_xclient_hosts", open_table),
+        xforward_hosts=_clients(conf, "smtpd_authorized_xforward_hosts", open_table),
+        proxy_timeout=_proxy_timeout(conf, wrapper),
+        request_deadline=conf.bool("smtpd_per_request_deadline"),
+        data_rate=conf.int("smtpd_min_data_rate"),
+        policy_services=compiler.policy_services,
+        fingerprint=conf.str("smtpd_tls_fingerprint_digest"),
+        stressed=None,
         lookup_names=conf.bool("smtpd_peername_lookup"),
         helo_required=conf.bool("smtpd_helo_required"),
         vrfy_disabled=conf.bool("disable_vrfy_command"),
@@ -202,6 +228,57 @@ def _load(
         ),
         bare_newline_exclusions=_networks(conf, "smtpd_forbid_bare_newline_exclusions"),
     )
+    return replace(settings, stressed=_stressed(settings, conf))
+
+
+def _stressed(settings: Settings, conf: MainCf) -> Settings | None:
+    """The settings with `stress = yes`, where main.cf has `${stress?…}` for something that a session uses."""
+    under = conf.with_overrides({"stress": "yes"})
+    other = replace(
+        settings,
+        conf=under,
+        timeout=under.time("smtpd_timeout"),
+        tls_timeout=under.time("smtpd_starttls_timeout"),
+        soft_errors=under.int("smtpd_soft_error_limit"),
+        hard_errors=under.int("smtpd_hard_error_limit"),
+        junk_commands=under.int("smtpd_junk_command_limit"),
+        error_sleep=under.time("smtpd_error_sleep_time"),
+        recipient_limit=under.int("smtpd_recipient_limit"),
+        request_deadline=under.bool("smtpd_per_request_deadline"),
+        data_rate=under.int("smtpd_min_data_rate"),
+    )
+    return None if replace(other, conf=conf) == settings else other
+
+
+def _event_limits(conf: MainCf) -> EventLimits | None:
+    limits = EventLimits(
+        conf.time("anvil_rate_time_unit"),
+        conf.int("smtpd_client_connection_count_limit"),
+        (
+            conf.int("smtpd_client_connection_rate_limit"),
+            conf.int("smtpd_client_message_rate_limit"),
+            conf.int("smtpd_client_recipient_rate_limit"),
+            conf.int("smtpd_client_new_tls_session_rate_limit"),
+            conf.int("smtpd_client_auth_rate_limit"),
+        ),
+    )
+    return limits if limits.connections or any(limits.rates) else None
+
+
+def _clients(conf: MainCf, name: str, open_table: OpenTable) -> ClientList | None:
+    words = conf.list(name)
+    try:
+        return ClientList(words, open_table) if words else None
+    except (ValueError, OSError) as error:
+        raise conf.error(name, str(error)) from None
+
+
+def _proxy_timeout(conf: MainCf, wrapper: bool) -> float:
+    if not conf.str("smtpd_upstream_proxy_protocol"):
+        return 0.0
+    if wrapper:
+        raise conf.error("smtpd_upstream_proxy_protocol", "not together with smtpd_tls_wrappermode")
+    return conf.time("smtpd_upstream_proxy_timeout")
 
 
 def _networks(conf: MainCf, name: str) -> NetworkList:
@@ -226,9 +303,22 @@ def _tls(conf: MainCf, config_dir: Path) -> ssl.SSLContext:
     if cert in ("", "none"):
         raise conf.error("smtpd_tls_cert_file", "TLS needs a certificate")
     try:
-        return server_context(config_dir / cert, config_dir / key)
+        context = server_context(config_dir / cert, config_dir / key)
     except (OSError, ssl.SSLError) as error:
         raise conf.error("smtpd_tls_cert_file", f"{cert}: {error}") from None
+    demanded = conf.bool("smtpd_tls_req_ccert") and (
+        conf.str("smtpd_tls_security_level") == "encrypt" or conf.bool("smtpd_tls_wrappermode")
+    )
+    if demanded or conf.bool("smtpd_tls_ask_ccert"):
+        authorities = conf.str("smtpd_tls_CAfile")
+        if not authorities:
+            raise conf.error("smtpd_tls_CAfile", "client certificates need an authority to verify them")
+        try:
+            context.load_verify_locations(config_dir / authorities)
+        except (OSError, ssl.SSLError) as error:
+            raise conf.error("smtpd_tls_CAfile", f"{authorities}: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED if demanded else ssl.CERT_OPTIONAL
+    return context
 
 
 def _discarded(conf: MainCf) -> frozenset[str]:

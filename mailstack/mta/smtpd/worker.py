@@ -14,7 +14,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,9 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.life import Life
+from mailstack.mta.smtpd.anvil import SHARED, Anvil
+from mailstack.mta.smtpd.capacity import Capacity, Load
+from mailstack.mta.smtpd.peer import ClientNames, look_up_names
 from mailstack.mta.smtpd.session import Session
 from mailstack.mta.smtpd.settings import Settings, load_settings
 from mailstack.mta.trigger import FLUSH, Trigger, send_now
@@ -30,12 +32,13 @@ from mailstack.net import loop
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.listen import Server
 from mailstack.net.log import Log
-from mailstack.net.resolver import Resolver, ResolveTemporary
+from mailstack.net.resolver import Resolver
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
 from mailstack.storage.tables import open_table
+from mailstack.wire.smtp.reply import Reply
 
 DRAIN = 8.0
 """Seconds that transactions get to finish after SIGTERM."""
@@ -45,6 +48,8 @@ LIFE_CHECK = 0.5
 NAMES = 2000
 NAME_LIFE = 5.0
 """Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
+COMPLAIN = 10.0
+"""Seconds between two warnings that there is no room for more sessions."""
 ROOM_CHECK = 1.0
 """Seconds for which a look at the free space counts."""
 
@@ -55,7 +60,15 @@ class Shared:
     """What the sessions of one worker have in common."""
 
     def __init__(
-        self, queue: Queue, commit: GroupCommit, resolver: Resolver, log: Log, clock: Clock | None = None
+        self,
+        queue: Queue,
+        commit: GroupCommit,
+        resolver: Resolver,
+        log: Log,
+        clock: Clock | None = None,
+        *,
+        anvil: Anvil | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         self.queue = queue
         self.commit = commit
@@ -65,9 +78,11 @@ class Shared:
         self.clock = clock or SystemClock()
         self.sessions: set[Session] = set()
         self.life = Life()
-        self._clients: Counter[str] = Counter()
-        self._names: dict[str, tuple[float, str]] = {}
+        self.anvil = anvil or Anvil()
+        self.capacity = capacity or Capacity()
+        self._names: dict[str, tuple[float, ClientNames]] = {}
         self._logs: dict[str, Log] = {}
+        self._complained = -COMPLAIN
         self._room: tuple[float, int] = (-ROOM_CHECK, 0)
         self._trigger = Trigger(queue.directory, log)
 
@@ -78,34 +93,28 @@ class Shared:
             self._logs[tag] = self.log.child(tag)
         return self._logs[tag]
 
-    def admit(self, address: str, settings: Settings) -> bool:
-        """Count a client in; False when it has too many sessions already. `release` follows a True."""
-        limit = settings.connection_limit
-        if limit and self._clients[address] >= limit and not settings.limit_exceptions.match(address):
-            return False
-        self._clients[address] += 1
-        return True
-
-    async def client_name(self, address: str, timeout: float) -> str:
-        """The confirmed name of an address; `unknown` where there is none within `timeout` seconds."""
+    async def client_names(self, address: str, timeout: float) -> ClientNames:
+        """What the DNS calls an address, as far as it says so within `timeout` seconds."""
         now = self.clock.monotonic()
         known = self._names.get(address)
         if known is not None and now < known[0]:
             return known[1]
-        try:
-            name = await self.resolver.verified_ptr(address, timeout=timeout)
-        except (ResolveTemporary, ValueError, TimeoutError):
-            return "unknown"
-        if len(self._names) >= NAMES:
-            self._names.clear()
-        self._names[address] = (now + NAME_LIFE, name or "unknown")
-        return name or "unknown"
+        names = await look_up_names(self.resolver, address, timeout)
+        if not names.failed_for_now:
+            if len(self._names) >= NAMES:
+                self._names.clear()
+            self._names[address] = (now + NAME_LIFE, names)
+        return names
 
-    def release(self, address: str) -> None:
-        """A session of that client is over."""
-        self._clients[address] -= 1
-        if self._clients[address] <= 0:
-            del self._clients[address]
+    def refuse(self, stream: Stream, settings: Settings) -> None:
+        """Turn a client away: there is no room for another session."""
+        now = self.clock.monotonic()
+        if now - self._complained >= COMPLAIN:
+            self._complained = now
+            self.log_for(settings).warning(
+                f"too many sessions ({len(self.sessions)}): turning clients away, such as [{stream.peer[0]}]"
+            )
+        stream.write(Reply(421, "4.3.2", f"{settings.host} Service unavailable - try again later").encode())
 
     def is_own(self, address: str, local: str) -> bool:
         """Whether a client's address is one of this machine's own."""
@@ -177,7 +186,7 @@ async def _serve(
     log: Log,
     life: Life,
 ) -> int:
-    shared = Shared(queue, GroupCommit(), resolver, log)
+    shared = Shared(queue, GroupCommit(), resolver, log, anvil=Anvil(SHARED), capacity=Capacity.of_process())
     tasks = TaskSet(lambda name, error: log.exception(name, error))
     servers = [make_server(sock, one, shared, tasks) for one, sock in settings]
     stop = asyncio.Event()
@@ -210,6 +219,8 @@ async def _serve(
         await upkeep.drain(0)
         for authenticator in {one.authenticator for one, _ in settings if one.authenticator is not None}:
             await authenticator.close()
+        for one, _ in settings:
+            one.policy_services.close()
         await resolver.close()
         shared.close()
     return 0
@@ -219,7 +230,15 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
     """A server that runs a `Session` for each connection to `sock`; not started yet."""
 
     async def handle(stream: Stream) -> None:
-        session = Session(stream, settings, shared)
+        capacity = shared.capacity
+        load = capacity.load(len(shared.sessions), shared.clock.monotonic())
+        if load is Load.FULL:
+            shared.refuse(stream, settings)
+            return
+        effective = settings
+        if load is Load.STRESS and settings.stressed is not None:
+            effective = settings.stressed
+        session = Session(stream, effective, shared)
         shared.sessions.add(session)
         shared.life.served += 1
         try:

@@ -1,7 +1,7 @@
 """What a server engine tells its owner.
 
 `Hello`, `Mail`, `Rcpt`, `Data`, `Chunk`, `ChunkEnd`, `Reset`, `Noop`, `Verify`, `Etrn`, `Help`, `Quit`,
-`StartTLS`, `Auth`, `AuthResponse` and `ContentEnd` each wait for a reply (`ServerConnection.reply` or
+`StartTLS`, `Auth`, `AuthResponse`, `Proxied` and `ContentEnd` each wait for a reply (`ServerConnection.reply` or
 `challenge`). `Content`, `Refused` and `Closed` do not.
 """
 
@@ -133,6 +133,14 @@ class Auth:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxied:
+    """XCLIENT or XFORWARD (`verb`), not taken apart yet (`xclient.parse`): who may say so is the owner's."""
+
+    verb: str
+    argument: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuthResponse:
     """The answer to a challenge, decoded."""
 
@@ -172,6 +180,7 @@ Event = (
     | StartTLS
     | Auth
     | AuthResponse
+    | Proxied
     | Refused
     | Closed
     | NeedData

@@ -250,6 +250,18 @@ class ServerConnection(CommandReaders):
         self._position = 0
         self._content = None
 
+    def restart(self, greeting: Reply) -> None:
+        """Answer XCLIENT with another greeting: the session begins anew, as another client's."""
+        if self._awaiting != "XCLIENT":
+            raise LocalError("no XCLIENT waits for a reply")
+        self._awaiting = ""
+        self._out.append(greeting.encode())
+        self.hello = ""
+        self.authenticated = False
+        self._end_transaction()
+        if not greeting.positive:
+            self.close()
+
     def tls_started(self) -> None:
         """The handshake is over: everything learnt in plain text is forgotten (RFC 3207 §4.2)."""
         if self.state is not State.TLS:

@@ -83,6 +83,7 @@ OUT_OF_SEQUENCE: dict[tuple[State, str], Reply] = {
     (State.IDLE, "AUTH"): HELLO_FIRST,
     **{(state, "AUTH"): IN_TRANSACTION for state in _TRANSACTION},
     **{(state, "ETRN"): ETRN_IN_TRANSACTION for state in _TRANSACTION},
+    **{(state, verb): IN_TRANSACTION for state in _TRANSACTION for verb in ("XCLIENT", "XFORWARD")},
 }
 """(state, command) -> the refusal."""
 
@@ -115,10 +116,12 @@ COMMANDS: frozenset[str] = frozenset(
         "ETRN",
         "HELP",
         "QUIT",
+        "XCLIENT",
+        "XFORWARD",
     )
 )
 """What an SMTP server knows; LMTP has LHLO in place of EHLO and HELO (RFC 2033 §4.1)."""
-LMTP_COMMANDS: frozenset[str] = (COMMANDS - {"EHLO", "HELO", "ETRN"}) | {"LHLO"}
+LMTP_COMMANDS: frozenset[str] = (COMMANDS - {"EHLO", "HELO", "ETRN", "XCLIENT", "XFORWARD"}) | {"LHLO"}
 
 
 class ClientState(Enum):

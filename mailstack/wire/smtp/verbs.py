@@ -122,6 +122,12 @@ class CommandReaders:
             raise command.SyntaxRefusal(self.starttls_refusal)
         return events.StartTLS()
 
+    def _on_xclient(self, argument: str) -> Event:
+        return events.Proxied("XCLIENT", argument)
+
+    def _on_xforward(self, argument: str) -> Event:
+        return events.Proxied("XFORWARD", argument)
+
     def _on_auth(self, argument: str) -> Event:
         if self.authenticated:
             raise command.SyntaxRefusal(AUTHENTICATED)
@@ -151,6 +157,8 @@ READERS: dict[str, Callable[[CommandReaders, str], Event]] = {
     "ETRN": CommandReaders._on_etrn,
     "STARTTLS": CommandReaders._on_starttls,
     "AUTH": CommandReaders._on_auth,
+    "XCLIENT": CommandReaders._on_xclient,
+    "XFORWARD": CommandReaders._on_xforward,
 }
 
 

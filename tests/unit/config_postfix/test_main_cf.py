@@ -160,7 +160,7 @@ def test_every_honoured_parameter_is_acted_on() -> None:
     root = Path(mailstack.__file__).parent
     code = "".join(path.read_text() for room in ("mta", "config") for path in (root / room).rglob("*.py"))
     per_transport = re.compile(r"[a-z]+_destination_(concurrency|recipient)_limit\Z")
-    by_reference = {"compatibility_level", "multi_instance_name", "stress"}
+    by_reference = {"compatibility_level", "multi_instance_name", "reject_tempfail_action", "stress"}
     unread = {
         name
         for name in HONOURED - by_reference

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,8 @@ import pytest
 from mailstack.config.errors import ConfigError
 from mailstack.mta.smtpd.networks import NetworkList
 from mailstack.mta.smtpd.verdicts import PERMIT, Phase, Rejection
-from mailstack.wire.smtp import Reply
+from tests.unit.mta_smtpd.clients import Client
 from tests.unit.mta_smtpd.serving import settings_of
-
-
-@dataclass
-class Client:
-    client_name: str = "unknown"
-    client_address: str = "198.51.100.1"
-    helo: str = "client.test"
-    sender: str | None = "a@b.test"
-    recipient: str | None = "x@far.test"
-    etrn_domain: str = ""
-    sasl_user: str = ""
-    secured: bool = False
-    pipelined: bool = False
-    recipient_count: int = 1
-    warned: list[Reply] = field(default_factory=list)
-
-    def warn_reject(self, reply: Reply) -> None:
-        self.warned.append(reply)
 
 
 def judge(directory: Path, words: str, client: Client, phase: Phase = Phase.RECIPIENT) -> str:
@@ -79,7 +60,7 @@ CASES: list[tuple[str, Client, Phase, str]] = [
     ("reject_unlisted_sender", Client(sender="no@dgtlinux.com"), Phase.SENDER,
      "550 5.1.0 <no@dgtlinux.com>: Sender address rejected: User unknown in local recipient table"),
     ("reject_plaintext_session", Client(), Phase.CLIENT, "450 4.7.1 Session encryption is required"),
-    ("reject_multi_recipient_bounce", Client(sender="", recipient_count=2), Phase.DATA,
+    ("reject_multi_recipient_bounce", Client(sender="", recipient_count=2, where="DATA"), Phase.DATA,
      "550 5.5.3 <DATA>: Data command rejected: Multi-recipient bounce"),
     ("reject_unknown_client_hostname", Client(), Phase.CLIENT,
      "450 4.7.25 Client host rejected: cannot find your hostname, [198.51.100.1]"),
@@ -101,7 +82,7 @@ def test_words(tmp_path: Path, words: str, client: Client, phase: Phase, expecte
 def test_warn_if_reject_only_warns(tmp_path: Path) -> None:
     client = Client()
     assert judge(tmp_path, "warn_if_reject reject_unauth_destination, permit", client) == "permit"
-    assert [str(reply) for reply in client.warned] == [RELAY_DENIED]
+    assert [str(reply) for reply in client.rejected] == [RELAY_DENIED]
 
 
 @pytest.mark.parametrize(

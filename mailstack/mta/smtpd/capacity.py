@@ -1,0 +1,88 @@
+"""How many sessions one smtpd process takes, by the descriptors and the memory that there are.
+
+Under stress (`STRESS_SHARE` of them are taken) sessions begin with `stress = yes`, so that main.cf's
+`${stress?…}` shortens their time-outs; a process that is full turns clients away with 421, which costs it
+nothing and tells them to come again.
+"""
+
+from __future__ import annotations
+
+import resource
+from enum import Enum
+from pathlib import Path
+
+RESERVED = 128
+"""Descriptors for the queue, logs, look-ups and everything else that is no session."""
+PER_SESSION = 2
+"""Descriptors of a session: its connection, and the message or the policy server that it works on."""
+STRESS_SHARE = 0.8
+MOST = 100_000
+LOW_MEMORY = 32 * 1024 * 1024
+"""Octets of available memory below which no session is begun; a 32nd of the machine's where that is less."""
+MEMORY_CHECK = 1.0
+"""Seconds for which a look at the memory counts."""
+_MEMINFO = Path("/proc/meminfo")
+
+
+class Load(Enum):
+    """Whether another session may begin."""
+
+    LIGHT = "as usual"
+    STRESS = "with short time-outs"
+    FULL = "no"
+
+
+class Capacity:
+    """The limit of one process."""
+
+    def __init__(self, sessions: int = MOST, *, meminfo: Path | None = None) -> None:
+        self.sessions = sessions
+        self._stress_at = max(1, int(sessions * STRESS_SHARE))
+        self._meminfo = meminfo
+        self._memory: tuple[float, bool] = (-MEMORY_CHECK, False)
+
+    @classmethod
+    def of_process(cls) -> Capacity:
+        """By RLIMIT_NOFILE, which is raised as far as this process may raise it."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST * PER_SESSION + RESERVED
+        wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                soft = wanted
+            except (OSError, ValueError):
+                pass  # then it is less
+        if soft == resource.RLIM_INFINITY:
+            soft = most
+        return cls(min(MOST, max(8, (soft - RESERVED) // PER_SESSION)), meminfo=_MEMINFO)
+
+    def load(self, sessions: int, now: float) -> Load:
+        """What holds for one more session beside `sessions`; `now` in seconds, monotonic."""
+        if sessions >= self.sessions or self._scarce(now):
+            return Load.FULL
+        return Load.STRESS if sessions >= self._stress_at else Load.LIGHT
+
+    def _scarce(self, now: float) -> bool:
+        if self._meminfo is None:
+            return False
+        if now - self._memory[0] >= MEMORY_CHECK:
+            self._memory = (now, memory_is_scarce(self._meminfo))
+        return self._memory[1]
+
+
+def memory_is_scarce(meminfo: Path) -> bool:
+    """Whether the kernel has little memory left to give (proc_meminfo(5)); False where it does not say."""
+    try:
+        lines = meminfo.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    found: dict[str, int] = {}
+    for line in lines:
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if name in ("MemTotal", "MemAvailable") and words and words[0].isdecimal():
+            found[name] = int(words[0]) * 1024
+    if len(found) < 2:
+        return False
+    return found["MemAvailable"] < min(LOW_MEMORY, found["MemTotal"] // 32)

@@ -1,0 +1,169 @@
+"""Who the client is, and whose place it takes: names, the PROXY header, XCLIENT, XFORWARD; and what one
+client may do in a while (anvil)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mailstack.mta.smtpd import replies
+from mailstack.mta.smtpd.anvil import Event
+from mailstack.mta.smtpd.connection import Over
+from mailstack.mta.smtpd.judging import Judging
+from mailstack.mta.smtpd.peer import UNKNOWN
+from mailstack.mta.smtpd.verdicts import Phase
+from mailstack.wire.proxy import ProxyError, parse_header
+from mailstack.wire.smtp import Reply, events, xclient
+from mailstack.wire.smtp.command import SyntaxRefusal
+
+NAME_TIMEOUT = 1.0
+"""Seconds that the greeting may wait for the client's name."""
+
+
+class Identity(Judging):
+    """The client's names and rights, and its counts."""
+
+    async def _identify(self) -> bytes:
+        """Find out who has connected; what came behind a PROXY header. Raises `Over`."""
+        settings = self._settings
+        ahead = b""
+        if settings.proxy_timeout:
+            ahead = await self._read_proxy_header()
+        if settings.lookup_names:
+            names = await self._shared.client_names(self.client_address, NAME_TIMEOUT)
+            self.client_name, self.reverse_client_name = names.name, names.reverse
+            self.name_failed_for_now = names.name_for_now
+            self.reverse_name_failed_for_now = names.reverse_for_now
+            if names.problem:
+                self._log.warning(names.problem)
+        if settings.xclient_hosts is not None:
+            self._may_xclient = settings.xclient_hosts.match(self.client_name, self.client_address)
+        if settings.xforward_hosts is not None:
+            self._may_xforward = settings.xforward_hosts.match(self.client_name, self.client_address)
+        return ahead
+
+    async def _read_proxy_header(self) -> bytes:
+        """Take the client's and our own address from the header; what came behind it. Raises `Over`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settings.proxy_timeout
+        data = b""
+        try:
+            while (header := parse_header(data)) is None:
+                more = await self._stream.read(max(0.001, end - loop.time()))
+                if not more:
+                    raise ProxyError("lost connection")
+                data += more
+        except (ProxyError, TimeoutError) as error:
+            reason = "timeout error" if isinstance(error, TimeoutError) else str(error)
+            self._log.warning(f"haproxy read: {reason}")
+            self._stream.write(Reply(421, "4.3.0", f"{self._settings.host} Server local error").encode())
+            raise Over from None
+        if not header.local:
+            self.client_address, self.client_port = header.client, header.client_port
+            self._server = (header.server, header.server_port)
+        return data[header.length :]
+
+    # ---- how much it does
+
+    def _admit(self) -> Reply | None:
+        """Count the connection; what the client is told when it is one too many."""
+        settings = self._settings
+        limits = settings.event_limits
+        if limits is None or self._may_xclient or settings.limit_exceptions.match(self.client_address):
+            return None
+        self._counted = f"{settings.service}:{self.client_address}"
+        count, rate = self._shared.anvil.connect(self._counted, limits.unit)
+        if limits.connections and count > limits.connections:
+            self._log.warning(
+                f"Connection concurrency limit exceeded: {count} from {self.peer} "
+                f"for service {settings.service}"
+            )
+        elif limits.rates[Event.CONNECTION] and rate > limits.rates[Event.CONNECTION]:
+            self._log.warning(
+                f"Connection rate limit exceeded: {rate} from {self.peer} for service {settings.service}"
+            )
+        else:
+            return None
+        return Reply(421, "4.7.0", f"{settings.host} Error: too many connections from {self.client_address}")
+
+    def _release(self) -> None:
+        """The session is over."""
+        if self._counted:
+            self._shared.anvil.disconnect(self._counted)
+
+    def _over_rate(self, event: Event) -> bool:
+        """Count an event; whether it is one too many, which is logged."""
+        limits = self._settings.event_limits
+        if not self._counted or limits is None or not limits.rates[event]:
+            return False
+        rate = self._shared.anvil.add(self._counted, event, limits.unit)
+        if rate <= limits.rates[event]:
+            return False
+        self._log.warning(
+            f"{_RATE_NAMES[event]} rate limit exceeded: {rate} from {self.peer} "
+            f"for service {self._settings.service}"
+        )
+        return True
+
+    # ---- whom it speaks for
+
+    async def _proxied(self, event: events.Proxied) -> None:
+        """XCLIENT and XFORWARD."""
+        allowed = self._may_xclient if event.verb == "XCLIENT" else self._may_xforward
+        try:
+            if not allowed:
+                raise SyntaxRefusal(replies.NOT_AUTHORISED)
+            attributes = xclient.parse(event.verb, event.argument)
+        except SyntaxRefusal as refusal:
+            self._reply(event.verb, refusal.reply)
+            return
+        if event.verb == "XFORWARD":
+            self.forwarded |= {one.name: one.value or "" for one in attributes}
+            self._reply("XFORWARD", replies.OK)
+            return
+        self._become(attributes)
+        await self._restart()
+
+    def _become(self, attributes: list[xclient.Attribute]) -> None:
+        for name, value, temporary in attributes:
+            match name:
+                case "NAME":
+                    self.client_name, self.name_failed_for_now = value or UNKNOWN, temporary
+                    if value is not None and self.reverse_client_name == UNKNOWN:
+                        self.reverse_client_name = value
+                case "REVERSE_NAME":
+                    self.reverse_client_name, self.reverse_name_failed_for_now = value or UNKNOWN, temporary
+                case "ADDR":
+                    self.client_address = value or UNKNOWN
+                case "PORT":
+                    self.client_port = value or UNKNOWN
+                case "HELO":
+                    self.helo = value or ""
+                case "PROTO":
+                    self._extended = value == "ESMTP"
+                case "LOGIN":
+                    self._authentication.assume(value or "")
+                case "DESTADDR":
+                    self._server = (value or "", self._server[1])
+                case "DESTPORT":
+                    self._server = (self._server[0], value or "")
+
+    async def _restart(self) -> None:
+        """Greet the client that XCLIENT has made of this one."""
+        self._drop_transaction()
+        settings = self._settings
+        greeting = Reply(220, "", settings.banner)
+        if not settings.delay_reject:
+            reply = await self._judge((Phase.CLIENT,))
+            if reply is not None:
+                self._log_reject("reject", reply)
+                greeting = Reply(554, "", f"{settings.host} ESMTP not accepting connections")
+        self._account.count("XCLIENT", True)
+        self._engine.restart(greeting)
+
+
+_RATE_NAMES = {
+    Event.MESSAGE: "Message delivery request",
+    Event.RECIPIENT: "Recipient address",
+    Event.TLS: "New TLS session",
+    Event.AUTH: "AUTH command",
+}
