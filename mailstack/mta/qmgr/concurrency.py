@@ -93,8 +93,10 @@ class Window:
         self.cohorts = 0.0
         if (policy.limit and self.size >= policy.limit) or self.size >= running + policy.initial:
             return
-        self._success += policy.positive.at(self.size)
-        while self._success >= 1 - ROUNDING:
+        feedback = policy.positive.at(self.size)
+        self._success += feedback
+        # Half a step early, as in Postfix: what is left behind stays small, however fractions round.
+        while feedback and self._success + feedback / 2 >= 1:
             self.size += 1
             self._success -= 1
             self._failure = 0.0
@@ -107,8 +109,9 @@ class Window:
         self.cohorts += 1 / self.size
         if policy.cohorts and self.cohorts >= policy.cohorts - ROUNDING:
             return True
-        self._failure -= policy.negative.at(self.size)
-        while self._failure < -ROUNDING:
+        feedback = policy.negative.at(self.size)
+        self._failure -= feedback
+        while feedback and self._failure - feedback / 2 < 0:
             self.size -= 1
             self._success = 0.0
             self._failure += 1

@@ -50,7 +50,7 @@ def test_success_widens_the_window_to_the_limit() -> None:
     assert grown(Policy(initial=2, limit=4), 4) == [3, 4, 4, 4]
     assert grown(Policy(initial=5, limit=3), 2) == [3, 3]
     assert grown(Policy(initial=2, limit=0), 30)[-1] == 32
-    # One more after each cohort: two deliveries at 2, three at 3.
+    # About one more after each cohort.
     assert grown(Policy(initial=2, positive=Feedback(1.0, "concurrency")), 8) == [2, 3, 3, 3, 4, 4, 4, 4]
 
 
@@ -62,13 +62,10 @@ def test_the_window_stays_near_what_is_under_way() -> None:
 
 
 def test_failure_narrows_the_window_and_a_failed_cohort_is_the_end() -> None:
-    window = Window(Policy())
-    sizes = []
-    for _ in range(3):
-        assert not window.failed()
-        sizes.append(window.size)
-    assert sizes == [4, 3, 2]
-    assert window.failed()
+    # What Postfix 3.7 does with one delivery after the other to a port where nobody listens: attempts made.
+    for initial, attempts in ((1, 1), (3, 2), (5, 3), (8, 5)):
+        window = Window(Policy(initial=initial))
+        assert [window.failed() for _ in range(attempts)] == [False] * (attempts - 1) + [True]
     steady = Window(Policy(negative=Feedback(0.0), cohorts=2))
     assert [steady.failed() for _ in range(10)] == [False] * 9 + [True], "2 cohorts of 5"
     immortal = Window(Policy(cohorts=0))
