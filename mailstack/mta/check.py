@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mailstack.config.postfix import MainCf, read_master
+from mailstack.mta.lookup import opener
 from mailstack.mta.qmgr import settings as qmgr_settings
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.settings import load_settings
@@ -12,7 +13,6 @@ from mailstack.net.clock import SystemClock
 from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
-from mailstack.storage.tables import open_table
 
 
 def check(config_dir: Path, log: Log) -> None:
@@ -28,7 +28,7 @@ def check(config_dir: Path, log: Log) -> None:
                 conf.with_overrides(service.overrides, service.origin),
                 config_dir,
                 resolver=resolver,
-                open_table=open_table,
+                open_table=opener(quiet.warning),
                 log=quiet,
             )
 

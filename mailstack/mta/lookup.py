@@ -9,10 +9,10 @@ session, so it raises `Pending`. Whoever called the outermost function, and can 
     except Pending:
         found = await settled(lambda: recipients.unlisted(address))
 
-`settled` asks, without anything else standing still, and calls the function again, which now finds this answer
-and goes on to its next question, until it is through. So such a function must do nothing that may not be done
-twice. `Pending` is a `TableError`: where nobody waits for it, it is a table that cannot answer for now, and mail
-is deferred.
+`settled` asks, without anything else standing still, and calls the function again, which now finds this
+answer and goes on to its next question, until it is through. So such a function must do nothing that may not
+be done twice. `Pending` is a `TableError`: where nobody waits for it, it is a table that cannot answer for
+now, and mail is deferred.
 
 Every question has a deadline, and one table asks a bounded number of them at a time.
 """
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +28,8 @@ from mailstack.net.tasks import apart
 from mailstack.storage.tables import Factory, Opener, Table, TableError, Warn, open_table, to_stderr
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from mailstack.storage.tables.query import ConfigFile
 
 T = TypeVar("T")
@@ -231,6 +232,8 @@ def _in_threads(
 
     async def ask(key: str) -> str | None:
         if not pool:
+            from concurrent.futures import ThreadPoolExecutor  # few configurations need it
+
             pool.append(ThreadPoolExecutor(threads, "lookup"))
         answer = asyncio.get_running_loop().run_in_executor(pool[0], query, key)
         try:

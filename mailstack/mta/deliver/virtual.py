@@ -13,6 +13,7 @@ from os.path import join
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
+from mailstack.mta.lookup import Pending, settled
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
@@ -53,7 +54,10 @@ class VirtualAgent:
     async def _one(self, request: Request, target: Target) -> Outcome:
         message = request.message
         try:
-            found = self._maps.find(target.address)
+            try:
+                found = self._maps.find(target.address)
+            except Pending:
+                found = await settled(lambda: self._maps.find(target.address))
         except (OSError, TableError) as error:
             self._log.warning(f"{message.queue_id}: table lookup problem: {error}")
             return Deferred("mail system configuration error", "4.3.5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mailstack.mta.deliver.local import EXPANDED, Direct, LocalRouter
+from mailstack.mta.lookup import Pending
 from mailstack.mta.qmgr.transports import Transports
 from mailstack.mta.rewrite import Rewriter
 from mailstack.storage.queue import Envelope, Recipient
@@ -41,6 +42,8 @@ class Router:
                     nexthop = decision.nexthop or address.rpartition("@")[2].lower()
                 else:
                     nexthop = address
+        except Pending:
+            raise
         except (OSError, TableError) as error:
             return Route("retry", f"4.3.5 table lookup problem: {error}", recipient.address, original)
         return Route(transport, nexthop, address, original if original != address else "")
