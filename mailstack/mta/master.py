@@ -1,15 +1,15 @@
 """master(8): binds the sockets, starts the smtpd workers and the queue manager, and keeps them running.
 
 The processes are few: `maxproc` smtpd workers (the largest of the smtpd lines of master.cf, but no more than
-`services.PER_PROCESSOR` for each processor; where it says `-`, one for each), each of which serves every smtpd
-line, and one qmgr, which also does the delivering and the picking up. Lines that name other daemons are for a
-real Postfix and start nothing here (`services.warnings` tells of those that somebody would miss).
+`services.PER_PROCESSOR` for each processor; where it says `-`, one for each), each of which serves every
+smtpd line, and one qmgr, which also does the delivering and the picking up. Lines that name other daemons are
+for a real Postfix and start nothing here (`services.warnings` tells of those that somebody would miss).
 
 Invariants: sockets are bound before the modules that children need are imported, so clients that come early
-wait instead of being refused; there is no event loop and no thread before the last fork; a child that fails is
-replaced, at once the first time and then after a growing pause, at most `service_throttle_time`. A worker that
-has served `max_use` clients says so, takes no more, and has a successor from that moment on; one that has been
-idle for `max_idle` ends, and the next client starts another.
+wait instead of being refused; there is no event loop and no thread before the last fork; a child that fails
+is replaced, at once the first time and then after a growing pause, at most `service_throttle_time`. A worker
+that has served `max_use` clients says so, takes no more, and has a successor from that moment on; one that
+has been idle for `max_idle` ends, and the next client starts another.
 
 SIGTERM: children drain and end, all within 10 s. SIGHUP: the configuration is checked in a process of its
 own; a bad one is one log line and changes nothing, a good one gets new smtpd workers, while the old ones end
@@ -34,8 +34,8 @@ from types import FrameType
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix import MainCf, MasterService, read_master
-from mailstack.mta.services import Workers, smtpd_lines, warnings
-from mailstack.net.listen import bind_tcp, has_ipv6
+from mailstack.mta.services import Workers, listen_addresses, resolve_host, smtpd_lines, warnings
+from mailstack.net.listen import bind_tcp
 from mailstack.net.log import Log
 from mailstack.storage.queue import Queue
 
@@ -379,34 +379,6 @@ class Master:
             self._log.warning(f"process {self._children[pid].role} pid {pid} does not end: killed")
             _send(pid, signal.SIGKILL)
         os.close(self._lock)
-
-
-def listen_addresses(conf: MainCf) -> list[str]:
-    """inet_interfaces and inet_protocols, as addresses or host names to bind. Raises `ConfigError`."""
-    protocols = conf.list("inet_protocols")
-    four = "all" in protocols or "ipv4" in protocols
-    six = ("all" in protocols or "ipv6" in protocols) and has_ipv6()
-    found: list[str] = []
-    for word in conf.list("inet_interfaces"):
-        match word:
-            case "all":
-                found += ["0.0.0.0"] * four + ["::"] * six
-            case "loopback-only":
-                found += ["127.0.0.1"] * four + ["::1"] * six
-            case _:
-                found.append(word.strip("[]"))
-    if not found:
-        raise conf.error("inet_interfaces", "no address to listen on")
-    return list(dict.fromkeys(found))
-
-
-def resolve_host(host: str) -> list[str]:
-    """The addresses of a host in master.cf or inet_interfaces. Raises `OSError` naming it."""
-    try:
-        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise OSError(error.errno, f"host not found: {host}") from None
-    return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
 def preload() -> None:

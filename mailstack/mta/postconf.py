@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mailstack.config.postfix.expand import references
 from mailstack.config.postfix.lines import logical_lines, read_text, words
 from mailstack.config.postfix.main_cf import MainCf, Origin
 from mailstack.mta.command import Fatal, fail, take_config, warn
+from mailstack.mta.postconf_master import fold, overrides, parts, read_services
 from mailstack.postfix_parameters import PARAMETERS, parameter
 
 NAME = "postconf"
@@ -32,10 +33,12 @@ usage: python -m mailstack.mta.postconf --config DIR [-dfhHnpx] [-C CLASS] [-o N
        ... -M|-F|-P [-fhHx] [SERVICE[/TYPE[/NAME]]...]       master.cf
        ... -a|-A|-m                                          SASL types of server and client, table types
 """
-COLUMNS = (0, 11, 17, 25, 33, 41, 49, 57)
-"""Where the fields of a master.cf line go."""
-FIELDS = ("service", "type", "private", "unprivileged", "chroot", "wakeup", "process_limit", "command")
-WIDTH, INDENT = 80, "    "
+TABLE_TYPES = (
+    "btree", "cdb", "cidr", "dbm", "environ", "fail", "hash", "inline", "internal", "ldap", "lmdb",
+    "memcache", "mysql", "nis", "nisplus", "pcre", "pgsql", "pipemap", "proxy", "randmap", "regexp", "sdbm",
+    "socketmap", "sqlite", "static", "tcp", "texthash", "unionmap", "unix",
+)  # fmt: skip
+"""Every type that a Postfix may have."""
 _CLASSES = ("builtin", "service", "user", "all")
 _AGENTS = frozenset(("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard"))
 """Daemons whose services have parameters of their own (`SERVICE_destination_…`)."""
@@ -91,8 +94,10 @@ def parse(arguments: Sequence[str]) -> Options:
     options.names = rest
     if {"d", "n"} <= options.flags:
         raise Fatal("specify one of -d -n", 1)
-    if len(options.flags & set("aAFmMP")) > 1 or len(options.flags & set("eX#")) > 1:
-        raise Fatal(f"specify one of {' '.join(f'-{one}' for one in sorted(options.flags & set('aAeFmMPX#')))}", 1)
+    for one_of in ("aAFmMP", "eX#"):
+        chosen = sorted(options.flags & set(one_of))
+        if len(chosen) > 1:
+            raise Fatal(f"specify one of {' '.join('-' + letter for letter in chosen)}", 1)
     return options
 
 
@@ -132,9 +137,18 @@ def _capabilities(flags: set[str]) -> None:
         known = PARAMETERS.get("smtp_sasl_type")
         print_lines(["cyrus"] if known is not None and known.honoured else [])
     else:
-        from mailstack.storage.tables import TYPES
+        print_lines(kind for kind in TABLE_TYPES if _is_table_type(kind))
 
-        print_lines(sorted(TYPES))
+
+def _is_table_type(kind: str) -> bool:
+    from mailstack.mta.lookup import opener
+    from mailstack.storage.tables import TableError
+
+    try:
+        opener()(f"{kind}:")
+    except TableError as error:
+        return "unsupported" not in str(error)
+    return True
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -215,24 +229,6 @@ def _formatted(name: str, value: str, flags: set[str]) -> str:
     return fold(text.split(), "f" in flags)
 
 
-def fold(parts: Sequence[str], folded: bool) -> str:
-    """Words with one space between; `folded`: lines shorter than `WIDTH`, later ones indented."""
-    if not folded:
-        return " ".join(parts)
-    text = ""
-    length = 0
-    for part in parts:
-        if length and length + len(part) >= WIDTH:
-            text += "\n" + INDENT
-            length = len(INDENT)
-        elif length:
-            text += " "
-            length += 1
-        text += part
-        length += len(part)
-    return text
-
-
 def read_main(path: Path) -> tuple[dict[str, str], dict[str, Origin]]:
     """main.cf as it is written. Raises `ConfigError`."""
     raw: dict[str, str] = {}
@@ -241,7 +237,9 @@ def read_main(path: Path) -> tuple[dict[str, str], dict[str, Origin]]:
         name, equals, value = logical.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise ConfigError(path, line, f"missing {'name' if equals else repr('=')}: {logical.strip()[:60]!r}")
+            raise ConfigError(
+                path, line, f"missing {'name' if equals else repr('=')}: {logical.strip()[:60]!r}"
+            )
         if name in raw:
             warn(NAME, f"{path}, line {line}: overriding earlier entry: {name}={raw[name]}")
         raw[name] = value.strip()
@@ -260,7 +258,7 @@ def edit(path: Path, options: Options) -> None:
                 raise Fatal(f'-{"X" if not comment else "#"} needs a name without a value: "{word}"', 1)
             changes[name.strip()] = None
         elif not equals or not name.strip() or len(name.split()) > 1 or "\n" in word:
-            raise Fatal(f'missing \'=\' after attribute name: "{word}"', 1)
+            raise Fatal(f"missing '=' after attribute name: \"{word}\"", 1)
         else:
             changes[name.strip()] = value.strip()
     if not changes:
@@ -307,59 +305,13 @@ def changed(text: str, changes: Mapping[str, str | None], *, comment: bool) -> s
             out.append("#" + line)
         elif not (dropping and entry):
             out.append(line)
-    out += [f"{name} = {value}\n" for name, value in changes.items() if value is not None and name not in done]
+    out += [
+        f"{name} = {value}\n" for name, value in changes.items() if value is not None and name not in done
+    ]
     return "".join(out)
 
 
 # ---- master.cf
-
-Entry = list[str]
-"""The words of a line: eight fields, then arguments; `-o name=value` is two of them."""
-
-
-def read_services(path: Path, *, missing_ok: bool = False) -> list[Entry]:
-    """master.cf's lines. Raises `ConfigError`."""
-    if missing_ok and not path.exists():
-        return []
-    entries: dict[tuple[str, str], Entry] = {}
-    for line, logical in logical_lines(read_text(path), path):
-        entry = words(logical, " \t\r\n")
-        if len(entry) < len(FIELDS):
-            raise ConfigError(path, line, f"missing {FIELDS[len(entry)]!r} field: {logical.strip()[:60]!r}")
-        entries[entry[0], entry[1]] = entry[:8] + _arguments(entry[8:])
-    return list(entries.values())
-
-
-def _arguments(arguments: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    options = True
-    for word in arguments:
-        word = _braced(word) if found and found[-1] == "-o" else word
-        if options and word.startswith("-o") and len(word) > 2:
-            found += ["-o", word[2:]]
-            continue
-        options = options and (word.startswith("-") or (bool(found) and found[-1] == "-o"))
-        found.append(word)
-    return found
-
-
-def _braced(word: str) -> str:
-    """`{ name = value }` as `{name=value}`."""
-    if not (word.startswith("{") and word.endswith("}")):
-        return word
-    name, equals, value = word[1:-1].partition("=")
-    return f"{{{name.strip()}{equals}{value.strip()}}}"
-
-
-def overrides(entry: Entry) -> list[tuple[str, str]]:
-    """The `-o name=value` of a line."""
-    found = []
-    for index in range(8, len(entry) - 1):
-        if entry[index] == "-o":
-            word = entry[index + 1]
-            name, _, value = (word[1:-1] if word.startswith("{") else word).partition("=")
-            found.append((name.strip(), value.strip()))
-    return found
 
 
 def _master(config_dir: Path, options: Options) -> None:
@@ -372,7 +324,7 @@ def _master(config_dir: Path, options: Options) -> None:
     matched: set[int] = set()
     for entry in services:
         view = conf.with_overrides(dict(overrides(entry))) if "x" in flags else conf
-        for name, lines in _parts(entry, flags, view.str if "x" in flags else None):
+        for name, lines in parts(entry, flags, view.str if "x" in flags else None):
             hits = [
                 index
                 for index, pattern in enumerate(wanted)
@@ -387,57 +339,6 @@ def _master(config_dir: Path, options: Options) -> None:
     for index, name in enumerate(options.names):
         if index not in matched:
             warn(NAME, f'unmatched request: "{name}"')
-
-
-def _parts(entry: Entry, flags: set[str], expand: Callable[[str], str] | None) -> Iterable[tuple[str, str]]:
-    """(name to match, text to print) of what a line of master.cf has to show."""
-    if "M" in flags:
-        yield "", _line(entry, folded="f" in flags)
-        return
-    if "F" in flags:
-        values = [*entry[:7], " ".join(entry[7:])]
-        pairs = list(zip(FIELDS, values, strict=True))
-    else:
-        pairs = sorted(dict(overrides(entry)).items())
-        if expand is not None:
-            pairs = [(name, expand(name)) for name, _ in pairs]
-        pairs = [(name, " ".join(value.split())) for name, value in pairs]
-    for name, value in pairs:
-        label = f"{entry[0]}/{entry[1]}/{name}"
-        if "H" in flags:
-            yield name, label
-        else:
-            yield name, value if "h" in flags else f"{label} = {value}".rstrip(" ")
-
-
-def _line(entry: Entry, *, folded: bool) -> str:
-    text = ""
-    for column, word in zip(COLUMNS, entry[:8], strict=True):
-        if text:
-            text = (text + " ").ljust(column)
-        text += word
-    if not folded:
-        return " ".join([text, *entry[8:]])
-    length = len(text)
-    options = True
-    index = 8
-    while index < len(entry):
-        part, wrap = entry[index], False
-        if options and part == "-o" and index + 1 < len(entry):
-            index += 1
-            part, wrap = f"-o {entry[index]}", True
-        elif options and not part.startswith("-"):
-            options, wrap = False, index > 8
-        if wrap or length + len(part) >= WIDTH:
-            text += "\n" + INDENT + part
-            length = len(INDENT) + len(part)
-        else:
-            text += " " + part
-            length += 1 + len(part)
-        if part.startswith("-o ") and options:
-            length = WIDTH
-        index += 1
-    return text
 
 
 if __name__ == "__main__":

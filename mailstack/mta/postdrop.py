@@ -115,9 +115,9 @@ class Drop:
                 except OSError:
                     return Fatal(f"{self._who()}: create file in {folder}: {error.strerror}")
                 return Fatal(
-                    f"{self._who()}: create file in {folder}: {error.strerror}: only {user_name(owner)}({owner}), "
-                    "who runs the mail system, and root may submit mail here (there is no set-gid postdrop); "
-                    "others submit by SMTP"
+                    f"{self._who()}: create file in {folder}: {error.strerror}: only "
+                    f"{user_name(owner)}({owner}), who runs the mail system, and root may submit mail here "
+                    "(there is no set-gid postdrop); others submit by SMTP"
                 )
         return Fatal(f"{self._who()}: create file in {folder}: {error.strerror}")
 

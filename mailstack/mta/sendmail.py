@@ -25,9 +25,9 @@ from mailstack.mta.command import EX_USAGE, Fatal, fail, take_config, warn
 
 NAME = "sendmail"
 USAGE = """\
-usage: python -m mailstack.mta.sendmail --config DIR [-t] [-i] [-f SENDER] [-F FULLNAME] [-N DSN] [-R full|hdrs]
-       [-V ENVID] [-B 7BIT|8BITMIME] [-G] [-v] [RECIPIENT...]     a message from standard input
-       ... -bp | -bs | -bi | -q | -qIQUEUEID | -qRSITE            list the queue, speak SMTP, newaliases, try now
+usage: python -m mailstack.mta.sendmail --config DIR [-t] [-i] [-f SENDER] [-F FULLNAME] [-N DSN]
+       [-R full|hdrs] [-V ENVID] [-B 7BIT|8BITMIME] [-G] [-v] [RECIPIENT...]     a message from standard input
+       ... -bp | -bs | -bi | -q | -qIQUEUEID | -qRSITE     list the queue, speak SMTP, newaliases, try now
 """
 _WITH_VALUE = "ABCFLNORVXbefhopqr"
 _ALONE = "GIUcimnstvx"
@@ -202,7 +202,9 @@ def _mode(options: Options, value: str) -> None:
         case "h" | "H":
             pass
         case "d" | "l":
-            raise Fatal(f"-b{value[0]}: `python -m mailstack.mta --config DIR` starts the mail system", EX_USAGE)
+            raise Fatal(
+                f"-b{value[0]}: `python -m mailstack.mta --config DIR` starts the mail system", EX_USAGE
+            )
         case _:
             raise Fatal(f"unsupported: -b{value[0]}")
 
@@ -260,7 +262,7 @@ def submit(conf: MainCf, options: Options) -> int:
     try:
         headers = Headers() if options.extract else None
         eight_bit = options.eight_bit
-        for piece in message_lines(sys.stdin.buffer.read1, dot_ends=options.dot_ends):
+        for piece in message_lines(lambda size: os.read(0, size), dot_ends=options.dot_ends):
             drop.write(piece)
             eight_bit = eight_bit or not piece.isascii()
             if headers is not None and not headers.add(piece):

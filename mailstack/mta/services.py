@@ -1,24 +1,26 @@
 """What master.cf's columns mean to our few processes, and what they cannot mean (master(5) of Postfix 3.7).
 
-`maxproc` of the smtpd lines is the number of workers, `max_use` and `max_idle` are their lives; the `wakeup` of
-pickup is its timer. The rest of the columns is for processes that are not there: `warnings` names what was
+`maxproc` of the smtpd lines is the number of workers, `max_use` and `max_idle` are their lives; the `wakeup`
+of pickup is its timer. The rest of the columns is for processes that are not there: `warnings` names what was
 asked for in vain.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mailstack.config.postfix import MainCf, MasterService
+from mailstack.net.listen import has_ipv6
 
 SINGLE = ("pickup", "qmgr")
 """Daemons of which there is always one."""
 PER_PROCESSOR = 2
 """smtpd processes that are started at the most, for each processor. A master.cf made for Postfix may say 100,
-for there each process serves one client. Ours serve any number, and more of them only take the processors from
-each other."""
+for there each process serves one client. Ours serve any number, and more of them only take the processors
+from each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,31 @@ def warnings(services: Sequence[MasterService]) -> Iterator[str]:
             yield f"{place}: the process limit means nothing: there is one {one.command}"
     if chrooted:
         yield f"{services[0].origin.path}: chroot means nothing here: {', '.join(chrooted)}"
+
+
+def listen_addresses(conf: MainCf) -> list[str]:
+    """inet_interfaces and inet_protocols, as addresses or host names to bind. Raises `ConfigError`."""
+    protocols = conf.list("inet_protocols")
+    four = "all" in protocols or "ipv4" in protocols
+    six = ("all" in protocols or "ipv6" in protocols) and has_ipv6()
+    found: list[str] = []
+    for word in conf.list("inet_interfaces"):
+        match word:
+            case "all":
+                found += ["0.0.0.0"] * four + ["::"] * six
+            case "loopback-only":
+                found += ["127.0.0.1"] * four + ["::1"] * six
+            case _:
+                found.append(word.strip("[]"))
+    if not found:
+        raise conf.error("inet_interfaces", "no address to listen on")
+    return list(dict.fromkeys(found))
+
+
+def resolve_host(host: str) -> list[str]:
+    """The addresses of a host in master.cf or inet_interfaces. Raises `OSError` naming it."""
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise OSError(error.errno, f"host not found: {host}") from None
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))

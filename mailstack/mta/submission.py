@@ -1,8 +1,8 @@
 """The text that a program writes into sendmail(1): its lines, and the recipients in its header.
 
-What comes out of `message_lines` holds CRLF and no other CR or LF, as content in the queue does: a line may end
-in LF or CRLF, a CR elsewhere becomes a space (`cleanup_replace_stray_cr_lf`), the last line gets its end, and
-`From ` lines of a mailbox file at the beginning are left out.
+What comes out of `message_lines` holds CRLF and no other CR or LF, as content in the queue does: a line may
+end in LF or CRLF, a CR elsewhere becomes a space (`cleanup_replace_stray_cr_lf`), the last line gets its end,
+and `From ` lines of a mailbox file at the beginning are left out.
 """
 
 from __future__ import annotations
