@@ -81,12 +81,20 @@ class Cleanup:
     # ---- headers
 
     def headers(
-        self, head: bytes, *, received: bytes, queue_id: str, sender: str, local: bool, now: float
+        self,
+        head: bytes,
+        *,
+        received: bytes,
+        queue_id: str,
+        sender: str,
+        local: bool,
+        now: float,
+        full_name: str = "",
     ) -> Cleaned:
         """Clean the beginning of a message: all of it, or a first part that holds every header.
 
         `head` has CRLF line ends; `received` is the new Received: header; `local`: the client's headers are
-        completed. Raises `TooManyHops`.
+        completed; `full_name`: the sender's, for a From: that is missing. Raises `TooManyHops`.
         """
         end = _BLOCK.match(head).end()  # type: ignore[union-attr]  # matches the empty string
         block = head[:end]
@@ -100,7 +108,7 @@ class Cleanup:
             block = self._complete_addresses(block, b"" if local else self._remote_domain.encode())
         extra = b""
         if local or self._always_add or self._remote_domain:
-            extra = self._missing(present, queue_id, sender, now)
+            extra = self._missing(present, queue_id, sender, now, full_name)
         if self._undisclosed and present.isdisjoint((b"to", b"cc", b"resent-to", b"resent-cc")):
             extra += self._undisclosed.encode() + b"\r\n"
         separator = b"" if head[end : end + 2] == b"\r\n" else b"\r\n"
@@ -109,7 +117,9 @@ class Cleanup:
         parts = [received, block, extra + separator if extra or separator else b"", head[end:]]
         return Cleaned([part for part in parts if part], message_id)
 
-    def _missing(self, present: frozenset[bytes], queue_id: str, sender: str, now: float) -> bytes:
+    def _missing(
+        self, present: frozenset[bytes], queue_id: str, sender: str, now: float, full_name: str
+    ) -> bytes:
         """Message-Id, Date and From where they are not there; Resent- ones for a resent message."""
         resent = "Resent-" if any(name.startswith(b"resent-") for name in present) else ""
         lines = ""
@@ -120,6 +130,8 @@ class Cleanup:
             lines += f"{resent}Date: {mail_date(now)}\r\n"
         if f"{resent}from".lower().encode() not in present:
             address = quote(sender) if sender else f"{self._null_name} (Mail Delivery System)"
+            if full_name and sender:
+                address = f"{_phrase(full_name)} <{address}>"
             lines += f"{resent}From: {address}\r\n"
         return lines.encode()
 
@@ -201,6 +213,16 @@ class Cleanup:
                 target = f"{local}{extension}@{domain}" if at else target + extension
             targets.append(self._rewriter.complete(target))
         return targets
+
+
+_PHRASE = re.compile(r'[^\x00-\x1f"(),.:;<>@\[\\\]\x7f]+\Z')
+
+
+def _phrase(name: str) -> str:
+    """A display name, in quotes where it needs them (RFC 5322 §3.2.5)."""
+    if _PHRASE.match(name):
+        return name
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 _date: tuple[int, str] = (-1, "")

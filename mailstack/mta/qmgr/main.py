@@ -20,6 +20,7 @@ from pathlib import Path
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta import trigger
+from mailstack.mta.pickup import Pickup
 from mailstack.mta.qmgr.manager import PAUSE, QueueManager
 from mailstack.mta.qmgr.settings import Configuration, load
 from mailstack.net import loop
@@ -102,6 +103,7 @@ class Service:
         self._upkeep = TaskSet(lambda name, error: log.exception(name, error))
         self.manager = QueueManager(queue, self._commit, clock, log, self._tasks)
         self._queue = queue
+        self._pickup = Pickup(queue, self._commit, clock, log, self._upkeep, self.manager.new_mail)
 
     def load(self) -> None:
         """Read the configuration. Raises `ConfigError`."""
@@ -115,6 +117,8 @@ class Service:
             self.manager.new_mail,
         )
         before = self.manager.configure(configuration)
+        name = configuration.conf.str("syslog_name")
+        self._pickup.configure(configuration.pickup, configuration.bouncer.send, name)
         if before is not None:
             self._upkeep.start(_retire(before), "retire a configuration")
 
@@ -162,6 +166,7 @@ class Service:
                 pass
             now = self._clock.monotonic()
             pause = self.manager.tick()
+            self._pickup.tick()
             if now >= next_incoming:
                 next_incoming = now + INCOMING_SCAN
                 self.manager.scan_incoming()
@@ -185,6 +190,8 @@ class Service:
         match words:
             case [trigger.SCAN_INCOMING]:
                 self.manager.scan_incoming()
+            case [trigger.SCAN_MAILDROP]:
+                self._pickup.wake()
             case [trigger.SCAN_DEFERRED]:
                 self.manager.scan_deferred()
             case [trigger.FLUSH]:

@@ -11,6 +11,7 @@ from mailstack.config.postfix import MainCf, read_master
 from mailstack.mta.bounce import Bouncer
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.local import ForwardMail, LocalRouter
+from mailstack.mta.pickup import Settings as Pickup
 from mailstack.mta.qmgr.router import Router
 from mailstack.mta.qmgr.transports import Transports
 from mailstack.mta.rewrite import Rewriter
@@ -77,6 +78,8 @@ class Configuration:
     bouncer: Bouncer
     cleanup: Cleanup
     resolver: Resolver
+    pickup: Pickup | None
+    """None where master.cf has no pickup line."""
 
 
 def load(
@@ -100,8 +103,9 @@ def load(
             conf, services, queue, commit, resolver, clock, log, open_table, local, forward
         )
         transports.check()
+        pickup = Pickup.read(conf, services, cleanup, open_table)
     except (TableError, OSError) as error:
         raise ConfigError(conf.path, 0, str(error)) from None
     bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake)
     router = Router(rewriter, transports, local)
-    return Configuration(conf, Limits.read(conf), transports, router, bouncer, cleanup, resolver)
+    return Configuration(conf, Limits.read(conf), transports, router, bouncer, cleanup, resolver, pickup)

@@ -1,0 +1,277 @@
+"""pickup(8): takes what local programs have left in maildrop/ into the queue. A task of the queue manager.
+
+A file counts when its mode says that it is complete (`postdrop.READY`). It is checked: a regular file of our
+own account, in the queue file's format, not over `message_size_limit`; what fails goes to corrupt/ with a
+warning. What passes is cleaned as mail from the network is (headers completed, Bcc removed, aliases
+expanded), made durable in incoming/ under a queue id of its own, and only then removed: a crash in between
+delivers it twice, and never loses it. A message that loops goes back to its sender. One that cannot be taken
+now (a table that cannot be read, a full disk) stays where it is until the next look.
+
+There is a look when sendmail has left something, every `wakeup` seconds of the pickup line in master.cf, and
+at start; without that line nothing is taken. Unfinished files are removed when they are a day old.
+
+Logs `postfix/pickup[…]: ID: uid=UID from=<SENDER>` and cleanup's line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mailstack.config.postfix import MainCf, MasterService
+from mailstack.mta.cleanup import AliasExpansionError, Cleanup, TooManyHops, mail_date
+from mailstack.mta.deliver.request import Bounced, Result, Target
+from mailstack.mta.lookup import settled
+from mailstack.mta.postdrop import FULL_NAME, READY, REWRITE_CONTEXT, UID
+from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.submission import HEADER_LIMIT
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.net.tasks import TaskSet
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue, Recipient
+from mailstack.storage.tables import Opener, TableError
+from mailstack.wire.smtp import quote
+
+STALE = 86400.0
+"""Seconds after which a file that was never finished is removed."""
+TOGETHER = 16
+"""Files taken at once, which share their flushes."""
+COPY = 256 * 1024
+"""Octets copied at once."""
+
+Bouncing = Callable[[Message, Sequence[Result]], Awaitable[None]]
+"""Reports failed recipients to the sender; returns when the report is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The pickup line of master.cf under one main.cf."""
+
+    wakeup: int
+    """Seconds between two looks; 0: only when told."""
+    host: str
+    mail_name: str
+    size_limit: int
+    rewriter: Rewriter
+    cleanup: Cleanup
+
+    @classmethod
+    def read(
+        cls, conf: MainCf, services: Sequence[MasterService], cleanup: Cleanup, open_table: Opener
+    ) -> Settings | None:
+        """None where master.cf has no pickup. Raises `ConfigError`, `TableError`, `OSError`."""
+        for service in services:
+            if service.command == "pickup":
+                if service.overrides:
+                    conf = conf.with_overrides(service.overrides, service.origin)
+                rewriter = Rewriter(conf, open_table)
+                return cls(
+                    service.wakeup,
+                    conf.str("myhostname"),
+                    conf.str("mail_name"),
+                    conf.size("message_size_limit"),
+                    rewriter,
+                    Cleanup(conf, rewriter, open_table) if service.overrides else cleanup,
+                )
+        return None
+
+
+class Pickup:
+
+    def __init__(
+        self,
+        queue: Queue,
+        commit: GroupCommit,
+        clock: Clock,
+        log: Log,
+        tasks: TaskSet,
+        new_mail: Callable[[str], None],
+    ) -> None:
+        self._queue = queue
+        self._commit = commit
+        self._clock = clock
+        self._log = log.child("postfix/pickup")
+        self._cleanup_log = log.child("postfix/cleanup")
+        self._tasks = tasks
+        self._new_mail = new_mail
+        self._settings: Settings | None = None
+        self._bounce: Bouncing | None = None
+        self._looking = False
+        self._again = False
+        self._next = 0.0
+
+    def configure(self, settings: Settings | None, bounce: Bouncing, syslog_name: str) -> None:
+        """Use another configuration from the next message on."""
+        self._settings, self._bounce = settings, bounce
+        self._log.tag = f"{syslog_name}/pickup"
+        self._cleanup_log.tag = f"{syslog_name}/cleanup"
+        self._next = 0.0
+
+    def tick(self) -> None:
+        """Look when the wake-up time has come."""
+        settings = self._settings
+        if settings is not None and settings.wakeup and self._clock.monotonic() >= self._next:
+            self.wake()
+
+    def wake(self) -> None:
+        """Look into maildrop/ now, or once more when a look is under way."""
+        if self._settings is None:
+            return
+        self._next = self._clock.monotonic() + self._settings.wakeup
+        self._again = True
+        if not self._looking:
+            self._looking = True
+            self._tasks.start(self._look(), "pickup")
+
+    async def _look(self) -> None:
+        try:
+            while self._again:
+                self._again = False
+                names = sorted(self._queue.names("maildrop"))
+                for start in range(0, len(names), TOGETHER):
+                    await asyncio.gather(*(self._take(name) for name in names[start : start + TOGETHER]))
+        finally:
+            self._looking = False
+
+    # ---- one file
+
+    async def _take(self, name: str) -> None:
+        """Take one file; problems are logged, never raised."""
+        settings = self._settings
+        try:
+            if settings is not None and self._acceptable(name):
+                message = self._queue.read("maildrop", name)
+                if settings.size_limit and message.envelope.size > settings.size_limit:
+                    raise DamagedFile("queue file size limit exceeded")
+                await self._enqueue(settings, message)
+                os.unlink(self._queue.path("maildrop", name))
+        except FileNotFoundError:
+            pass  # withdrawn meanwhile
+        except DamagedFile as error:
+            self._set_aside(name, str(error))
+        except (AliasExpansionError, TableError) as error:
+            self._cleanup_log.warning(f"maildrop/{name}: {error}")
+        except OSError as error:
+            self._log.warning(f"maildrop/{name}: {error.strerror or error}")
+
+    def _acceptable(self, name: str) -> bool:
+        """Whether a file is complete. Raises `DamagedFile` for what no program of ours leaves."""
+        path = self._queue.path("maildrop", name)
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedFile("not a regular file")
+        if found.st_uid != os.geteuid():
+            raise DamagedFile(f"it belongs to uid {found.st_uid}")
+        if found.st_nlink != 1:
+            raise DamagedFile(f"it has {found.st_nlink} links")
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o077:
+            raise DamagedFile(f"mode {mode:04o}: others may use it")
+        if mode == READY:
+            return True
+        if self._clock.time() - found.st_mtime > STALE:
+            os.unlink(path)
+            self._log.warning(f"maildrop/{name}: removed: it was never finished")
+        return False
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        self._log.warning(f"{name}: damaged queue file in maildrop: {reason}; saved in corrupt")
+        try:
+            self._queue.move(name, "maildrop", "corrupt")
+        except OSError as error:
+            self._log.warning(f"{name}: move to corrupt: {error.strerror or error}")
+
+    async def _enqueue(self, settings: Settings, message: Message) -> None:
+        """Put a message into incoming/, or send it back; maildrop/ need not keep it any longer then."""
+        given = message.envelope
+        complete = settings.rewriter.complete
+        sender = complete(given.sender)
+        uid = given.attributes.get(UID, "unknown")
+        queue_id = self._queue.new_id(self._clock.time())
+        self._log.info(f"{queue_id}: uid={uid} from=<{quote(given.sender)}>")
+        stamp = mail_date(given.arrival)
+        received = (
+            f"Received: by {settings.host} ({settings.mail_name}, from userid {uid})\r\n"
+            f"\tid {queue_id}; {stamp}\r\n"
+        )
+        try:
+            cleaned = await settled(
+                lambda: settings.cleanup.headers(
+                    self._queue.read_content(message, HEADER_LIMIT),
+                    received=received.encode("utf-8", "replace"),
+                    queue_id=queue_id,
+                    sender=sender,
+                    local=given.attributes.get(REWRITE_CONTEXT) != "remote",
+                    now=given.arrival,
+                    full_name=given.attributes.get(FULL_NAME, ""),
+                )
+            )
+        except TooManyHops:
+            message.envelope = replace(given, sender=sender)
+            await self._report(message, Bounced("too many hops", "5.4.0"))
+            return
+        self._cleanup_log.info(f"{queue_id}: message-id={cleaned.message_id or '<>'}")
+        envelope = Envelope(
+            sender,
+            self._with_notify(
+                await settled(
+                    lambda: settings.cleanup.recipients(
+                        [(complete(entry.address), entry.address) for entry in given.recipients]
+                    )
+                ),
+                {entry.address: entry.notify for entry in given.recipients if entry.notify},
+            ),
+            given.arrival,
+            queue_id=queue_id,
+            body=given.body,
+            ret=given.ret,
+            envid=given.envid,
+        )
+        if given.size <= HEADER_LIMIT:
+            await self._queue.enqueue(envelope, cleaned.parts, self._commit)
+        else:
+            await self._copy(message, envelope, cleaned.parts)
+        self._new_mail(queue_id)
+
+    def _with_notify(
+        self, recipients: tuple[Recipient, ...], notify: dict[str, str]
+    ) -> tuple[Recipient, ...]:
+        """Each recipient with the NOTIFY of the address that it was made of."""
+        if not notify:
+            return recipients
+        return tuple(
+            replace(entry, notify=notify.get(entry.original or entry.address, "")) for entry in recipients
+        )
+
+    async def _copy(self, message: Message, envelope: Envelope, parts: Sequence[bytes]) -> None:
+        """A large message, piece by piece. Raises `OSError`."""
+        spool = self._queue.spool(envelope.arrival, queue_id=envelope.queue_id)
+        try:
+            spool.append(parts)
+            with os.fdopen(self._queue.open_content(message), "rb") as file:
+                file.seek(HEADER_LIMIT, os.SEEK_CUR)
+                left = message.envelope.size - HEADER_LIMIT
+                while left > 0 and (piece := file.read(min(left, COPY))):
+                    spool.append((piece,))
+                    left -= len(piece)
+                    await asyncio.sleep(0)
+        except BaseException:
+            spool.abort()
+            raise
+        await spool.commit(envelope, self._commit)
+
+    async def _report(self, message: Message, outcome: Bounced) -> None:
+        """Send a message back. Raises `OSError`."""
+        assert self._bounce is not None, "configure() comes first"
+        self._log.info(f"{message.queue_id}: message rejected: {outcome.text}")
+        await self._bounce(
+            message,
+            [
+                Result(Target(index, entry.address), outcome)
+                for index, entry in enumerate(message.envelope.recipients)
+            ],
+        )
