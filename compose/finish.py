@@ -1,8 +1,9 @@
 """The last step of the image build, run inside it by the base image's own Python. Standard library only.
 
 Checks the interpreter, makes the folders that volumes are mounted over (so that a fresh volume belongs to the
-services' user), drops an event loop that does not load here, and compiles everything to bytecode: the root
-file system is read-only later, and some base images come without the bytecode of the standard library.
+services' user), puts the mail system's commands into /usr/sbin, drops an event loop that does not load here,
+and compiles everything to bytecode: the root file system is read-only later, and some base images come
+without the bytecode of the standard library.
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ import sysconfig
 
 HOME = "/opt/mailstack"
 UID = GID = 10001
+CONFIG = "/etc/mailstack/postfix"
+COMMAND = """\
+#!{python} -I
+import sys
+
+sys.path.insert(0, "{home}")
+from mailstack.mta.command import run
+
+run("{name}", "{config}")
+"""
 FOLDERS = ("/etc/mailstack", "/var/spool/mailstack", "/var/mail/mailstack", "/run/mailstack")
 NOT_NEEDED = re.compile(
     r"/(tests?|idlelib|lib2to3|ensurepip|tkinter|turtledemo|distutils|site-packages|dist-packages|pydoc_data)(/|$)"
@@ -31,6 +42,25 @@ def add_line(path: str, name: str, line: str) -> None:
         with open(path, "r+") as file:
             if not any(entry.split(":", 1)[0] == name for entry in file.read().splitlines()):
                 file.write(line + "\n")
+
+
+def commands() -> None:
+    """sendmail and its like, where programs look for them."""
+    sys.path.insert(0, HOME)
+    from mailstack.mta.command import COMMANDS
+
+    os.makedirs("/usr/sbin", exist_ok=True)
+    for name in COMMANDS:
+        path = f"/usr/sbin/{name}"
+        if os.path.lexists(path):
+            os.unlink(path)  # what the base has: it must not be written through a link
+        with open(path, "w") as file:
+            file.write(COMMAND.format(python=sys.executable, home=HOME, name=name, config=CONFIG))
+        os.chmod(path, 0o755)  # noqa: S103 - everybody may run it
+    os.makedirs("/usr/lib", exist_ok=True)
+    if os.path.lexists("/usr/lib/sendmail"):
+        os.unlink("/usr/lib/sendmail")
+    os.symlink("/usr/sbin/sendmail", "/usr/lib/sendmail")
 
 
 def event_loop() -> str:
@@ -55,6 +85,7 @@ def main() -> None:
     add_line(
         "/etc/passwd", "mailstack", f"mailstack:x:{UID}:{GID}:mailstack:/var/mail/mailstack:/usr/sbin/nologin"
     )
+    commands()
     loop = event_loop()
     quick = {"quiet": 2, "workers": 0}
     compileall.compile_dir(HOME, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, **quick)  # type: ignore[arg-type]
