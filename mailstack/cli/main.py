@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run a command with a throwaway stack."),
     "send": ("send", "Send a message over submission, with TLS and AUTH."),
     "mail": ("mail", "List, show, wait for and remove messages of a mailbox."),
-    "queue": ("queue", "Look into the mail queue."),
+    "queue": ("queue", "Look into the mail queue, and change it."),
     "dns": ("dns", "Show the domain's records, or ask the running DNS server."),
     "doctor": ("doctor", "Check the machine and the stack, and say how to fix what is wrong."),
     "image": ("image", "Build the container image."),

@@ -1,16 +1,20 @@
 """postqueue(1): what is in the queue, and a nudge to the queue manager.
 
-    python -m mailstack.mta.postqueue --config DIR -j          one JSON object per message, as Postfix prints
-    it python -m mailstack.mta.postqueue --config DIR -p          the listing that mailq prints
+    python -m mailstack.mta.postqueue --config DIR -p          the listing that mailq prints
+    python -m mailstack.mta.postqueue --config DIR -j          a JSON object per message, as Postfix prints it
     python -m mailstack.mta.postqueue --config DIR -f          try everything that is deferred now
+    python -m mailstack.mta.postqueue --config DIR -i ID       try that deferred message now
+    python -m mailstack.mta.postqueue --config DIR -s DOMAIN   try what is deferred for that domain now
 
-Exit status: 0; 64 (EX_USAGE); 69 (EX_UNAVAILABLE) when no queue manager can be woken; 78 (EX_CONFIG).
-A message that cannot be decoded is left out, with a warning on standard error.
+Exit status: 0; 69 (EX_UNAVAILABLE) for wrong usage, as Postfix has it, and when no queue manager can be
+woken; 78 (EX_CONFIG). A message that cannot be decoded is left out, with a warning on standard error.
 """
 
 from __future__ import annotations
 
+import getopt
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -19,40 +23,54 @@ from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.storage.queue import DamagedFile, Message, Queue
 
-USAGE = "usage: python -m mailstack.mta.postqueue --config DIR -j|-p|-f\n"
-EX_USAGE, EX_UNAVAILABLE = 64, 69
+USAGE = "usage: postqueue -f | postqueue -i queueid | postqueue -j | postqueue -p | postqueue -s site"
+EX_UNAVAILABLE = 69
 LISTED = ("maildrop", "hold", "incoming", "active", "deferred")
+_DOMAIN = re.compile(r"(\[[\w.:%-]+\]|[\w-]+(\.[\w-]+)*\.?)\Z")
 _MARKS = {"active": "*", "hold": "!", "maildrop": "#"}
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit status."""
-    match arguments:
-        case ["--config" | "-c", directory, ("-j" | "-p" | "-f") as action]:
-            pass
-        case ["--help" | "-h"]:
-            sys.stdout.write(USAGE)
-            return 0
-        case _:
-            sys.stderr.write(USAGE)
-            return EX_USAGE
     try:
-        conf = MainCf.load(directory)
+        options, rest = getopt.gnu_getopt(arguments, "c:fi:jps:", ["config="])
+    except getopt.GetoptError:
+        options, rest = [], ["?"]
+    config = next((value for name, value in options if name in ("-c", "--config")), "")
+    actions = [(name, value) for name, value in options if name not in ("-c", "--config")]
+    if not config or rest or len(actions) != 1:
+        return _fatal(USAGE)
+    try:
+        conf = MainCf.load(config)
         queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
     except ConfigError as error:
-        sys.stderr.write(f"postqueue: fatal: {error}\n")
-        return EX_CONFIG
+        return _fatal(str(error), EX_CONFIG)
     try:
-        if action == "-j":
-            for message in messages(queue):
-                sys.stdout.write(as_json(message) + "\n")
-        elif action == "-p":
-            listing(queue)
-        else:
-            return _flush(queue)
-        sys.stdout.flush()
+        return _act(queue, *actions[0])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _act(queue: Queue, action: str, value: str) -> int:
+    match action:
+        case "-j":
+            for message in messages(queue):
+                sys.stdout.write(as_json(message) + "\n")
+        case "-p":
+            listing(queue)
+        case "-i":
+            if not (value.isascii() and value.isalnum()):
+                return _fatal(f'Cannot flush queue ID - invalid name: "{value}"')
+            return _ask(queue, f"deliver {value}")
+        case "-s":
+            domain = value.lower().removeprefix("@")
+            if not _DOMAIN.match(domain):
+                return _fatal(f'Cannot flush mail queue - invalid destination: "{value}"')
+            return _ask(queue, f"flush {domain}")
+        case _:
+            return _ask(queue, "F")
+    sys.stdout.flush()
     return 0
 
 
@@ -130,15 +148,20 @@ def _paragraph(message: Message) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _flush(queue: Queue) -> int:
-    from mailstack.mta.trigger import FLUSH, send_now
+def _ask(queue: Queue, request: str) -> int:
+    """Ask the queue manager for something; see `mta.trigger`."""
+    from mailstack.mta.trigger import send_now
 
     try:
-        send_now(queue.directory, FLUSH)
+        send_now(queue.directory, request)
     except OSError as error:
-        sys.stderr.write(f"postqueue: fatal: queue manager: {error.strerror or error}\n")
-        return EX_UNAVAILABLE
+        return _fatal(f"queue manager: {error.strerror or error}")
     return 0
+
+
+def _fatal(text: str, status: int = EX_UNAVAILABLE) -> int:
+    sys.stderr.write(f"postqueue: fatal: {text}\n")
+    return status
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Wake the queue manager: datagrams to `<queue_directory>/public/qmgr`.
 
 A datagram holds queue ids that have just become durable in incoming/, separated by spaces, or one letter: `I`
-(scan incoming), `D` (scan deferred), `F` (try everything deferred now), `P` (for pickup: look into maildrop).
+(scan incoming), `D` (scan deferred), `F` (try everything deferred now), `P` (for pickup: look into maildrop),
+or two words: `deliver ID` (try that deferred message now), `flush DOMAIN` (what is deferred for that domain).
 A lost datagram is harmless, for what it tells of is looked for now and then; but that takes seconds, so ids
 that find the socket full are sent again together.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mailstack.runtime.model import (
     Check,
     DownResult,
     Endpoints,
+    ExecResult,
     Health,
     ImageInfo,
     LogLine,
@@ -30,6 +32,7 @@ from mailstack.runtime.model import (
     Progress,
     ProgressCallback,
     ProjectSummary,
+    QueueOperation,
     RuntimeKind,
     RuntimeWish,
     ServiceKey,
@@ -237,15 +240,42 @@ class Project:
 
     def queue(self) -> list[dict[str, Any]]:
         """The queue as `postqueue -j` prints it: one mapping per message."""
+        done = self._queue_command("postqueue", "-j", wrong="the queue cannot be read")
+        return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+
+    def queue_content(self, queue_id: str) -> bytes:
+        """A queued message's header and body, with LF line ends."""
+        return self._queue_command("postcat", "-bhq", queue_id, wrong="the message cannot be read").stdout
+
+    def flush_queue(self, queue_ids: Sequence[str] = (), domain: str = "") -> None:
+        """Have deferred messages tried now: those named, those for a domain, or all."""
+        options: list[tuple[str, ...]] = [("-i", queue_id) for queue_id in queue_ids]
+        if domain:
+            options.append(("-s", domain))
+        for option in options or [("-f",)]:
+            self._queue_command("postqueue", *option, wrong="the queue cannot be flushed")
+
+    def change_queue(self, operation: QueueOperation, queue_ids: Sequence[str]) -> int:
+        """Hold, release or remove messages; without ids all of them. Returns how many were there."""
+        letter = {"hold": "-h", "release": "-H", "rm": "-d"}[operation]
+        arguments = [word for queue_id in queue_ids or ("ALL",) for word in (letter, queue_id)]
+        done = self._queue_command("postsuper", *arguments, wrong="the queue cannot be changed")
+        counted = re.search(rb": (\d+) messages?\s*\Z", done.stderr)
+        if counted is None:
+            raise RuntimeFailure("the queue cannot be changed: postsuper does not say what it has done")
+        return int(counted[1])
+
+    def _queue_command(self, name: str, *arguments: str, wrong: str) -> ExecResult:
+        """Run one of the MTA's commands where it runs. Raises `RuntimeFailure`, `NotUp`."""
         record = self._running()
         assert record.runtime is not None
         with self._engine(record.runtime) as engine:
             config = str(engine.paths(record).config_root / "postfix")
-            done = engine.exec("mta", "mailstack.mta.postqueue", ("--config", config, "-j"), record)
+            done = engine.exec("mta", f"mailstack.mta.{name}", ("--config", config, *arguments), record)
         if done.status:
             said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise RuntimeFailure(f"the queue cannot be read: {said or f'status {done.status}'}")
-        return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+            raise RuntimeFailure(f"{wrong}: {said or f'status {done.status}'}")
+        return done
 
     def rendered(self) -> dict[str, bytes]:
         """The tree that the running stack has, relative path -> content; empty when it has never been up."""

@@ -13,6 +13,7 @@ from typing import Literal
 RuntimeKind = Literal["process", "docker"]
 RuntimeWish = Literal["auto", "process", "docker"]
 ServiceKey = Literal["dns", "mailbox", "mta"]
+QueueOperation = Literal["hold", "release", "rm"]
 Health = Literal["ready", "starting", "failing", "stopped"]
 
 SERVICES: tuple[ServiceKey, ...] = ("dns", "mailbox", "mta")

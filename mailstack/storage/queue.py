@@ -259,6 +259,16 @@ class Queue:
             os.makedirs(os.path.dirname(new), mode=0o700, exist_ok=True)
             os.rename(old, new)
 
+    def reset(self, queue: str, queue_id: str, *, attempts: bool = False) -> None:
+        """Make a message due now; with `attempts`, also forget earlier ones and why they failed.
+
+        Raises `FileNotFoundError`, `DamagedFile`, `OSError`.
+        """
+        path = self.path(queue, queue_id)
+        if attempts:
+            os.truncate(path, self.read(queue, queue_id).status_offset)
+        os.utime(path)
+
     def remove(self, queue: str, queue_id: str) -> None:
         """Take a finished message out of the queue; that it is gone already is no error. Raises `OSError`."""
         path = self.path(queue, queue_id)

@@ -200,6 +200,18 @@ def test_a_message_that_cannot_go_out_waits_in_the_queue(terminal: Terminal) -> 
         assert messages[0]["queue_id"] == sent["queueId"]
         assert messages[0]["sender"] == "zs@story.test"
         assert messages[0]["recipients"][0]["address"] == "someone@nowhere.example"
+        queue_id = sent["queueId"]
+        shown = terminal.data("queue", "show", queue_id)
+        assert shown["message"]["queue_id"] == queue_id
+        assert "\nSubject: far\n" in shown["content"]
+        assert terminal.data("queue", "hold", queue_id)["count"] == 1
+        assert terminal.data("queue", "ls")["counts"] == {"total": 1, "hold": 1}
+        assert terminal.json("queue", "hold", queue_id, status=1)["error"]["code"] == "no-such-message"
+        assert terminal.data("queue", "release", "--all")["count"] == 1
+        terminal.run("queue", "flush")
+        terminal.run("queue", "flush", "--domain", "nowhere.example")
+        assert terminal.data("queue", "rm", queue_id)["messages"] == [queue_id]
+        assert terminal.run("queue", "ls") == "Mail queue is empty\n"
     else:
         assert terminal.data("mail", "wait", "zs", "--from", "MAILER-DAEMON")["subject"]
 

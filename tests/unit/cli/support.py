@@ -169,3 +169,13 @@ class FakeProject:
 
     def queue(self) -> list[dict[str, Any]]:
         return self.messages
+
+    def queue_content(self, queue_id: str) -> bytes:
+        return f"Subject: {queue_id}\n\nbody\xff\n".encode("latin-1")
+
+    def flush_queue(self, queue_ids: Sequence[str] = (), domain: str = "") -> None:
+        self.calls.append(f"flush {list(queue_ids)} domain={domain}")
+
+    def change_queue(self, operation: str, queue_ids: Sequence[str]) -> int:
+        self.calls.append(f"{operation} {list(queue_ids)}")
+        return len(queue_ids) or len(self.messages)

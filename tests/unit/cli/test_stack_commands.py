@@ -91,6 +91,55 @@ def test_queue(shell: Shell, project: FakeProject) -> None:
     data = shell("queue", "ls", "-o", "json").json["data"]
     assert data["messages"] == project.messages
     assert data["counts"] == {"total": 1, "deferred": 1}
+    shown = shell("queue", "show", "4A1").out.splitlines()
+    assert shown[1].startswith("4A1")
+    assert shown[-3:] == ["Subject: 4A1", "", "body\ufffd"]
+    data = shell("queue", "show", "4A1", "-o", "json").json["data"]
+    assert (data["message"], data["content"]) == (project.messages[0], "Subject: 4A1\n\nbody\ufffd\n")
+
+
+def entry(queue_id: str, queue_name: str) -> dict[str, object]:
+    return {
+        "queue_name": queue_name,
+        "queue_id": queue_id,
+        "arrival_time": 1700000000,
+        "message_size": 1,
+        "sender": "a@x.test",
+        "recipients": [{"address": "b@x.test"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "calls", "said"),
+    [
+        (["flush"], 0, ["flush [] domain="], "deferred mail is being tried"),
+        (["flush", "4A1"], 0, ["flush ['4A1'] domain="], "deferred mail is being tried"),
+        (["flush", "--domain", "x.test"], 0, ["flush [] domain=x.test"], "deferred mail is being tried"),
+        (["flush", "4A1", "--domain", "x.test"], 2, [], "not both"),
+        (["flush", "9"], 1, [], "not in the queue: 9"),
+        (["hold", "4A1"], 0, ["hold ['4A1']"], "1 message placed on hold"),
+        (["hold", "4A1", "4A2", "9"], 1, ["hold ['4A1']"], "not in the queue, or on hold already: 4A2, 9"),
+        (["hold", "--all"], 0, ["hold []"], "2 messages placed on hold"),
+        (["release", "4A2"], 0, ["release ['4A2']"], "1 message released from hold"),
+        (["release", "4A1"], 1, [], "not on hold: 4A1"),
+        (["rm", "4A2", "4A1", "4A2"], 0, ["rm ['4A2', '4A1']"], "2 messages removed"),
+        (["rm", "--all"], 0, ["rm []"], "2 messages removed"),
+        (["rm"], 2, [], "--all"),
+        (["rm", "4A1", "--all"], 2, [], "--all"),
+        (["show", "9"], 1, [], "not in the queue: 9"),
+    ],
+)
+def test_changing_the_queue(
+    args: list[str], status: int, calls: list[str], said: str, shell: Shell, project: FakeProject
+) -> None:
+    project.messages = [entry("4A1", "deferred"), entry("4A2", "hold")]
+    ran = shell("queue", *args)
+    assert (ran.status, [call for call in project.calls if not call.startswith("open ")]) == (status, calls)
+    assert said in ran.out + ran.err
+    json = shell("queue", *args, "-o", "json").json
+    assert json["status"] == ("error" if status else "ok")
+    if status == 1:
+        assert json["error"]["code"] == "no-such-message"
 
 
 def test_a_mailbox_of_nobody(shell: Shell, project: FakeProject) -> None:
