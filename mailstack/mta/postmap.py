@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from getopt import GetoptError, gnu_getopt
 from pathlib import Path
 from socket import gethostname
@@ -138,7 +139,7 @@ def _read(name: str, arguments: list[str]) -> _Command:
 
 def _run(command: _Command) -> int:
     if command.query is not None:
-        return _query(command, command.query)
+        return asyncio.run(_query(command, command.query))
     if command.delete is not None:
         return _delete(command, command.delete)
     if "s" in command.flags:
@@ -156,12 +157,12 @@ def _run(command: _Command) -> int:
 # ---- asking
 
 
-def _query(command: _Command, key: str) -> int:
+async def _query(command: _Command, key: str) -> int:
     lookups = [_lookup(command, kind, name) for kind, name in command.tables]
     found = 1
     for one in _lines() if key == "-" else (key,):
         for number, lookup in enumerate(lookups):
-            value = asyncio.run(settled(lambda lookup=lookup, one=one: lookup(one)))  # type: ignore[misc]
+            value = await settled(partial(lookup, one))
             if value is None:
                 continue
             if "F" in command.flags:

@@ -8,14 +8,19 @@ have been closed by the other side meanwhile: then the question is asked again o
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 CONNECTIONS = 8
 """Questions to one service at the same time; further ones wait for their turn as part of their time."""
 IDLE = 10.0
 """Seconds that an unused connection is kept."""
+
+
+_channels: WeakSet[Channel] = WeakSet()
 
 
 class ServiceError(OSError):
@@ -48,6 +53,7 @@ class Channel:
         self._limit = limit
         self._idle: list[tuple[Connection, asyncio.TimerHandle]] = []
         self._turns = asyncio.Semaphore(CONNECTIONS)
+        _channels.add(self)
 
     async def exchange(self, request: bytes, receive: Callable[[asyncio.StreamReader], Awaitable[T]]) -> T:
         """Send, and what `receive` makes of the answer. Raises `ServiceError`; needs a task to run in."""
@@ -82,7 +88,7 @@ class Channel:
                 return await asyncio.open_unix_connection(self._path, limit=self._limit)
             return await asyncio.open_connection(self._host, self._port, limit=self._limit)
         except OSError as error:
-            reason = error.strerror if error.errno and error.strerror else error
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
             raise ServiceError(f"connect to {self.address}: {reason}") from None
 
     def _reuse(self) -> Connection:
@@ -104,3 +110,10 @@ class Channel:
         """Close what is kept."""
         while self._idle:
             self._reuse()[1].close()
+
+
+async def close_all() -> None:
+    """Close every connection that is kept: for a program that asks, and ends."""
+    for channel in list(_channels):
+        channel.close()
+    await asyncio.sleep(0)

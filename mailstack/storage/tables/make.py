@@ -19,6 +19,10 @@ from mailstack.storage.tables.text import TableError
 
 Records = Iterable[tuple[bytes, bytes]]
 WRITABLE = ("hash", "btree", "lmdb", "cdb")
+READ_ONLY = frozenset((
+    "texthash", "dbm", "regexp", "pcre", "cidr", "static", "inline", "unix", "environ", "fail", "pipemap",
+    "unionmap", "randmap", "sqlite", "tcp", "socketmap", "memcache", "nis",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class NotHere(Exception):  # noqa: N818 - the caller decides what it means
 
 def check_kind(kind: str) -> None:
     """Raises `TableError` for what is no index, `NotHere` for one that needs what is not installed."""
+    if kind not in WRITABLE and kind not in READ_ONLY:
+        raise TableError(f"unsupported dictionary type: {kind}")
     if kind not in WRITABLE:
         raise TableError(f"unsupported dictionary type: {kind} does not support bulk-mode creation.")
     if not readable(kind):

@@ -132,8 +132,7 @@ WARNINGS = [
     ("hash", "a: b\na: c\n", "a", "b", ': duplicate entry: "a"'),
     ("hash", "a: b\na@x.test: c\n", "a", "b", "line 2: name must be local"),
     ("cidr", "300.1.1.1 x\n", "::1", None, 'line 1: bad address pattern: "300.1.1.1": skipping this rule'),
-    ("cidr", "192.0.2.1/24 x\n", "192.0.2.1", None, 'line 1: non-null host address bits in "192.0.2.1/24", '
-     'perhaps you should use "192.0.2.0/24" instead: skipping this rule'),
+    ("cidr", "192.0.2.1/24 x\n", "192.0.2.1", None, 'in "192.0.2.1/24", perhaps you should use "192.0.2.0/24" instead'),
     ("cidr", "192.0.2.1\n", "192.0.2.1", None, "line 1: no lookup result: skipping this rule"),
     ("cidr", "192.0.2.1/33 x\n", "192.0.2.1", None, 'line 1: bad mask length in "192.0.2.1/33": skipping this rule'),
     ("cidr", "10/8 x\n", "10.0.0.0", None, 'line 1: bad network value in "10/8": skipping this rule'),
