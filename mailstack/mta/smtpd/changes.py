@@ -1,4 +1,4 @@
-"""What access tables want to be done to a message (access(5): HOLD, PREPEND, REDIRECT, BCC, DISCARD)."""
+"""What access tables want to be done to a message (access(5): FILTER, HOLD, PREPEND, REDIRECT…)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from __future__ import annotations
 class Changes:
     """The changes of one message; the last REDIRECT counts."""
 
-    __slots__ = ("bcc", "discard", "hold", "prepended", "redirect")
+    __slots__ = ("bcc", "discard", "filter", "hold", "prepended", "redirect")
 
     def __init__(self) -> None:
         self.hold = False
         self.discard = False
+        self.filter = ""
+        """`transport:nexthop`."""
         self.redirect = ""
         self.bcc: list[str] = []
         self.prepended = b""
@@ -23,6 +25,8 @@ class Changes:
                 self.hold = True
             case "discard":
                 self.discard = True
+            case "filter":
+                self.filter = argument
             case "redirect":
                 self.redirect = argument
             case "bcc":

@@ -172,19 +172,28 @@ class Checks:
 
     def _reject_non_fqdn_helo_hostname(self, client: Client) -> Verdict:
         name = client.helo
-        if not name or (name.startswith("[") and valid_literal(name)) or "." in name.strip("."):
+        if name.startswith("["):
+            return self._invalid_literal(name)
+        if not name or "." in name.strip("."):
             return None
         code = self._conf.int("non_fqdn_reject_code")
         return rejection(code, "5.5.2", f"<{name}>: Helo command rejected: need fully-qualified hostname")
 
     def _reject_invalid_helo_hostname(self, client: Client) -> Verdict:
         name = client.helo
+        if name.startswith("["):
+            return self._invalid_literal(name)
         if not name or valid_hostname(name.removesuffix(".")):
-            return None
-        if name.startswith("[") and name.endswith("]") and valid_literal(name):
             return None
         code = self._conf.int("invalid_hostname_reject_code")
         return rejection(code, "5.5.2", f"<{name}>: Helo command rejected: Invalid name")
+
+    def _invalid_literal(self, name: str) -> Verdict:
+        """What every HELO word says of an address in brackets."""
+        if name.endswith("]") and valid_literal(name):
+            return None
+        code = self._conf.int("invalid_hostname_reject_code")
+        return rejection(code, "5.5.2", f"<{name}>: Helo command rejected: invalid ip address")
 
     def _reject_unlisted_recipient(self, client: Client) -> Verdict:
         return self._unlisted(client.recipient, "Recipient address")
@@ -255,7 +264,7 @@ class Checks:
             return None
         code = 450 if client.reverse_name_failed_for_now else self._conf.int("unknown_client_reject_code")
         text = f"Client host rejected: cannot find your reverse hostname, [{client.client_address}]"
-        return rejection(code, "4.7.25", text)
+        return rejection(code, "4.7.1", text)
 
     # ---- words that ask the DNS
 
@@ -299,12 +308,19 @@ class Checks:
         )
 
     async def _reject_unknown_helo_hostname(self, client: Client) -> Verdict:
-        if not client.helo or client.helo.startswith("["):
+        if client.helo.startswith("["):
+            return self._invalid_literal(client.helo)
+        if not client.helo:
             return None
         code = self._conf.int("unknown_hostname_reject_code")
         try:
             if await self._resolver.addresses(client.helo, timeout=DNS_TIMEOUT):
                 return None
+            hosts = await self._resolver.mx(client.helo, timeout=DNS_TIMEOUT)
+            if hosts != [(0, client.helo.rstrip("."))]:  # an MX record will do, and a name alone will not
+                return None
+        except NullMX:
+            return None
         except NoSuchDomain:
             pass
         except ResolveTemporary:

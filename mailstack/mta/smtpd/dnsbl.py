@@ -81,11 +81,11 @@ class DnsLists:
             return None
         domain, pattern = self._parse(word, name)
         if word.startswith("permit"):
-            return self._allowing(word, domain, pattern, name)
+            return self._allowing(word, domain, pattern)
         if word.startswith("reject_rhsbl_"):
             what = word.removeprefix("reject_rhsbl_")
-            return self._blocking(_LABEL[what], _subject(what), domain, pattern, name)
-        return self._blocking("Client host", _reversed_address, domain, pattern, name)
+            return self._blocking(_LABEL[what], _subject(what), domain, pattern)
+        return self._blocking("Client host", _reversed_address, domain, pattern)
 
     def _parse(self, word: str, name: str) -> tuple[str, Pattern | None]:
         domain, equals, text = name.partition("=")
@@ -100,7 +100,6 @@ class DnsLists:
         subject: Callable[[Client], tuple[str, str]],
         domain: str,
         pattern: Pattern | None,
-        name: str,
     ) -> SlowCheck:
         async def check(client: Client) -> Verdict:
             what, key = subject(client)
@@ -113,11 +112,11 @@ class DnsLists:
             except ResolveTemporary as error:
                 client.warn(f"{query}: RBL lookup error: {error}")
                 return None
-            return await self._refusal(client, label, what, query, name)
+            return await self._refusal(client, label, what, query, domain)
 
         return check
 
-    def _allowing(self, word: str, domain: str, pattern: Pattern | None, name: str) -> SlowCheck:
+    def _allowing(self, word: str, domain: str, pattern: Pattern | None) -> SlowCheck:
         by_address = word == "permit_dnswl_client"
 
         async def check(client: Client) -> Verdict:

@@ -35,11 +35,16 @@ class Identity(Judging):
             self.reverse_name_failed_for_now = names.reverse_for_now
             if names.problem:
                 self._log.warning(names.problem)
-        if settings.xclient_hosts is not None:
-            self._may_xclient = settings.xclient_hosts.match(self.client_name, self.client_address)
-        if settings.xforward_hosts is not None:
-            self._may_xforward = settings.xforward_hosts.match(self.client_name, self.client_address)
+        self._trust()
         return ahead
+
+    def _trust(self) -> None:
+        """Find out whether this client may speak for others."""
+        hosts, others = self._settings.xclient_hosts, self._settings.xforward_hosts
+        if hosts is not None:
+            self._may_xclient = hosts.match(self.client_name, self.client_address)
+        if others is not None:
+            self._may_xforward = others.match(self.client_name, self.client_address)
 
     async def _read_proxy_header(self) -> bytes:
         """Take the client's and our own address from the header; what came behind it. Raises `Over`."""
@@ -110,7 +115,7 @@ class Identity(Judging):
         """XCLIENT and XFORWARD."""
         allowed = self._may_xclient if event.verb == "XCLIENT" else self._may_xforward
         try:
-            if not allowed:
+            if not allowed and event.argument:
                 raise SyntaxRefusal(replies.NOT_AUTHORISED)
             attributes = xclient.parse(event.verb, event.argument)
         except SyntaxRefusal as refusal:
@@ -150,15 +155,22 @@ class Identity(Judging):
     async def _restart(self) -> None:
         """Greet the client that XCLIENT has made of this one."""
         self._drop_transaction()
+        self._trust()
+        self._account.count("XCLIENT", True)
+        self._engine.restart(await self._welcome())
+
+    async def _welcome(self) -> Reply:
+        """The greeting; a client that is not welcome is told so, and may do nothing but leave (RFC 5321 §3.1)."""
         settings = self._settings
-        greeting = Reply(220, "", settings.banner)
+        self._engine.denial = None
         if not settings.delay_reject:
             reply = await self._judge((Phase.CLIENT,))
             if reply is not None:
                 self._log_reject("reject", reply)
-                greeting = Reply(554, "", f"{settings.host} ESMTP not accepting connections")
-        self._account.count("XCLIENT", True)
-        self._engine.restart(greeting)
+                name = f"{self.client_name}[{self.client_address}]"
+                self._engine.denial = Reply(503, "5.7.0", f"Error: access denied for {name}")
+                return reply
+        return Reply(220, "", settings.banner)
 
 
 _RATE_NAMES = {

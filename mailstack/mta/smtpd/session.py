@@ -16,7 +16,6 @@ from mailstack.mta.smtpd.accounting import KNOWN
 from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.commands import HANDLERS, Commands
 from mailstack.mta.smtpd.connection import Over
-from mailstack.mta.smtpd.verdicts import Phase
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
 from mailstack.wire.smtp.server import FOREIGN
@@ -101,15 +100,7 @@ class Session(Commands):
             self._release()
 
     async def _greet(self) -> None:
-        settings = self._settings
-        if not settings.delay_reject:
-            reply = await self._judge((Phase.CLIENT,))
-            if reply is not None:
-                self._log_reject("reject", reply)
-                self._engine.greet(Reply(554, "", f"{settings.host} ESMTP not accepting connections"))
-                self._stream.write(self._engine.data_to_send())
-                raise Over
-        self._engine.greet(Reply(220, "", settings.banner))
+        self._engine.greet(await self._welcome())
         self._stream.write(self._engine.data_to_send())
 
     async def _serve(self) -> None:

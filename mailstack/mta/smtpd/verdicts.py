@@ -221,7 +221,7 @@ SUBJECT: dict[Phase, tuple[str, Callable[[Client], str]]] = {
 """Per phase: what a reply calls the thing that is judged, and the thing."""
 
 
-_SENDER_STATUS = {"1": "1.0", "2": "1.8", "3": "1.7", "7": "1.7", "8": "1.8"}
+_SENDER_STATUS = {"1": "1.7", "2": "1.8", "3": "1.7", "4": "1.7", "6": "1.7", "7": "1.7", "8": "1.8"}
 _RECIPIENT_STATUS = {
     "1": "1.1",
     "2": "1.2",

@@ -101,6 +101,7 @@ class ServerConnection(CommandReaders):
         "_skipping",
         "auth_refusal",
         "chunking",
+        "denial",
         "helo_required",
         "mode",
         "recipients",
@@ -123,6 +124,8 @@ class ServerConnection(CommandReaders):
         """What STARTTLS is told; None where it is offered."""
         self.auth_refusal: Reply | None = NOT_ENABLED
         """What AUTH is told; None where it is offered."""
+        self.denial: Reply | None = None
+        """What every command but QUIT is told, where the client is not welcome."""
         self.chunking = True
         """BDAT is taken; otherwise it is the end, as nobody knows whether its octets will follow."""
         self.strict_paths = False
@@ -188,12 +191,12 @@ class ServerConnection(CommandReaders):
     # ---- replies
 
     def greet(self, reply: Reply) -> None:
-        """Send the greeting; one that is not positive ends the session after it."""
+        """Send the greeting; one that is not positive ends the session, unless there is a `denial`."""
         if self.state is not State.START:
             raise LocalError("the greeting has been sent")
         self._out.append(reply.encode())
         self.state = State.IDLE
-        if not reply.positive:
+        if not reply.positive and self.denial is None:
             self.close()
 
     def reply(self, reply: Reply) -> None:
@@ -259,7 +262,7 @@ class ServerConnection(CommandReaders):
         self.hello = ""
         self.authenticated = False
         self._end_transaction()
-        if not greeting.positive:
+        if not greeting.positive and self.denial is None:
             self.close()
 
     def tls_started(self) -> None:
@@ -470,6 +473,8 @@ class ServerConnection(CommandReaders):
 
     def _out_of_place(self, verb: str) -> Reply | None:
         """What a known command is told when it may not come now."""
+        if self.denial is not None and verb != "QUIT":
+            return self.denial
         if self.require_tls and verb not in BEFORE_TLS:
             return MUST_STARTTLS
         if self.helo_required and self.state is State.IDLE and verb in BEFORE_HELLO:

@@ -45,12 +45,12 @@ def _attribute(verb: str, word: str) -> Attribute:
         raise SyntaxRefusal(Reply(501, "5.5.4", "Error: attribute=value expected"))
     if len(raw) > 255:
         raise SyntaxRefusal(Reply(501, "5.5.4", "Error: attribute value too long"))
-    value = _decode(raw)
-    if value is None:
-        raise SyntaxRefusal(Reply(501, "5.5.4", f"Bad attribute value syntax: {raw}"))
     known = XCLIENT if verb == "XCLIENT" else XFORWARD
     if name not in known:
         raise SyntaxRefusal(Reply(501, "5.5.4", f"Bad {verb} attribute name: {name}"))
+    value = _decode(raw)
+    if value is None:
+        raise _bad(name, raw)
     if value.upper() == "[UNAVAILABLE]":
         return Attribute(name, None)
     if value.upper() == "[TEMPUNAVAIL]" and (verb == "XCLIENT" or name != "SOURCE"):
