@@ -84,6 +84,8 @@ def _expand_files(words: Iterable[str]) -> list[str]:
     return found
 
 
+PATTERNS = frozenset(("regexp", "pcre", "cidr"))
+"""Types of tables that are asked for whole addresses only: a pattern for part of one would match too much."""
 REMEMBERED = 1000
 """Addresses whose answers `AddressMaps` remembers at the most."""
 
@@ -98,7 +100,7 @@ class Found(NamedTuple):
 class AddressMaps:
     """Tables searched with an address, most specific form first."""
 
-    __slots__ = ("_delimiters", "_filled", "_is_local", "_known", "tables")
+    __slots__ = ("_delimiters", "_filled", "_indexed", "_is_local", "_known", "tables")
 
     def __init__(
         self,
@@ -109,6 +111,11 @@ class AddressMaps:
         is_local: Callable[[str], bool] = lambda domain: False,
     ) -> None:
         self.tables = tuple(open_table(name) for name in names)
+        self._indexed = tuple(
+            table
+            for name, table in zip(names, self.tables, strict=True)
+            if name.removeprefix("proxy:").partition(":")[0] not in PATTERNS
+        )
         self._delimiters = delimiters
         self._is_local = is_local
         self._known: dict[str, Found | None] = {}
@@ -117,9 +124,9 @@ class AddressMaps:
     def __bool__(self) -> bool:
         return bool(self.tables)
 
-    def get(self, key: str) -> str | None:
-        """The first table's value for exactly this key."""
-        for table in self.tables:
+    def get(self, key: str, *, whole: bool = False) -> str | None:
+        """The first table's value for exactly this key; patterns are asked for a `whole` address."""
+        for table in self.tables if whole else self._indexed:
             value = table.lookup(key)
             if value is not None:
                 return value
@@ -146,10 +153,12 @@ class AddressMaps:
             local, domain = domain, ""
         user, extension = split_extension(local, self._delimiters)
         at = f"@{domain}" if domain else ""
+        whole = True
         for key, left in self._keys(local, user, extension, at, domain):
-            value = self.get(key)
+            value = self.get(key, whole=whole)
             if value is not None:
                 return Found(value, left)
+            whole = False
         return None
 
     def _keys(self, local: str, user: str, extension: str, at: str, domain: str) -> Iterable[tuple[str, str]]:

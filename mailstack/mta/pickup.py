@@ -22,7 +22,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mailstack.config.postfix import MainCf, MasterService
-from mailstack.mta.cleanup import AliasExpansionError, Cleanup, TooManyHops, mail_date
+from mailstack.mta.cleanup import (
+    FILTER,
+    AliasExpansionError,
+    Cleaned,
+    Cleanup,
+    Findings,
+    Inspector,
+    MapError,
+    Origin,
+    TooManyHops,
+    mail_date,
+)
 from mailstack.mta.deliver.request import Bounced, Result, Target
 from mailstack.mta.lookup import settled
 from mailstack.mta.postdrop import FULL_NAME, READY, REWRITE_CONTEXT, UID
@@ -32,9 +43,11 @@ from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue, Recipient
+from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue
 from mailstack.storage.tables import Opener, TableError
 from mailstack.wire.smtp import quote
+from mailstack.wire.smtp.command import RcptParameters
+from mailstack.wire.smtp.reply import Reply
 
 STALE = 86400.0
 """Seconds after which a file that was never finished is removed."""
@@ -81,7 +94,6 @@ class Settings:
 
 
 class Pickup:
-
     def __init__(
         self,
         queue: Queue,
@@ -153,7 +165,7 @@ class Pickup:
             pass  # withdrawn meanwhile
         except DamagedFile as error:
             self._set_aside(name, str(error))
-        except (AliasExpansionError, TableError) as error:
+        except (AliasExpansionError, MapError, TableError) as error:
             self._cleanup_log.warning(f"maildrop/{name}: {error}")
         except OSError as error:
             self._log.warning(f"maildrop/{name}: {error.strerror or error}")
@@ -189,7 +201,8 @@ class Pickup:
         """Put a message into incoming/, or send it back; maildrop/ need not keep it any longer then."""
         given = message.envelope
         complete = settings.rewriter.complete
-        sender = complete(given.sender)
+        cleanup = settings.cleanup
+        sender = await settled(lambda: cleanup.sender(complete(given.sender)))
         uid = given.attributes.get(UID, "unknown")
         queue_id = self._queue.new_id(self._clock.time())
         self._log.info(f"{queue_id}: uid={uid} from=<{quote(given.sender)}>")
@@ -198,18 +211,25 @@ class Pickup:
             f"Received: by {settings.host} ({settings.mail_name}, from userid {uid})\r\n"
             f"\tid {queue_id}; {stamp}\r\n"
         )
-        try:
-            cleaned = await settled(
-                lambda: settings.cleanup.headers(
-                    self._queue.read_content(message, HEADER_LIMIT),
-                    received=received.encode("utf-8", "replace"),
-                    queue_id=queue_id,
-                    sender=sender,
-                    local=given.attributes.get(REWRITE_CONTEXT) != "remote",
-                    now=given.arrival,
-                    full_name=given.attributes.get(FULL_NAME, ""),
-                )
+        last = complete(given.recipients[-1].address) if given.recipients else ""
+        inspector: Inspector | None = None
+
+        def clean() -> Cleaned:
+            nonlocal inspector
+            inspector = cleanup.inspector(queue_id, Origin("local", sender, last), self._cleanup_log)
+            return cleanup.headers(
+                self._queue.read_content(message, HEADER_LIMIT),
+                received=received.encode("utf-8", "replace"),
+                queue_id=queue_id,
+                sender=sender,
+                local=given.attributes.get(REWRITE_CONTEXT) != "remote",
+                now=given.arrival,
+                full_name=given.attributes.get(FULL_NAME, "") if sender else "",
+                inspector=inspector,
             )
+
+        try:
+            cleaned = await settled(clean)
         except TooManyHops:
             message.envelope = replace(given, sender=sender)
             await self._report(message, Bounced("too many hops", "5.4.0"))
@@ -217,38 +237,49 @@ class Pickup:
         self._cleanup_log.info(f"{queue_id}: message-id={cleaned.message_id or '<>'}")
         envelope = Envelope(
             sender,
-            self._with_notify(
-                await settled(
-                    lambda: settings.cleanup.recipients(
-                        [(complete(entry.address), entry.address) for entry in given.recipients]
-                    )
-                ),
-                {entry.address: entry.notify for entry in given.recipients if entry.notify},
+            await settled(
+                lambda: cleanup.recipients(
+                    [(complete(entry.address), entry.address) for entry in given.recipients],
+                    {
+                        entry.address: RcptParameters(entry.notify)
+                        for entry in given.recipients
+                        if entry.notify
+                    },
+                    copies_for=sender,
+                )
             ),
             given.arrival,
             queue_id=queue_id,
             body=given.body,
             ret=given.ret,
             envid=given.envid,
+            attributes={FILTER: cleanup.filter} if cleanup.filter else {},
         )
-        if given.size <= HEADER_LIMIT:
-            await self._queue.enqueue(envelope, cleaned.parts, self._commit)
-        else:
-            await self._copy(message, envelope, cleaned.parts)
-        self._new_mail(queue_id)
+        try:
+            if given.size > HEADER_LIMIT:
+                found = await self._copy(cleanup, message, envelope, cleaned.parts, inspector)
+            else:
+                end = [inspector.finish()] if inspector is not None else []
+                found, envelope = _decided(cleanup, envelope, inspector)
+                if not found.discard:
+                    queue = "hold" if found.hold else "incoming"
+                    await self._queue.enqueue(envelope, [*cleaned.parts, *end], self._commit, queue)
+        except _Rejected as rejected:
+            message.envelope = replace(given, sender=sender)
+            await self._report(message, Bounced(rejected.reply.text, rejected.reply.dsn))
+            return
+        if not found.discard and not found.hold:
+            self._new_mail(queue_id)
 
-    def _with_notify(
-        self, recipients: tuple[Recipient, ...], notify: dict[str, str]
-    ) -> tuple[Recipient, ...]:
-        """Each recipient with the NOTIFY of the address that it was made of."""
-        if not notify:
-            return recipients
-        return tuple(
-            replace(entry, notify=notify.get(entry.original or entry.address, "")) for entry in recipients
-        )
-
-    async def _copy(self, message: Message, envelope: Envelope, parts: Sequence[bytes]) -> None:
-        """A large message, piece by piece. Raises `OSError`."""
+    async def _copy(
+        self,
+        cleanup: Cleanup,
+        message: Message,
+        envelope: Envelope,
+        parts: Sequence[bytes],
+        inspector: Inspector | None,
+    ) -> Findings:
+        """A large message, piece by piece; what was decided about it. Raises `OSError`, `_Rejected`."""
         spool = self._queue.spool(envelope.arrival, queue_id=envelope.queue_id)
         try:
             spool.append(parts)
@@ -256,13 +287,20 @@ class Pickup:
                 file.seek(HEADER_LIMIT, os.SEEK_CUR)
                 left = message.envelope.size - HEADER_LIMIT
                 while left > 0 and (piece := file.read(min(left, COPY))):
-                    spool.append((piece,))
                     left -= len(piece)
+                    spool.append((piece if inspector is None else inspector.body(piece),))
                     await asyncio.sleep(0)
+            if inspector is not None:
+                spool.append((inspector.finish(),))
+            found, envelope = _decided(cleanup, envelope, inspector)
         except BaseException:
             spool.abort()
             raise
-        await spool.commit(envelope, self._commit)
+        if found.discard:
+            spool.abort()
+        else:
+            await spool.commit(envelope, self._commit, "hold" if found.hold else "incoming")
+        return found
 
     async def _report(self, message: Message, outcome: Bounced) -> None:
         """Send a message back. Raises `OSError`."""
@@ -275,3 +313,25 @@ class Pickup:
                 for index, entry in enumerate(message.envelope.recipients)
             ],
         )
+
+
+class _Rejected(Exception):  # noqa: N818 - carries a reply
+    """Checks of the content say no."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.text)
+        self.reply = reply
+
+
+def _decided(cleanup: Cleanup, envelope: Envelope, inspector: Inspector | None) -> tuple[Findings, Envelope]:
+    """What checks have decided, and the envelope as they want it. Raises `_Rejected`."""
+    found = inspector.found if inspector is not None else Findings()
+    if found.rejected is not None:
+        raise _Rejected(found.rejected)
+    if found.filter:
+        envelope = replace(envelope, attributes={**envelope.attributes, FILTER: found.filter})
+    if found.redirect:
+        envelope = replace(envelope, recipients=cleanup.redirected(found.redirect))
+    elif found.bcc:
+        envelope = replace(envelope, recipients=cleanup.add_copies(envelope.recipients, found.bcc))
+    return found, envelope

@@ -4,7 +4,7 @@
 `user@site`, `user%domain` becomes `user@domain`, a trailing dot goes, a domain outside ASCII that is not
 listed as it stands gets A-labels. `resolve` strips what routes through us
 (`user%domain@us`), finds the address class of what is left and picks transport and nexthop, with
-`transport_maps` and `relayhost` where they apply.
+`transport_maps`, `relayhost` and what depends on the sender where they apply.
 
 Deliberately not done here: recipients are not looked up (`smtpd.recipients`), MX hosts are not either (smtp).
 """
@@ -16,7 +16,7 @@ from enum import Enum
 from ipaddress import ip_address
 
 from mailstack.config.postfix.main_cf import MainCf
-from mailstack.mta.address_maps import AddressMaps, DomainList, OpenTable
+from mailstack.mta.address_maps import AddressMaps, DomainList, OpenTable, split_extension
 from mailstack.wire.smtp.address import a_labels, split_address
 
 _ROUTING = frozenset("@%!")
@@ -52,8 +52,11 @@ class Rewriter:
     """Rewriting under one configuration."""
 
     def __init__(self, conf: MainCf, open_table: OpenTable) -> None:
-        self._origin = conf.str("myorigin").lower()
-        self._mydomain = conf.str("mydomain").lower()
+        self._origin = conf.str("myorigin")
+        self._own = self._origin.lower()
+        self._mydomain = conf.str("mydomain")
+        self._myhostname = conf.str("myhostname")
+        self._null_name = conf.str("empty_address_recipient")
         self._append_at = conf.bool("append_at_myorigin")
         self._append_dot = conf.bool("append_dot_mydomain")
         self._bang = conf.bool("swap_bangpath")
@@ -71,8 +74,12 @@ class Rewriter:
         self._transports = AddressMaps(conf.list("transport_maps"), open_table, delimiters=self.delimiters)
         self._transport_parents = "transport_maps" not in parents
         self.relocated = AddressMaps(
-            conf.list("relocated_maps"), open_table, delimiters=self.delimiters, is_local=self.is_local
+            conf.list("relocated_maps"), open_table, delimiters=self.delimiters, is_local=self.is_own
         )
+        table_name = conf.bool("show_user_unknown_table_name")
+        self._no_alias = f"5.1.1 User unknown{' in virtual alias table' if table_name else ''}"
+        self._sender_relays = self._by_sender(conf, open_table, "relayhost")
+        self._sender_transports = self._by_sender(conf, open_table, "default_transport")
         self._default = {
             AddressClass.LOCAL: _split_transport(conf.str("local_transport")),
             AddressClass.VIRTUAL: _split_transport(conf.str("virtual_transport")),
@@ -81,24 +88,44 @@ class Rewriter:
         }
         self._relayhost = conf.str("relayhost").strip()
 
+    def _by_sender(self, conf: MainCf, open_table: OpenTable, what: str) -> tuple[AddressMaps, str] | None:
+        """sender_dependent_`what`_maps and the key for `<>`; None where there are none."""
+        names = conf.list(f"sender_dependent_{what}_maps")
+        if not names:
+            return None
+        maps = AddressMaps(names, open_table, delimiters=self.delimiters, is_local=self.is_own)
+        return maps, conf.str(f"empty_address_{what}_maps_lookup_key")
+
     # ---- rewriting
 
     def complete(self, address: str) -> str:
         """The canonical form of an address in internal form; `""` stays what it is."""
-        if not address:
+        return self._completed(address, self._origin, self._mydomain)
+
+    def complete_in(self, address: str, domain: str) -> str:
+        """The same with another domain in place of $myorigin and $mydomain (remote_header_rewrite_domain)."""
+        return self._completed(address, domain, domain)
+
+    def _completed(self, address: str, origin: str, mydomain: str) -> str:
+        if not address or address == "@":
             return ""
+        if address[0] == "@" and ":" in address[:-1]:
+            address = address.partition(":")[2]
         local, domain = split_address(address)
         if not domain:
-            local, domain = self._complete_local(local)
-        domain = domain.removesuffix(".")
-        if self._append_dot and domain and "." not in domain and domain[0] != "[":
-            domain = f"{domain}.{self._mydomain}"
+            if address[-1] == "@":
+                return address
+            local, domain = self._complete_local(local, origin)
+        if domain[-1:] == "." and domain[-2:] not in ("..", "."):
+            domain = domain[:-1]
+        if self._append_dot and mydomain and domain and "." not in domain and domain[0] != "[":
+            domain = f"{domain}.{mydomain}"
         if not domain.isascii() and self.address_class(domain.lower()) is AddressClass.REMOTE:
             # What is rendered, and the DNS, has A-labels; Postfix would not see that the two are one domain.
             domain = a_labels(domain)
         return f"{local}@{domain}" if domain else local
 
-    def _complete_local(self, local: str) -> tuple[str, str]:
+    def _complete_local(self, local: str, origin: str) -> tuple[str, str]:
         if self._bang and "!" in local.strip("!"):
             site, _, user = local.partition("!")
             if site and user:
@@ -107,7 +134,7 @@ class Rewriter:
             user, _, domain = local.rpartition("%")
             if user and domain:
                 return user, domain
-        return local, self._origin if self._append_at else ""
+        return local, origin if self._append_at else ""
 
     # ---- resolving
 
@@ -116,6 +143,10 @@ class Rewriter:
         if domain.startswith("["):
             return domain.lower() in self._literals
         return self.mydestination.match(domain)
+
+    def is_own(self, domain: str) -> bool:
+        """Whether tables may name the users of `domain` (lower case) without it."""
+        return domain == self._own or self.is_local(domain)
 
     def address_class(self, domain: str) -> AddressClass:
         """The class of a domain (lower case)."""
@@ -129,25 +160,50 @@ class Rewriter:
             return AddressClass.RELAY
         return AddressClass.REMOTE
 
-    def resolve(self, address: str) -> Resolution:
-        """Where a completed address goes."""
+    def resolve(self, address: str, sender: str | None = None) -> Resolution:
+        """Where a completed address goes; `sender` (completed) where that may depend on it."""
         local, domain = self._strip(address)
+        local = local or self._null_name
         lower = domain.lower()
-        recipient = f"{local}@{domain}" if domain else local
+        recipient = f"{local}@{domain or self._myhostname}"
         kind = self.address_class(lower) if lower else AddressClass.LOCAL
         routed = not _ROUTING.isdisjoint(local)
         if kind is AddressClass.ALIAS:
-            return Resolution("error", "5.1.1 User unknown in virtual alias table", recipient, kind, routed)
-        moved = self.relocated.find(recipient) if self.relocated else None
-        if moved is not None:
-            return Resolution("error", f"5.1.6 User has moved to {moved.value}", recipient, kind, routed)
-        transport, nexthop = self._default[kind]
-        nexthop = nexthop or lower
-        if kind is AddressClass.REMOTE and self._relayhost and not self._default[kind][1]:
-            nexthop = self._relayhost
-        if self._transports:
-            transport, nexthop = self._mapped(recipient, lower, transport, nexthop)
+            transport, nexthop = "error", self._no_alias
+        else:
+            transport, nexthop = self._default[kind]
+            if kind is AddressClass.REMOTE or kind is AddressClass.RELAY:
+                if self._sender_transports is not None and kind is AddressClass.REMOTE:
+                    transport, nexthop = _split_transport(
+                        self._for_sender(self._sender_transports, sender) or f"{transport}:{nexthop}"
+                    )
+                nexthop = nexthop or self._relay(sender, lower)
+            nexthop = nexthop or lower
+            if self._transports:
+                transport, nexthop = self._mapped(recipient, lower, transport, nexthop)
+        if self.relocated:
+            moved = self.relocated.find(recipient)
+            if moved is not None:
+                transport, nexthop = "error", f"5.1.6 User has moved to {moved.value}"
         return Resolution(transport, nexthop, recipient, kind, routed)
+
+    def _relay(self, sender: str | None, domain: str) -> str:
+        """The nexthop of mail for others: its sender's relay host, everybody's, or the domain itself."""
+        if self._sender_relays is not None:
+            found = self._for_sender(self._sender_relays, sender, domain)
+            if found:
+                return found
+        return self._relayhost
+
+    @staticmethod
+    def _for_sender(table: tuple[AddressMaps, str], sender: str | None, dunno: str = "") -> str:
+        """What is said of a sender; `dunno` where that is DUNNO, `""` where it is nothing."""
+        if sender is None:
+            return ""
+        maps, null_key = table
+        found = maps.find(sender or null_key)
+        value = found.value.strip() if found is not None else ""
+        return dunno if value.upper() == "DUNNO" else value
 
     def _strip(self, address: str) -> tuple[str, str]:
         """Take off our own domain as long as the local part names another one behind it."""
@@ -157,10 +213,10 @@ class Rewriter:
                 break
             if self._dequote and "@" in local:
                 inner, _, next_domain = local.rpartition("@")
-            elif self._percent and "%" in local:
-                inner, _, next_domain = local.rpartition("%")
             elif self._bang and "!" in local:
                 next_domain, _, inner = local.partition("!")
+            elif self._percent and "%" in local:
+                inner, _, next_domain = local.rpartition("%")
             else:
                 break
             if not inner or not next_domain:
@@ -170,22 +226,29 @@ class Rewriter:
 
     def _mapped(self, recipient: str, domain: str, transport: str, nexthop: str) -> tuple[str, str]:
         """What transport_maps makes of them (transport(5))."""
-        found = self._transports.find(recipient)
-        value = found.value if found is not None else None
-        if value is None:
-            value = self._transports.get(domain)
-        parent = domain
-        while value is None and "." in parent:
-            parent = parent.partition(".")[2]
-            value = self._transports.get(f".{parent}" if self._transport_parents else parent)
-        if value is None:
-            value = self._transports.get("*")
+        value = self._transport_value(recipient, domain)
         if value is None or value.strip() in ("", ":"):
             return transport, nexthop
         named, hop = _split_transport(value.strip())
         if named:
-            return named, hop or domain
+            return named, hop or (domain if named != "error" else "5.4.0 Address is undeliverable")
         return transport, hop or nexthop
+
+    def _transport_value(self, recipient: str, domain: str) -> str | None:
+        """user+ext@domain, user@domain, domain, its parents, `*`; patterns see the whole address only."""
+        tables = self._transports
+        local = recipient.rpartition("@")[0].lower()
+        value = tables.get(f"{local}@{domain}", whole=True)
+        user, extension = split_extension(local, self.delimiters)
+        if value is None and extension:
+            value = tables.get(f"{user}@{domain}")
+        if value is None:
+            value = tables.get(domain)
+        parent = domain
+        while value is None and "." in parent and parent[0] != "[":
+            parent = parent.partition(".")[2]
+            value = tables.get(f".{parent}" if self._transport_parents else parent)
+        return tables.get("*") if value is None else value
 
 
 def _split_transport(value: str) -> tuple[str, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mailstack.mta.cleanup import FILTER
 from mailstack.mta.deliver.local import EXPANDED, Direct, LocalRouter
 from mailstack.mta.lookup import Pending
 from mailstack.mta.qmgr.transports import Transports
 from mailstack.mta.rewrite import Rewriter
-from mailstack.storage.queue import Envelope, Recipient
+from mailstack.storage.queue import Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import TableError
 
 
@@ -22,22 +23,40 @@ class Route(NamedTuple):
 
 
 class Router:
-    """Resolution under one configuration."""
+    """Resolution under one configuration. `filter_nexthop`: default_filter_nexthop."""
 
-    def __init__(self, rewriter: Rewriter, transports: Transports, local: LocalRouter) -> None:
+    def __init__(
+        self,
+        rewriter: Rewriter,
+        transports: Transports,
+        local: LocalRouter,
+        queue: Queue,
+        filter_nexthop: str = "",
+    ) -> None:
+        self._queue = queue
         self._rewriter = rewriter
         self._transports = transports
         self._local = local
+        self._filter_nexthop = filter_nexthop
 
-    def route(self, envelope: Envelope, recipient: Recipient) -> Route:
-        """The way of one recipient. A table that cannot be read defers it."""
+    def route(self, envelope: Envelope, recipient: Recipient, message: Message | None = None) -> Route:
+        """The way of one recipient. A table that cannot be read defers it.
+
+        With `message`, local mail that has been here before goes to local, which returns it.
+        """
         original = recipient.original or recipient.address
         try:
-            found = self._rewriter.resolve(recipient.address)
+            if envelope.attributes and FILTER in envelope.attributes:
+                return self._filtered(envelope.attributes[FILTER], recipient.address, original)
+            found = self._rewriter.resolve(recipient.address, envelope.sender)
             transport, nexthop, address = found.transport, found.nexthop, found.recipient
             if self._transports.command(transport) == "local":
-                decision = self._local.route(address, expanded=EXPANDED in envelope.attributes)
-                if isinstance(decision, Direct):
+                expanded = EXPANDED in envelope.attributes
+                decision = self._local.route(address, expanded=expanded)
+                if isinstance(decision, Direct) and not (
+                    message is not None
+                    and self._local.looped(decision.address, message, self._queue, expanded=expanded)
+                ):
                     address, transport = decision.address, decision.transport
                     nexthop = decision.nexthop or address.rpartition("@")[2].lower()
                 else:
@@ -46,4 +65,10 @@ class Router:
             raise
         except (OSError, TableError) as error:
             return Route("retry", f"4.3.5 table lookup problem: {error}", recipient.address, original)
+        return Route(transport, nexthop, address, original if original != address else "")
+
+    def _filtered(self, destination: str, address: str, original: str) -> Route:
+        """A content filter gets the message, whatever its recipients are (FILTER_README)."""
+        transport, _, nexthop = destination.partition(":")
+        nexthop = nexthop or self._filter_nexthop or address.rpartition("@")[2].lower()
         return Route(transport, nexthop, address, original if original != address else "")

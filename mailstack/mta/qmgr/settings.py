@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix import MainCf, read_master
-from mailstack.mta.bounce import Bouncer
+from mailstack.mta.bounce.bouncer import Bouncer
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.local import ForwardMail, LocalRouter
+from mailstack.mta.lookup import opener
 from mailstack.mta.pickup import Settings as Pickup
 from mailstack.mta.qmgr.router import Router
 from mailstack.mta.qmgr.transports import Transports
@@ -21,7 +22,7 @@ from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
-from mailstack.storage.tables import TableError, open_table
+from mailstack.storage.tables import TableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Limits:
     maximal_backoff: float
     lifetime: float
     bounce_lifetime: float
+    warning_time: float
+    """delay_warning_time; 0: no warnings."""
     soft_bounce: bool
     digits: int
     defer_transports: frozenset[str]
@@ -57,6 +60,7 @@ class Limits:
             maximal_backoff=max(conf.time("maximal_backoff_time"), conf.time("minimal_backoff_time")),
             lifetime=conf.time("maximal_queue_lifetime"),
             bounce_lifetime=conf.time("bounce_queue_lifetime"),
+            warning_time=conf.time("delay_warning_time"),
             soft_bounce=conf.bool("soft_bounce"),
             digits=conf.int("delay_logging_resolution_limit"),
             defer_transports=frozenset(conf.list("defer_transports")),
@@ -95,17 +99,20 @@ def load(
     services = read_master(config_dir)
     conf = MainCf.load(config_dir, transports=[service.name for service in services])
     resolver = load_resolver(config_dir)
+    open_table = opener(log.warning)
     try:
         rewriter = Rewriter(conf, open_table)
         cleanup = Cleanup(conf, rewriter, open_table)
-        local = LocalRouter(conf, rewriter, open_table, log.child(f"{conf.str('syslog_name')}/local"))
+        local = LocalRouter(
+            conf, rewriter, open_table, log.child(f"{conf.str('syslog_name')}/local"), clock=clock
+        )
         transports = Transports(
-            conf, services, queue, commit, resolver, clock, log, open_table, local, forward
+            conf, services, queue, commit, resolver, clock, log, open_table, rewriter, local, forward
         )
         transports.check()
         pickup = Pickup.read(conf, services, cleanup, open_table)
     except (TableError, OSError) as error:
         raise ConfigError(conf.path, 0, str(error)) from None
     bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake)
-    router = Router(rewriter, transports, local)
+    router = Router(rewriter, transports, local, queue, conf.str("default_filter_nexthop"))
     return Configuration(conf, Limits.read(conf), transports, router, bouncer, cleanup, resolver, pickup)

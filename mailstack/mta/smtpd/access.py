@@ -287,10 +287,7 @@ class AccessTables:
             case "INFO" | "WARN" as word:
                 client.change(word.lower(), "", f"{named} {rest}".rstrip())
                 return None
-            case "FILTER":
-                client.warn(f'access table {table} entry "{value}": FILTER is not supported')
-                return CONFIGURATION_ERROR
-            case "HOLD" | "PREPEND" | "REDIRECT" | "BCC" | "DISCARD" as word:
+            case "FILTER" | "HOLD" | "PREPEND" | "REDIRECT" | "BCC" | "DISCARD" as word:
                 return self._change(word, rest, named, client, table, value)
         if value.isdecimal():
             return PERMIT
@@ -312,7 +309,9 @@ class AccessTables:
             client.warn(f"access table {table}: action {word} must be used before {where}")
             return None
         wrong = ""
-        if action in ("redirect", "bcc") and "@" not in rest:
+        if action == "filter" and (":" not in rest or rest.startswith(":")):
+            wrong = "requires transport:destination" if rest else "has FILTER entry without value"
+        elif action in ("redirect", "bcc") and "@" not in rest:
             wrong = "requires user@domain target"
         elif action == "prepend" and not _HEADER.match(rest):
             wrong = "requires header: text"
@@ -321,6 +320,7 @@ class AccessTables:
             return None
         said = (
             {
+                "filter": f"triggers FILTER {rest}",
                 "redirect": f"triggers REDIRECT {rest}",
                 "bcc": f"triggers BCC {rest}",
                 "prepend": f"triggers PREPEND {rest}",

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mailstack.mta.bounce.transcript import HISTORY
 from mailstack.mta.sasl import Challenge, Peer
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.connection import Over
 from mailstack.mta.smtpd.identity import Identity
-from mailstack.mta.smtpd.reception import NO_STORAGE, Transaction
+from mailstack.mta.smtpd.reception import FAILURES, NO_STORAGE, Transaction
 from mailstack.mta.smtpd.verdicts import Phase, dsn_for
 from mailstack.wire.smtp import Reply, events
+from mailstack.wire.smtp.command import NO_RCPT_PARAMETERS
 from mailstack.wire.smtp.server import NOT_ENABLED, UNKNOWN
 from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
 from mailstack.wire.smtp.xclient import XCLIENT, XFORWARD
@@ -74,7 +76,7 @@ class Commands(Identity):
             lines.append("XCLIENT " + " ".join(XCLIENT))
         if self._may_xforward:
             lines.append("XFORWARD " + " ".join(XFORWARD))
-        lines += ["ENHANCEDSTATUSCODES", "8BITMIME"]
+        lines += ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
         if settings.utf8:
             lines.append("SMTPUTF8")
         lines.append("CHUNKING")
@@ -85,11 +87,15 @@ class Commands(Identity):
 
     async def _mail(self, event: events.Mail) -> None:
         settings = self._settings
+        transcript = self._engine.transcript
+        if transcript is not None and len(transcript) > HISTORY:
+            await self._notify_postmaster("")
         if self._over_rate(Event.MESSAGE):
             self._reply("MAIL", Reply(450, "4.7.1", f"Error: too much mail from {self.client_address}"))
             return
         if not self._shared.has_room(settings):
             self._log.warning("not enough free space in mail queue")
+            self._errors.add("resource")
             self._reply("MAIL", NO_STORAGE)
             return
         now = self._shared.clock.time()
@@ -114,6 +120,7 @@ class Commands(Identity):
         if count >= settings.recipient_limit:
             excess = self._account.total("RCPT") - settings.recipient_limit
             self._engine.reply(replies.TOO_MANY_RECIPIENTS)
+            self._errors.add("policy")
             self._account.count("RCPT", False)
             if excess > settings.recipient_overshoot:
                 self._account.error()
@@ -128,6 +135,8 @@ class Commands(Identity):
             words = f"{self._sasl_words()}{self._forwarded_words()}"
             self._log.info(f"{transaction.name()}: client={self.peer}{words}")
         transaction.recipients.append(event.recipient)
+        if event.parameters is not NO_RCPT_PARAMETERS:
+            transaction.ask(event.recipient, event.parameters)
         self._reply("RCPT", replies.RECIPIENT_OK)
 
     async def _data(self, event: events.Data) -> None:
@@ -168,6 +177,8 @@ class Commands(Identity):
                 self._log_reject("reject", reply)
         if reply is None:
             reply = await transaction.finish(self._origin(), too_big=event.too_big)
+            if reply.code != 250:
+                self._errors.add(FAILURES.get(reply, "policy"))
         self._drop_transaction()
         if self._chunked and reply.code == 250:
             reply = Reply(250, "2.0.0", f"Ok: {event.size} bytes{reply.text.removeprefix('Ok:')}")

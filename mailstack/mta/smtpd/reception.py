@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mailstack.mta import flow
+from mailstack.mta.cleanup import (
+    FILTER,
+    AliasExpansionError,
+    Findings,
+    Inspector,
+    MapError,
+    TooManyHops,
+    received_header,
+)
+from mailstack.mta.cleanup import Origin as Sender
+from mailstack.mta.dsn import REPLACED
+from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.smtpd.changes import Changes
-from mailstack.mta.cleanup import AliasExpansionError, TooManyHops, received_header
-from mailstack.storage.queue import Envelope, Spool
+from mailstack.storage.queue import Envelope, Recipient, Spool
 from mailstack.storage.tables import TableError
-from mailstack.wire.smtp.command import MailParameters
+from mailstack.wire.smtp.command import MailParameters, RcptParameters
 from mailstack.wire.smtp.reply import Reply
 
 if TYPE_CHECKING:
@@ -32,6 +44,14 @@ TOO_MANY_HOPS = Reply(554, "5.4.0", "Error: too many hops")
 ALIAS_ERROR = Reply(451, "4.6.0", "Alias expansion error")
 NO_STORAGE = Reply(452, "4.3.1", "Insufficient system storage")
 WRITE_ERROR = Reply(451, "4.3.0", "Error: queue file write error")
+FAILURES = {
+    TOO_BIG: "bounce",
+    TOO_MANY_HOPS: "bounce",
+    ALIAS_ERROR: "data",
+    NO_STORAGE: "resource",
+    WRITE_ERROR: "resource",
+}
+"""The class of error, as notify_classes names them, of each reply that says no to a message."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -56,10 +76,12 @@ class Transaction:
     """One message on its way in."""
 
     __slots__ = (
+        "_asked",
+        "_changes",
         "_failure",
+        "_inspector",
         "_parts",
         "_settings",
-        "_changes",
         "_shared",
         "_spool",
         "arrival",
@@ -69,6 +91,7 @@ class Transaction:
         "parameters",
         "queue_id",
         "recipients",
+        "resent_id",
         "sender",
         "size",
     )
@@ -83,12 +106,15 @@ class Transaction:
         self.parameters = parameters
         self.recipients: list[str] = []
         """Accepted recipients, as the client gave them."""
+        self._asked: dict[str, RcptParameters] | None = None
         self.arrival = now
         self.queue_id = ""
         """Empty before the first accepted recipient."""
         self.size = 0
         self.eight_bit = parameters.body == "8BITMIME"
-        self.message_id = ""
+        self.message_id = self.resent_id = ""
+        self._inspector: Inspector | None = None
+        """Looks at the content as it comes, where main.cf has checks."""
         self._parts: list[bytes] = []
         self.held = 0
         """Octets held in memory."""
@@ -101,6 +127,12 @@ class Transaction:
         if not self.queue_id:
             self.queue_id = self._shared.queue.new_id(self.arrival)
         return self.queue_id
+
+    def ask(self, recipient: str, parameters: RcptParameters) -> None:
+        """Note what the client wants to be told of a recipient (RFC 3461); the first wish counts."""
+        if self._asked is None:
+            self._asked = {}
+        self._asked.setdefault(recipient, parameters)
 
     def change(self, action: str, argument: str) -> None:
         """Note what an access table wants to be done to the message."""
@@ -136,18 +168,18 @@ class Transaction:
                 self._spool = self._shared.queue.spool(self.arrival, queue_id=self.name())
                 self._spool.append(parts)
             else:
-                self._spool.append(self._parts)
-        except TooManyHops:
-            self._failure = TOO_MANY_HOPS
-        except OSError as error:
+                self._spool.append(self._inspected())
+        except (TooManyHops, AliasExpansionError, MapError, TableError, OSError) as error:
             self._fail(error)
         self._parts.clear()
         self.held = 0
 
     def _clean(self, origin: Origin) -> list[bytes]:
-        """The parts held, with their headers in order. Raises `TooManyHops`."""
-        settings = self._settings
+        """The parts held, with their headers in order. Raises what `Cleanup.headers` raises."""
+        settings, cleanup = self._settings, self._settings.cleanup
         head = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if head[:1] in _MAILBOX_LINE and _MAILBOX_LINES.match(head):
+            head = _MAILBOX_LINES.sub(_mailbox_lines, head, 1)
         comments = [f"using {origin.tls}"] if origin.tls and settings.tls_header else []
         if origin.sasl_user and settings.auth_header:
             comments.append(f"Authenticated sender: {origin.sasl_user}")
@@ -163,16 +195,53 @@ class Transaction:
             recipient=self.recipients[0] if len(self.recipients) == 1 else "",
             now=self.arrival,
         )
-        cleaned = settings.cleanup.headers(
+        if cleanup.checks is not None:
+            self._inspector = cleanup.inspector(
+                self.queue_id, self._described(origin), self._shared.cleanup_log
+            )
+        cleaned = cleanup.headers(
             head,
             received=self._changes.prepended + received if self._changes is not None else received,
             queue_id=self.queue_id,
-            sender=settings.rewriter.complete(self.sender),
+            sender=self._from(),
             local=origin.local,
             now=self.arrival,
+            inspector=self._inspector,
         )
-        self.message_id = cleaned.message_id
+        self.message_id, self.resent_id = cleaned.message_id, cleaned.resent_id
         return cleaned.parts
+
+    def _from(self) -> str:
+        """The envelope sender, completed and canonical."""
+        return self._settings.cleanup.sender(self._settings.rewriter.complete(self.sender))
+
+    def _described(self, origin: Origin) -> Sender:
+        recipient = self.recipients[-1] if self.recipients else ""
+        return Sender(
+            f"{origin.client_name}[{origin.client_address}]",
+            self._from(),
+            self._settings.rewriter.complete(recipient),
+            origin.protocol if origin.protocol == "SMTP" else "ESMTP",
+            origin.helo,
+        )
+
+    def _inspected(self) -> list[bytes]:
+        """The parts held, the first having been cleaned before."""
+        return self._parts if self._inspector is None else [self._inspector.body(b"".join(self._parts))]
+
+    def _decide(self, found: Findings) -> None:
+        """Take over what checks of the content have decided."""
+        if found.rejected is not None:
+            self._failure = found.rejected
+            return
+        if self._changes is None:
+            self._changes = Changes()
+        changes = self._changes
+        changes.hold = changes.hold or found.hold
+        changes.discard = changes.discard or found.discard
+        changes.filter = found.filter or changes.filter
+        changes.redirect = found.redirect or changes.redirect
+        changes.bcc += found.bcc
 
     async def finish(self, origin: Origin, *, too_big: bool) -> Reply:
         """Put the message into the queue; the reply to the dot."""
@@ -189,19 +258,37 @@ class Transaction:
             await self._enqueue(origin)
         if self._failure is not None:
             return self._failure
-        if self._changes is None or not self._changes.hold:
+        if self._changes is None or not (self._changes.hold or self._changes.discard):
             self._shared.wake_qmgr(self.queue_id)
         return Reply(250, "2.0.0", f"Ok: queued as {self.queue_id}")
 
     async def _enqueue(self, origin: Origin) -> None:
         settings, shared = self._settings, self._shared
-        complete = settings.rewriter.complete
         try:
-            parts = self._parts if self._spool is not None else self._clean(origin)
+            try:
+                parts = self._inspected() if self._spool is not None else self._clean(origin)
+            except Pending:
+                parts = await settled(lambda: self._clean(origin))
+            if self.resent_id:
+                shared.cleanup_log.info(f"{self.queue_id}: resent-message-id={self.resent_id}")
             shared.cleanup_log.info(f"{self.queue_id}: message-id={self.message_id or '<>'}")
+            if self._inspector is not None:
+                parts = [*parts, self._inspector.finish()]
+                self._decide(self._inspector.found)
+                if self._failure is not None or (self._changes is not None and self._changes.discard):
+                    self.abort()
+                    return
+            try:
+                recipients, replaced = self._expanded()
+            except Pending:
+                recipients, replaced = await settled(self._expanded)
+            attributes = {REPLACED: "\n".join(replaced)} if replaced else {}
+            content_filter = (self._changes is not None and self._changes.filter) or settings.cleanup.filter
+            if content_filter:
+                attributes[FILTER] = content_filter
             envelope = Envelope(
-                complete(self.sender),
-                settings.cleanup.recipients((complete(given), given) for given in self._addressees()),
+                self._from(),
+                recipients,
                 self.arrival,
                 queue_id=self.queue_id,
                 client_name=origin.client_name,
@@ -212,6 +299,9 @@ class Transaction:
                 sasl_username=origin.sasl_user,
                 body="8bitmime" if self.eight_bit else "7bit",
                 smtputf8=self.parameters.smtputf8,
+                ret=self.parameters.ret,
+                envid=self.parameters.envid,
+                attributes=attributes,
             )
             queue = "hold" if self._changes is not None and self._changes.hold else "incoming"
             if self._spool is None:
@@ -220,22 +310,39 @@ class Transaction:
                 self._spool.append(parts)
                 await self._spool.commit(envelope, shared.commit, queue)
                 self._spool = None
-        except TooManyHops:
-            self._failure = TOO_MANY_HOPS
-        except (AliasExpansionError, TableError) as error:
-            shared.cleanup_log.warning(f"{self.queue_id}: {error}")
-            self._failure = ALIAS_ERROR
-        except OSError as error:
+        except (TooManyHops, AliasExpansionError, MapError, TableError, OSError) as error:
             self._fail(error)
 
-    def _addressees(self) -> list[str]:
-        """Who gets the message: whom the client has named, and what access tables have made of them."""
-        changes = self._changes
-        if changes is None:
-            return self.recipients
-        named = [changes.redirect] if changes.redirect else self.recipients
-        return [*named, *changes.bcc]
+    def _expanded(self) -> tuple[tuple[Recipient, ...], list[str]]:
+        """Who gets the message when the tables have been applied, and what they have replaced."""
+        cleanup, changes = self._settings.cleanup, self._changes
+        replaced: list[str] = []
+        if changes is not None and changes.redirect:
+            return cleanup.redirected(changes.redirect), replaced
+        complete = self._settings.rewriter.complete
+        named = ((complete(given), given) for given in self.recipients)
+        recipients = cleanup.recipients(named, self._asked, replaced, copies_for=self._from())
+        if changes is not None and changes.bcc:
+            recipients = cleanup.add_copies(recipients, changes.bcc)
+        return recipients, replaced
 
-    def _fail(self, error: OSError) -> None:
-        self._shared.log.warning(f"{self.queue_id}: queue file write error: {error.strerror or error}")
-        self._failure = NO_STORAGE if error.errno in _FULL else WRITE_ERROR
+    def _fail(self, error: Exception) -> None:
+        """Note why the message cannot be taken."""
+        if isinstance(error, TooManyHops):
+            self._shared.cleanup_log.warning(f"{self.queue_id}: message rejected: hopcount exceeded")
+            self._failure = TOO_MANY_HOPS
+        elif isinstance(error, OSError):
+            self._shared.log.warning(f"{self.queue_id}: queue file write error: {error.strerror or error}")
+            self._failure = NO_STORAGE if error.errno in _FULL else WRITE_ERROR
+        else:
+            self._shared.cleanup_log.warning(f"{self.queue_id}: {error}")
+            self._failure = WRITE_ERROR if isinstance(error, MapError) else ALIAS_ERROR
+
+
+_MAILBOX_LINE = (b"F", b"f", b">")
+_MAILBOX_LINES = re.compile(rb"(?:>*from [^\r]*\r\n)+", re.IGNORECASE)
+
+
+def _mailbox_lines(found: re.Match[bytes]) -> bytes:
+    """Lines of an mbox file in front of the headers become headers, as Postfix has it."""
+    return b"".join(b"X-Mailbox-Line: " + line for line in found[0].splitlines(keepends=True))
