@@ -135,7 +135,11 @@ def publish_now(item: Publication) -> None:
     """The same promise for one file, on the calling thread. Raises `OSError`."""
     write_file(item)
     _rename(item)
-    fsync_directory(os.path.dirname(item.final))
+    try:
+        fsync_directory(os.path.dirname(item.final))
+    except OSError:
+        _discard(item.final)
+        raise
 
 
 @dataclass(slots=True)

@@ -277,6 +277,12 @@ class Queue:
                 os.unlink(path)
         except FileNotFoundError:
             pass
+        except OSError:
+            # It could not be kept: then let it go altogether.
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
 
     # ---- looking
 

@@ -27,15 +27,18 @@ class SpareFiles:
         self._next_look = 0.0
 
     def take(self, target: str) -> bool:
-        """Move an empty file to `target`; False where there is none. Raises `OSError`."""
-        if not self._names and not self._look():
-            return False
-        while self._names:
-            try:
-                os.rename(f"{self._directory}/{self._names.pop()}", target)
-            except FileNotFoundError:
-                continue  # another process was faster
-            return True
+        """Move an empty file to `target`; False where there is none, or it cannot be had."""
+        try:
+            if not self._names and not self._look():
+                return False
+            while self._names:
+                try:
+                    os.rename(f"{self._directory}/{self._names.pop()}", target)
+                except FileNotFoundError:
+                    continue  # another process was faster
+                return True
+        except OSError:
+            pass  # a new file is dearer, and as good; if the disk is at fault, making it will tell
         return False
 
     def give(self, path: str) -> bool:

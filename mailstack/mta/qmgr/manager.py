@@ -122,7 +122,12 @@ class QueueManager:
 
     def scan_incoming(self) -> None:
         """Look for mail in incoming/ that nobody has told us of."""
-        if self._intake.scan_incoming():
+        try:
+            begun = self._intake.scan_incoming()
+        except OSError as error:
+            self._log.warning(f"scan {error.filename}: {error.strerror or error}")
+            return
+        if begun:
             self._wanted.set()
 
     def scan_deferred(self, *, ignore_time: bool = False, domain: str = "") -> None:
@@ -165,7 +170,12 @@ class QueueManager:
                 intake.full()
                 more = False
                 break
-            found = intake.next(self._clock.time())
+            try:
+                found = intake.next(self._clock.time())
+            except OSError as error:
+                # That look is over; the next one finds what this one has not.
+                self._log.warning(f"scan {error.filename}: {error.strerror or error}")
+                continue
             if found is None:
                 more = False
                 break

@@ -15,6 +15,9 @@ from mailstack.net.tasks import TaskSet
 from mailstack.storage.background import Background
 from mailstack.storage.queue import Message, Queue
 
+RETRY = 5.0
+"""Seconds until a removal that has failed is tried again. Until then the message counts as active, so that it
+is not found and delivered once more."""
 REMOVE_EVERY = 0.01
 """Seconds in which finished messages gather before they are removed together."""
 
@@ -47,9 +50,10 @@ class Removal:
                 for message, error in zip(batch, errors, strict=True):
                     if error is None:
                         self._log.info(f"{message.queue_id}: removed")
+                        self._then(message.queue_id)
                     else:
                         self._log.warning(f"{message.queue_id}: remove: {error.strerror or error}")
-                    self._then(message.queue_id)
+                        asyncio.get_running_loop().call_later(RETRY, self.add, message)
         finally:
             self._busy = False
 
