@@ -19,11 +19,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mailstack.storage.background import Background
 from mailstack.storage.flush import FilesystemFlush
+from mailstack.storage.identity import Identity, acting_as
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,6 +57,12 @@ class Publication:
 
     With `early`, the rename comes before the flush, which then covers content and name at once: half the
     waiting. Only for files whose readers notice an unfinished one: after a loss of power it may be there.
+
+    With `ordered` the new name is not flushed: on the same filesystem it becomes safe no later than
+    whatever is done after it. Only where what is done next is to let go of the message's other copy, on
+    that filesystem.
+
+    With `owner` everything about names is done with that user's rights, for the folders are his.
     """
 
     temporary: str
@@ -65,6 +72,9 @@ class Publication:
     append: bool = False
     mtime: float | None = None
     early: bool = False
+    ordered: bool = False
+    owner: Identity | None = None
+    """In whose name the file is made and renamed; None: our own."""
 
 
 def fsync_directory(path: str) -> None:
@@ -83,6 +93,9 @@ def write_file(item: Publication) -> None:
 
 def _write(item: Publication) -> int:
     """Write `item.temporary`; return its descriptor. Nothing is left of it when that fails."""
+    if item.owner is not None:
+        with acting_as(item.owner):
+            return _write(replace(item, owner=None))
     flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_APPEND if item.append else os.O_CREAT | os.O_EXCL)
     fd = os.open(item.temporary, flags, item.mode)
     try:
@@ -269,13 +282,13 @@ class GroupCommit:
             try:
                 os.close(file.fd)
                 if error is None and not file.item.early:
-                    os.rename(file.item.temporary, file.item.final)
+                    _move(file.item)
             except OSError as failed:
                 error = error or failed
             if error is not None:
                 _discard(file.item.final if file.item.early else file.item.temporary)
                 file.settle(error)
-            elif file.item.early:
+            elif file.item.early or file.item.ordered:
                 file.settle(None)
             else:
                 self._renamed.append(file)
@@ -325,9 +338,17 @@ def _outcome(item: Publication) -> Exception | None:
     return None
 
 
+def _move(item: Publication) -> None:
+    if item.owner is None:
+        os.rename(item.temporary, item.final)
+    else:
+        with acting_as(item.owner):
+            os.rename(item.temporary, item.final)
+
+
 def _rename(item: Publication) -> None:
     try:
-        os.rename(item.temporary, item.final)
+        _move(item)
     except OSError:
         _discard(item.temporary)
         raise

@@ -46,7 +46,7 @@ def assign(
 
 
 def _route(configuration: Configuration, message: Message, index: int, forced: bool) -> Route:
-    route = configuration.router.route(message.envelope, message.envelope.recipients[index])
+    route = configuration.router.route(message.envelope, message.envelope.recipients[index], message)
     if route.transport in configuration.limits.defer_transports and not forced:
         return route._replace(transport="retry", nexthop="4.3.2 deferred transport")
     return route

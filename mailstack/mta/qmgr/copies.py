@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from mailstack.mta.cleanup import Cleanup
+from mailstack.mta.cleanup import Cleanup, mail_date
 from mailstack.mta.deliver.local import EXPANDED, Forward
+from mailstack.mta.dsn import forwarded, forwarded_attributes
+from mailstack.mta.lookup import settled
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Envelope, Message, Queue
 
@@ -24,9 +26,12 @@ async def forward(
 ) -> str:
     """An alias's addresses get a message of their own; return its id once it is durable. Raises `OSError`."""
     envelope = message.envelope
+    owned = forward.sender is not None
+    named = [(target, target if owned else address) for target in forward.addresses]
+    recipients = await settled(lambda: cleanup.recipients(named))
     copy = Envelope(
         envelope.sender if forward.sender is None else forward.sender,
-        cleanup.recipients([(target, address) for target in forward.addresses]),
+        forwarded(envelope, address, recipients, owned=owned),
         now,
         queue_id=queue.new_id(now),
         client_name=envelope.client_name,
@@ -39,14 +44,24 @@ async def forward(
         smtputf8=envelope.smtputf8,
         ret=envelope.ret,
         envid=envelope.envid,
-        attributes={**envelope.attributes, EXPANDED: "yes"},
+        attributes=_attributes(envelope, forward),
     )
-    head = f"Delivered-To: {address}\r\n".encode("utf-8", "surrogateescape")
+    trace = f"Received: by {forward.by}\r\n\tid {copy.queue_id}; {mail_date(now)}\r\n" if forward.by else ""
+    head = f"{trace}Delivered-To: {address}\r\n".encode("utf-8", "surrogateescape")
     if message.content is not None:
         await queue.enqueue(copy, (head, message.content), commit)
     else:
         await _copy(queue, commit, message, copy, head)
     return copy.queue_id
+
+
+def _attributes(envelope: Envelope, forward: Forward) -> dict[str, str]:
+    """The new message's attributes: whether aliases have been applied is its own business."""
+    attributes = dict(forwarded_attributes(envelope.attributes))
+    attributes.pop(EXPANDED, None)
+    if forward.final:
+        attributes[EXPANDED] = "yes"
+    return attributes
 
 
 async def _copy(queue: Queue, commit: GroupCommit, message: Message, envelope: Envelope, head: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 
+from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.deliver.error import ErrorAgent, Unavailable
@@ -15,6 +16,7 @@ from mailstack.mta.deliver.smtp import SMTPAgent
 from mailstack.mta.deliver.virtual import VirtualAgent
 from mailstack.mta.qmgr.concurrency import Feedback, Policy
 from mailstack.mta.qmgr.scheduler import Run, Transport
+from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
@@ -37,6 +39,7 @@ class Transports:
         clock: Clock,
         log: Log,
         open_table: Callable[[str], Table],
+        rewriter: Rewriter,
         local_router: LocalRouter,
         forward: ForwardMail,
     ) -> None:
@@ -48,6 +51,7 @@ class Transports:
         self._clock = clock
         self._log = log
         self._open_table = open_table
+        self._rewriter = rewriter
         self._local_router = local_router
         self._forward = forward
         self._own = own_addresses(conf, services)
@@ -114,17 +118,27 @@ class Transports:
     def _agent(self, name: str, service: MasterService | None, conf: MainCf) -> Agent:
         match service.command if service is not None else "":
             case "lmtp":
-                return LMTPAgent(conf, self._queue, self._resolver, self._clock)
+                return LMTPAgent(conf, self._queue, self._resolver, self._clock, open_table=self._open_table)
             case "smtp":
                 log = self._log.child(f"{conf.str('syslog_name')}/smtp")
                 return SMTPAgent(
-                    conf, self._queue, self._resolver, self._clock, log, is_own_address=self._own.__contains__
+                    conf,
+                    self._queue,
+                    self._resolver,
+                    self._clock,
+                    log,
+                    is_own_address=self._own.__contains__,
+                    open_table=self._open_table,
+                    rewriter=self._rewriter,
+                    other=lambda name: self.get(name).agent,
                 )
             case "virtual":
                 log = self._log.child(f"{conf.str('syslog_name')}/virtual")
                 return VirtualAgent(conf, self._queue, self._commit, self._open_table, self._clock, log)
             case "local":
-                return LocalAgent(self._local_router, self._forward)
+                return self._local(conf)
+            case "pipe":
+                return self._pipe(service, conf)
             case "error" if name == "retry":
                 return ErrorAgent("retry")
             case "error" | "discard" as daemon:
@@ -134,6 +148,32 @@ class Transports:
                 return ErrorAgent(name)
             case _:
                 return Unavailable()
+
+    def _local(self, conf: MainCf) -> Agent:
+        log = self._log.child(f"{conf.str('syslog_name')}/local")
+        return LocalAgent(
+            conf,
+            self._local_router,
+            self._forward,
+            self._queue,
+            self._commit,
+            self._open_table,
+            self._clock,
+            log,
+            lambda name: self.get(name).agent,
+        )
+
+    def _pipe(self, service: MasterService | None, conf: MainCf) -> Agent:
+        """A pipe; one that its line does not describe is unavailable, and the rest of the MTA is not."""
+        from mailstack.mta.deliver.pipe import PipeAgent  # many have none
+
+        assert service is not None
+        log = self._log.child(f"{conf.str('syslog_name')}/pipe")
+        try:
+            return PipeAgent(service, conf, self._queue, self._clock)
+        except ConfigError as error:
+            log.fatal(str(error))
+            return Unavailable()
 
 
 def _name(conf: MainCf, transport: str, default: str) -> str:

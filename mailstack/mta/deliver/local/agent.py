@@ -1,0 +1,383 @@
+"""Carry out what `LocalRouter` says: commands, files, forward files, mailboxes, new messages.
+
+A mailbox is `mailbox_command_maps`'s or `mailbox_command`'s command, else `home_mailbox` below the
+user's home (a Maildir when it ends in `/`), else the mbox file of that name in `mail_spool_directory`.
+Everything a user decides (commands, files, forward files) is done with his rights: commands by setting
+the child's ids, files by `acting_as`. A process that is not root serves its own user only; mail for
+others is deferred, and the log says why.
+
+One recipient gets one result: the worst of its steps. Forwarding comes last, and only when nothing
+before it has to be tried again, so that a new attempt does not forward twice; commands and files may see
+the message again, as in Postfix.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.deliver.apart import in_thread
+from mailstack.mta.deliver.command import PATH, Command, export, run_apart, split_command
+from mailstack.mta.deliver.local.decision import (
+    EXPANDED,
+    Action,
+    Decision,
+    Deliver,
+    Direct,
+    Forward,
+    ForwardMail,
+    Mailbox,
+    Problem,
+)
+from mailstack.mta.deliver.local.router import Found, LocalRouter, lookup
+from mailstack.mta.deliver.local.users import censor, expand_template
+from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result, Sent, Target
+from mailstack.mta.deliver.store import Store, read_locking
+from mailstack.mta.lookup import Pending, settled
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.identity import Identity
+from mailstack.storage.queue import Message, Queue
+from mailstack.storage.tables import Table, TableError
+from mailstack.wire.smtp import split_address
+
+T = TypeVar("T")
+_SOURCES = ("alias", "forward", "include")
+_HEADERS = ("command", "file", "forward")
+CONFIGURATION = Deferred("mail system configuration error", "4.3.5")
+
+
+class LocalAgent:
+    """The local daemon under one configuration; the nexthop is the address."""
+
+    daemon = "local"
+
+    def __init__(
+        self,
+        conf: MainCf,
+        router: LocalRouter,
+        forward: ForwardMail,
+        queue: Queue,
+        commit: GroupCommit,
+        open_table: Callable[[str], Table],
+        clock: Clock,
+        log: Log,
+        transport: Callable[[str], Agent],
+    ) -> None:
+        self._router = router
+        self._forward = forward
+        self._queue = queue
+        self._log = log
+        self._transport = transport
+        self._conf = conf
+        limit, message_limit = conf.size("mailbox_size_limit"), conf.size("message_size_limit")
+        if limit and (not message_limit or message_limit > limit):
+            raise conf.error("mailbox_size_limit", "must not be smaller than message_size_limit")
+        self._store = Store(conf, queue, commit, clock, read_locking(conf, "mailbox_delivery_lock"), limit)
+        self._command_sources = _words(conf, "allow_mail_to_commands", _SOURCES)
+        self._file_sources = _words(conf, "allow_mail_to_files", _SOURCES)
+        self._headers = _words(conf, "prepend_delivered_header", _HEADERS)
+        self._command_maps = [open_table(name) for name in conf.list("mailbox_command_maps")]
+        self._command = conf.raw("mailbox_command")
+        self._home_mailbox = conf.str("home_mailbox")
+        self._spool = conf.str("mail_spool_directory")
+        self._need_home = conf.bool("require_home_directory")
+        self._strict = conf.bool("strict_mailbox_ownership")
+        self._time_limit = conf.time("command_time_limit")
+        self._shell = conf.str("local_command_shell")
+        self._command_filter = conf.str("command_expansion_filter")
+        self._directory = conf.raw("command_execution_directory")
+        self._directory_filter = conf.str("execution_directory_expansion_filter")
+        self._privileges = conf.str("default_privs")
+        self._exported = export(conf.list("export_environment"))
+
+    async def deliver(self, request: Request) -> Sequence[Result]:
+        return [await self._one(request, target) for target in request.targets]
+
+    async def _one(self, request: Request, target: Target) -> Result:
+        message = request.message
+        expanded = EXPANDED in message.envelope.attributes
+        try:
+            looped = self._router.looped(target.address, message, self._queue, expanded=expanded)
+            decision = await self._known(
+                lambda: self._router.route(target.address, expanded=expanded, looped=looped)
+            )
+            return await self._carry_out(decision, request, target)
+        except (OSError, TableError) as error:
+            self._log.warning(f"{message.queue_id}: {error}")
+            return Result(target, Deferred(f"unable to deliver: {_why(error)}", "4.3.0"), "local")
+        except Problem as problem:
+            return Result(target, problem.outcome, "local")
+
+    async def _known(self, function: Callable[[], T]) -> T:
+        """What a function says that looks into tables, some of which may have to be waited for."""
+        try:
+            return function()
+        except Pending:
+            return await settled(function)
+
+    async def _carry_out(self, decision: Decision, request: Request, target: Target) -> Result:
+        match decision:
+            case Direct():
+                return await self._pass_on(decision, request, target)
+            case Forward():
+                return Result(target, await self._send_on(decision, request.message, target), "local")
+            case Deliver():
+                return await self._steps(decision, request, target)
+            case _:
+                return Result(target, decision, "local")
+
+    async def _pass_on(self, decision: Direct, request: Request, target: Target) -> Result:
+        """Let another transport deliver."""
+        nexthop = decision.nexthop or decision.address.rpartition("@")[2].lower()
+        passed = Target(target.index, decision.address, target.original or target.address)
+        inner = Request(request.message, nexthop, [passed], request.entered, request.started)
+        [result] = await self._transport(decision.transport).deliver(inner)
+        return result
+
+    async def _send_on(self, forward: Forward, message: Message, target: Target) -> Outcome:
+        try:
+            queue_id = await self._forward(message, target.address, forward)
+        except OSError as error:
+            return Deferred(f"unable to forward message: {_why(error)}", "4.3.0")
+        action = "expanded" if forward.sender is None else "delivered"
+        return Sent(f"forwarded as {queue_id}", action=action, report="alias expanded")
+
+    async def _steps(self, deliver: Deliver, request: Request, target: Target) -> Result:
+        results: list[Result] = []
+        for step in deliver.steps:
+            if isinstance(step, Mailbox):
+                results.append(await self._mailbox(step, request, target))
+            else:
+                outcome = await self._action(step, request.message, target)
+                results.append(Result(target, outcome, "local"))
+        later = any(isinstance(result.outcome, Deferred) for result in results)
+        if deliver.forward is not None and not later:
+            outcome = await self._send_on(deliver.forward, request.message, target)
+            results.append(Result(target, outcome, "local"))
+        return min(results, key=lambda result: _BADNESS[type(result.outcome)])
+
+    # ---- users
+
+    async def _mailbox(self, step: Mailbox, request: Request, target: Target) -> Result:
+        """A user: his forward file, else his mailbox."""
+        users = self._router.users
+        account = users.find(users.split(step.address)[1])
+        if account is not None and self._need_home and not await in_thread(lambda: _there(account.pw_dir)):
+            text = f"cannot access home directory {account.pw_dir}"
+            return Result(target, Deferred(text, "4.3.0"), "local")
+        if account is not None and step.forward and users.forward:
+            targets = await in_thread(lambda: users.forward_targets(step.address, account))
+            if targets:
+                return await self._forwarded(targets, step.address, request, target)
+        decision = await self._known(lambda: self._router.mailbox(step.address))
+        if isinstance(decision, Deliver) and account is not None and _is_account(decision):
+            outcome = await self._into(account, step.address, request.message, target)
+            return Result(target, outcome, "local")
+        return await self._carry_out(decision, request, target)
+
+    async def _forwarded(
+        self, targets: Sequence[str], address: str, request: Request, target: Target
+    ) -> Result:
+        """Do what a forward file says."""
+        user = self._router.users.split(address)[1]
+
+        def expand() -> Found:
+            found = Found()
+            for word in targets:
+                self._router.target(word, found, "forward", user, self_address=address)
+            return found
+
+        found = await self._known(expand)
+        forward = (
+            Forward(tuple(found.addresses), None, final=False, by=self._router.by)
+            if found.addresses
+            else None
+        )
+        return await self._steps(Deliver(tuple(found.steps), forward), request, target)
+
+    async def _into(
+        self, account: pwd.struct_passwd, address: str, message: Message, target: Target
+    ) -> Outcome:
+        """Put a message into a user's mailbox."""
+        command = await self._known(lambda: lookup(self._command_maps, account.pw_name)) or self._command
+        if command:
+            return await self._run(command, account, address, message, target)
+        identity = Identity(account.pw_uid, account.pw_gid)
+        head = self._head("file", message, target)
+        if self._home_mailbox.endswith("/"):
+            folder = os.path.join(account.pw_dir, self._home_mailbox).rstrip("/")
+            return await self._store.maildir(folder, message, head, identity)
+        prefix = f"user {account.pw_name}. "
+        if self._home_mailbox:
+            path = os.path.join(account.pw_dir, self._home_mailbox)
+        else:
+            path = os.path.join(self._spool, account.pw_name)
+            identity = _spool_identity(self._spool, identity)
+        outcome = await self._store.mbox(
+            path,
+            message,
+            head,
+            identity,
+            owner=(account.pw_uid, account.pw_gid),
+            must_own=account.pw_uid if self._strict else None,
+        )
+        if isinstance(outcome, Sent):
+            return outcome
+        return type(outcome)(f"cannot update mailbox {path} for {prefix}{outcome.text}", outcome.dsn)
+
+    # ---- commands and files
+
+    async def _action(self, action: Action, message: Message, target: Target) -> Outcome:
+        account = None
+        if action.user:
+            account = self._router.users.find(action.user)
+            if account is None:
+                return CONFIGURATION
+        if action.target.startswith("|"):
+            if action.source not in self._command_sources:
+                return Bounced("mail to command is restricted", "5.7.1")
+            return await self._run(action.target[1:].strip(), account, target.address, message, target)
+        if action.source not in self._file_sources:
+            return Bounced("mail to file is restricted", "5.7.1")
+        identity = self._identity(account)
+        head = self._head("file", message, target)
+        path = action.target
+        if path.endswith("/"):
+            return await self._store.maildir(path.rstrip("/"), message, head, identity)
+        outcome = await self._store.mbox(path, message, head, identity, any_file=True)
+        if isinstance(outcome, Sent):
+            return Sent(f"delivered to file: {path}")
+        return type(outcome)(f"cannot append message to file {path}: {outcome.text}", outcome.dsn)
+
+    def _identity(self, account: pwd.struct_passwd | None) -> Identity:
+        """A user's ids, or default_privs'. Raises `Problem`."""
+        if account is None:
+            account = self._router.users.find(self._privileges)
+        if account is None or account.pw_uid == 0:
+            self._log.warning(f"default_privs: {self._privileges}: no such user, or root")
+            raise Problem(CONFIGURATION)
+        return Identity(account.pw_uid, account.pw_gid)
+
+    async def _run(
+        self,
+        text: str,
+        account: pwd.struct_passwd | None,
+        address: str,
+        message: Message,
+        target: Target,
+    ) -> Outcome:
+        identity = Identity(account.pw_uid, account.pw_gid) if account is not None else self._identity(None)
+        names = self._router.users.names(address, account)
+        directory = self._queue.directory
+        if self._directory:
+            found = expand_template(self._directory, names, self._directory_filter)
+            if found is None:
+                return CONFIGURATION
+            directory = found
+        groups = os.getgrouplist(account.pw_name, account.pw_gid) if account is not None else []
+        command = Command(
+            split_command(text, self._shell),
+            text,
+            "local: fatal: execvp",
+            self._environment(account, names, address, message, target),
+            self._time_limit,
+            identity,
+            groups if not identity.ours else (),
+            directory,
+        )
+        head = self._head("command", message, target, from_line=True)
+        outcome, _ = await run_apart(command, self._store.whole(head, message))
+        if isinstance(outcome, Sent):
+            return Sent(f"delivered to command: {text}")
+        return outcome
+
+    def _environment(
+        self,
+        account: pwd.struct_passwd | None,
+        names: dict[str, str],
+        address: str,
+        message: Message,
+        target: Target,
+    ) -> dict[str, str]:
+        """What a command finds in its environment."""
+        envelope = message.envelope
+        local, domain = split_address(address)
+        values = {
+            "LOCAL": local,
+            "DOMAIN": domain,
+            "EXTENSION": names.get("extension", ""),
+            "LOGNAME": names.get("user", ""),
+            "USER": names.get("user", ""),
+            "RECIPIENT": target.address,
+            "SENDER": envelope.sender,
+            "ORIGINAL_RECIPIENT": target.original or target.address,
+            "CLIENT_ADDRESS": envelope.client_address,
+            "CLIENT_HELO": envelope.helo_name,
+            "CLIENT_HOSTNAME": envelope.client_name,
+            "CLIENT_PROTOCOL": envelope.protocol,
+            "SASL_METHOD": envelope.sasl_method,
+            "SASL_USERNAME": envelope.sasl_username,
+        }
+        if account is not None:
+            values |= {"HOME": account.pw_dir, "SHELL": account.pw_shell}
+        always = ("LOCAL", "DOMAIN", "RECIPIENT", "SENDER", "ORIGINAL_RECIPIENT")
+        kept = {
+            name: censor(value, self._command_filter)
+            for name, value in values.items()
+            if value or name in always
+        }
+        return {"PATH": PATH, **self._exported, **kept}
+
+    def _head(self, where: str, message: Message, target: Target, *, from_line: bool = False) -> bytes:
+        return self._store.head(message, target, delivered=where in self._headers, from_line=from_line)
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+_BADNESS: dict[type, int] = {Deferred: 0, Bounced: 1, Sent: 2}
+
+
+def _words(conf: MainCf, name: str, known: Sequence[str]) -> frozenset[str]:
+    words = frozenset(conf.list(name))
+    for word in words - frozenset(known):
+        raise conf.error(name, f"{word!r} is not one of {', '.join(known)}")
+    return words
+
+
+def _is_account(decision: Deliver) -> bool:
+    step = decision.steps[0]
+    return len(decision.steps) == 1 and isinstance(step, Mailbox) and not step.forward
+
+
+def _there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def _spool_identity(directory: str, user: Identity) -> Identity:
+    """Whose rights make a mailbox in the spool directory: the user's where it lets him, else root's."""
+    if os.geteuid() != 0:
+        return user
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return user
+    if found.st_mode & stat.S_IWOTH:
+        return user
+    if found.st_mode & stat.S_IWGRP:
+        return Identity(user.uid, found.st_gid)
+    return Identity(0, 0)
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
