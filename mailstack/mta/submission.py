@@ -88,16 +88,18 @@ class Headers:
         return end <= HEADER_LIMIT
 
     def recipients(self) -> list[str]:
-        """The addresses of To, Cc and Bcc; of a resent message those of Resent-To, -Cc and -Bcc."""
-        found: list[Field] = list(fields(b"".join(self._parts)))
-        resent = any(field.name.startswith(b"resent-") for field in found)
-        wanted = _RESENT_RECIPIENTS if resent else _RECIPIENTS
-        return [
-            address
-            for field in found
-            if field.name in wanted
-            for address in parse_list(unfold(field.value).decode("utf-8", "surrogateescape"))
-        ]
+        """The addresses of Resent-To, -Cc and -Bcc; where there are none, those of To, Cc and Bcc."""
+        found = list(fields(b"".join(self._parts)))
+        return _addresses(found, _RESENT_RECIPIENTS) or _addresses(found, _RECIPIENTS)
+
+
+def _addresses(found: list[Field], names: frozenset[bytes]) -> list[str]:
+    return [
+        address
+        for field in found
+        if field.name in names
+        for address in parse_list(unfold(field.value).decode("utf-8", "surrogateescape"))
+    ]
 
 
 def _header_end(data: bytes) -> int | None:

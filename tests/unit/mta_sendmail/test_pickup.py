@@ -105,7 +105,7 @@ class World:
 
 
 def test_a_message_of_a_program(directory: Path) -> None:
-    text = b"To: list, Joe <b@y.test>\nBcc: c@y.test\nSubject: hello\n\n\xe4 body\n.\nno more\n"
+    text = b"To: list\nCc: Joe <b@y.test>\nBcc: c@y.test\nSubject: hello\n\n\xe4 body\n.\nno more\n"
     done = sendmail(directory, "-t", "-F", "Joe D.", "-f", "me", "-Nnever", "-Vident", "-Rfull", text=text)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     [name] = os.listdir(directory / "queue/maildrop")
@@ -123,9 +123,9 @@ def test_a_message_of_a_program(directory: Path) -> None:
     host = b"Received: by mail.x.test (Postfix, from userid %d)" % os.getuid()
     assert lines[0] == host
     assert lines[1].startswith(b"\tid " + message.queue_id.encode() + b"; ")
-    assert lines[2:4] == [b"To: list@x.test, Joe <b@y.test>", b"Subject: hello"]
-    assert lines[4].startswith(b"Message-Id: <") and lines[5].startswith(b"Date: ")
-    assert lines[6:] == [b'From: "Joe D." <me@x.test>', b"", b"\xe4 body", b""]
+    assert lines[2:5] == [b"To: list@x.test", b"Cc: Joe <b@y.test>", b"Subject: hello"]
+    assert lines[5].startswith(b"Message-Id: <") and lines[6].startswith(b"Date: ")
+    assert lines[7:] == [b'From: "Joe D." <me@x.test>', b"", b"\xe4 body", b""]
     assert world.taken == [message.queue_id]
     assert world.left() == []
     assert world.log().splitlines()[0] == f"postfix/pickup: {message.queue_id}: uid={os.getuid()} from=<me>"
