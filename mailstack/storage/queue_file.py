@@ -201,7 +201,7 @@ def encode_status(attempts: int, reasons: Mapping[int, Reason]) -> bytes:
     """The status records of a message that has been tried `attempts` times."""
     lines = [f"a {attempts}"]
     lines += [
-        f"r {index} {reason.time:.0f} {reason.dsn} {_escape(reason.text)}"
+        f"r {index} {reason.time:.3f} {reason.dsn} {_escape(reason.text)}"
         for index, reason in reasons.items()
     ]
     lines.append(".\n")

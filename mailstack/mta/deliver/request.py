@@ -11,10 +11,16 @@ from mailstack.storage.queue import Message
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Delivered, or handed to the next MTA. `text` is what the log has in parentheses."""
+    """Delivered, or handed to the next MTA. `text` is what the log has in parentheses.
+
+    `action` is what a sender who asked for NOTIFY=SUCCESS is told (RFC 3464 §2.3.3), `report` in which words
+    where those are not `text`; an `action` of `""`: nothing, for the next MTA will.
+    """
 
     text: str
     dsn: str = "2.0.0"
+    action: str = "delivered"
+    report: str = ""
 
 
 @dataclass(frozen=True, slots=True)

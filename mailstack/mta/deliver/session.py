@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
+from mailstack.mta.dsn import original_recipient
 from mailstack.net.stream import Stream, connect, connect_unix
 from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import NEED_DATA, ClientConnection, Mode, RemoteError, Reply, Response
@@ -100,6 +101,11 @@ class Session:
     greeted_as: str = ""
     """The name that the server gave in its reply to EHLO."""
 
+    @property
+    def action(self) -> str:
+        """What a sender who wants to know is told of a delivery: nothing where the server will tell him."""
+        return "" if "DSN" in self.engine.extensions else "relayed"
+
     # ---- one transaction
 
     async def send(self, request: Request, queue: Queue, *, connect: float) -> list[Result]:
@@ -107,14 +113,20 @@ class Session:
         self.uses += 1
         envelope = request.message.envelope
         engine = self.engine
-        engine.mail(envelope.sender, size=envelope.size, body=_body(envelope.body), smtputf8=envelope.smtputf8
-                    and "SMTPUTF8" in engine.extensions)  # fmt: skip
+        engine.mail(
+            envelope.sender,
+            size=envelope.size,
+            body=_body(envelope.body),
+            smtputf8=envelope.smtputf8 and "SMTPUTF8" in engine.extensions,
+            ret=envelope.ret,
+            envid=envelope.envid,
+        )
         transaction = _Transaction(self, request, connect)
         content = self._small_content(request.message, queue)
         try:
             if engine.pipelining:
                 for target in request.targets:
-                    engine.rcpt(target.address)
+                    self._rcpt(request.message, target)
                 if content is None:
                     engine.data()
                 else:
@@ -129,6 +141,16 @@ class Session:
                 raise
             transaction.rest(Deferred(lost.text, lost.dsn))
         return transaction.results
+
+    def _rcpt(self, message: Message, target: Target) -> None:
+        """RCPT TO; a server that knows DSN is told what became of the sender's wishes (RFC 3461 §5.2.1)."""
+        engine = self.engine
+        if not engine.dsn:
+            engine.rcpt(target.address)
+            return
+        recipient = message.envelope.recipients[target.index]
+        orcpt = original_recipient(recipient.orcpt, recipient.original or recipient.address)
+        engine.rcpt(target.address, notify=recipient.notify, orcpt=orcpt)
 
     def _small_content(self, message: Message, queue: Queue) -> bytes | None:
         """The content where it may go out with the envelope, in one BDAT chunk and one round trip.
@@ -157,7 +179,7 @@ class Session:
                 return
         for target in transaction.request.targets:
             if not pipelined:
-                engine.rcpt(target.address)
+                self._rcpt(transaction.request.message, target)
                 self._flush()
             reply = await self._reply(timeouts.rcpt, "sending RCPT TO")
             if reply.code == 421:
@@ -336,7 +358,11 @@ class _Transaction:
 
     def finish(self, target: Target, reply: Reply, host: Host) -> None:
         """The reply to the dot is in."""
-        outcome = Sent(str(reply), reply.dsn) if reply.positive else refusal(host, reply, "end of DATA")
+        outcome: Outcome
+        if reply.positive:
+            outcome = Sent(str(reply), reply.dsn, self.session.action)
+        else:
+            outcome = refusal(host, reply, "end of DATA")
         self.add(target, outcome, reply)
 
     def rest(self, outcome: Outcome, reply: Reply | None = None) -> None:

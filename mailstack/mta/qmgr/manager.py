@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from mailstack.mta import flow, lines
 from mailstack.mta.deliver.local import Forward
 from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result, Sent
+from mailstack.mta.dsn import REPLACED
 from mailstack.mta.qmgr import copies
 from mailstack.mta.qmgr.assign import Assigned, assign
 from mailstack.mta.qmgr.intake import NOT_NOW, Found, Intake, Site
@@ -67,6 +68,8 @@ class Active:
     """Recipients delivered and not yet crossed off on disk."""
     deferred: list[Result] = field(default_factory=list)
     bounced: list[Result] = field(default_factory=list)
+    confirmed: list[Result] = field(default_factory=list)
+    """Delivered, and the sender is to be told (NOTIFY=SUCCESS)."""
     finished: bool = False
     """Nothing is left to do but to remove the file."""
 
@@ -323,8 +326,11 @@ class QueueManager:
                 result = _softened(result)
             transport.log.info(lines.delivery(entry.message.queue_id, result, stages, limits.digits))
             match result.outcome:
-                case Sent():
-                    entry.done.append(result.target.index)
+                case Sent(action=action):
+                    index = result.target.index
+                    entry.done.append(index)
+                    if action and "SUCCESS" in entry.message.envelope.recipients[index].notify:
+                        entry.confirmed.append(result)
                 case Deferred():
                     entry.deferred.append(result)
                 case Bounced():
@@ -339,8 +345,8 @@ class QueueManager:
             todo, entry.todo = entry.todo, []
             self._schedule(entry, self._requests(entry, todo))
             return
-        if entry.bounced or entry.deferred:
-            self._tasks.start(self._fail(entry), f"failure of {entry.message.queue_id}")
+        if entry.bounced or entry.deferred or entry.confirmed or _expanded(entry.message):
+            self._tasks.start(self._report(entry), f"report on {entry.message.queue_id}")
         else:
             self._finish(entry)
 
@@ -373,10 +379,12 @@ class QueueManager:
         if not self._wanted.is_set() and self._intake.waiting:
             self._wanted.set()
 
-    async def _fail(self, entry: Active) -> None:
-        """Some recipients have failed: report those that failed for good, defer the others."""
+    async def _report(self, entry: Active) -> None:
+        """Tell the sender: of those that failed for good, are late, or were delivered where he wants to know
+        (RFC 3461); defer what has failed for now."""
         message, limits = entry.message, self.configuration.limits
-        age = self._clock.time() - message.envelope.arrival
+        now = self._clock.time()
+        age = now - message.envelope.arrival
         lifetime = limits.lifetime if message.envelope.sender else limits.bounce_lifetime
         if entry.deferred and age >= lifetime:
             sender = quote(message.envelope.sender)
@@ -391,15 +399,35 @@ class QueueManager:
                 # They stay pending: the report is tried again with the next attempt.
                 self._log.warning(f"{message.queue_id}: bounce: {error.strerror or error}")
                 entry.deferred += entry.bounced
+        await self._notify(entry, now)
         if entry.deferred:
-            self._defer(entry)
+            self._defer(entry, now)
             self._release(entry)
         else:
             self._finish(entry)
 
-    def _defer(self, entry: Active) -> None:
+    async def _notify(self, entry: Active, now: float) -> None:
+        """Notifications other than failures; one that cannot be queued is lost, with a warning."""
+        message, bouncer = entry.message, self.configuration.bouncer
+        try:
+            if entry.deferred and self._late(message, now):
+                await bouncer.warn(message, entry.deferred)
+            expanded = _expanded(message)
+            if entry.confirmed or expanded:
+                await bouncer.confirm(message, entry.confirmed, expanded)
+        except OSError as error:
+            self._log.warning(f"{message.queue_id}: notification: {error.strerror or error}")
+
+    def _late(self, message: Message, now: float) -> bool:
+        """Whether `delay_warning_time` has passed, and had not at the attempt before."""
+        limit = self.configuration.limits.warning_time
+        if not limit or now - message.envelope.arrival < limit:
+            return False
+        before = max((reason.time for reason in message.reasons.values()), default=0.0)
+        return before - message.envelope.arrival < limit
+
+    def _defer(self, entry: Active, now: float) -> None:
         message = entry.message
-        now = self._clock.time()
         reasons = {
             result.target.index: Reason(now, result.outcome.dsn, result.outcome.text)
             for result in entry.deferred
@@ -457,6 +485,12 @@ def _mentions(message: Message, domain: str) -> bool:
     """Whether a pending recipient is of `domain` (ETRN)."""
     recipients = message.envelope.recipients
     return any(recipients[index].address.lower().endswith(f"@{domain}") for index in message.pending)
+
+
+def _expanded(message: Message) -> str:
+    """The recipients that aliases have replaced and whose sender is to be told so, once: cleanup's record."""
+    attributes = message.envelope.attributes
+    return attributes.get(REPLACED, "") if attributes and not message.attempts else ""
 
 
 def _softened(result: Result) -> Result:

@@ -45,9 +45,16 @@ class Connection:
         self._engine.chunking = "chunking" not in settings.discarded_keywords
         self._engine.utf8 = settings.utf8
         self._engine.strict_utf8 = settings.strict_utf8
+        self._engine.dsn = settings.dsn
+        if settings.notices is not None:
+            self._engine.transcript = []
+        self._errors: set[str] = set()
+        """Classes of errors since the transcript began (notify_classes)."""
         self._transaction: Transaction | None = None
         self._authentication = Authentication(settings, self._log)
         self._where = "CONNECT"
+        self._reason = ""
+        """Why the session was broken off, for the postmaster."""
         self._begun = shared.clock.time()
         self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
         self._extended = False
@@ -153,6 +160,16 @@ class Connection:
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
+
+    async def _notify_postmaster(self, reason: str) -> None:
+        """Send the transcript where notify_classes wants it, and begin a new one. Problems are logged."""
+        notices, history, errors = self._settings.notices, self._engine.transcript, self._errors
+        self._errors = set()
+        if notices is None or not history:
+            return
+        self._engine.transcript = []
+        if not errors.isdisjoint(notices.classes):
+            await self._shared.notify(notices, errors & notices.classes, self.peer, history, reason)
 
     # ---- words for logs and headers
 

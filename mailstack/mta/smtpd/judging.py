@@ -152,7 +152,27 @@ class Judging(Connection):
         subject = self.recipient or self.sender or self.peer
         return Reply(451, "4.3.0", f"<{subject}>: Temporary lookup failure")
 
+    def _error_class(self, reply: Reply) -> str:
+        """The class of error that a refusal is, as notify_classes names them."""
+        if reply.enhanced == "4.3.5":
+            return "software"
+        if reply.text.endswith("Temporary lookup failure"):
+            return "data"
+        settings = self._settings
+        if settings.notices is None or "bounce" not in settings.notices.classes or self.recipient is None:
+            return "policy"
+        try:
+            for address in (self.recipient, self.sender):
+                found = settings.recipients.unlisted(settings.rewriter.complete(address)) if address else None
+                if found is not None and found.text in reply.text:
+                    return "bounce"  # it would have bounced
+        except (OSError, TableError):
+            return "data"
+        return "policy"
+
     def _log_reject(self, word: str, reply: Reply) -> None:
+        if word == "reject":
+            self._errors.add(self._error_class(reply))
         self._log_event(word, str(reply))
 
     def _log_event(self, word: str, text: str) -> None:

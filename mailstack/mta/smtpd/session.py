@@ -18,7 +18,10 @@ from mailstack.mta.smtpd.commands import HANDLERS, Commands
 from mailstack.mta.smtpd.connection import Over
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
+from mailstack.wire.smtp.command import SIZE_LIMIT
 from mailstack.wire.smtp.server import FOREIGN
+
+LOST = "lost connection"
 
 _VERBS: dict[type, str] = {
     events.Mail: "MAIL",
@@ -52,24 +55,31 @@ class Session(Commands):
     async def run(self) -> None:
         """Serve the client; returns when the session is over."""
         self._task = current()
+        reason = ""
         try:
             await self._converse()
         except Over:
-            pass
+            reason = self._reason
         except TimeoutError:
+            reason = "timeout"
             self._log.info(f"timeout after {self._where} from {self.peer}")
             self._say(Reply(421, "4.4.2", f"{self._settings.host} Error: timeout exceeded"))
         except ConnectionError:
+            reason = LOST
             self._lost()
         except asyncio.CancelledError:
             self._say(Reply(421, "4.3.2", f"{self._settings.host} Service unavailable - try again later"))
         except Exception as error:
             self._log.exception(f"session with {self.peer}", error)
+            reason = "error"
+            self._errors.add("software")
             self._say(Reply(421, "4.3.0", f"{self._settings.host} Server local error"))
         finally:
             self._drop_transaction()
             self._authentication.cancel()
             self._log.info(f"disconnect from {self.peer} {self._account.summary()}")
+        if self._errors:
+            await self._notify_postmaster(reason)
 
     def _lost(self) -> None:
         detail = ""
@@ -125,6 +135,7 @@ class Session(Commands):
             if isinstance(event, events.Closed):
                 await self._flush()
                 self._lost()
+                self._reason = LOST
                 raise Over
             await self._handle(event)
             if deadline:
@@ -133,6 +144,8 @@ class Session(Commands):
                 await self._flush()
                 self._log.info(f"too many errors after {self._where} from {self.peer}")
                 self._say(Reply(421, "4.7.0", f"{self._settings.host} Error: too many errors"))
+                self._reason = "too many errors"
+                self._errors.add("policy")
                 raise Over
 
     def _time_left(self, received: int) -> float:
@@ -168,6 +181,7 @@ class Session(Commands):
 
     def _refused(self, event: events.Refused) -> None:
         self._where = event.verb or "UNKNOWN"
+        self._errors.add("policy" if event.reply is SIZE_LIMIT else "protocol")
         if event.verb == "BDAT" and self._engine.state in (State.IDLE, State.READY):
             self._drop_transaction()  # the last chunk has been refused: the transaction is over
         self._account.count(self._where if event.verb in KNOWN else "unknown", False)

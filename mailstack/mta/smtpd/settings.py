@@ -14,6 +14,7 @@ from pathlib import Path
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import DomainList, OpenTable
+from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.sasl import Authenticator, make_authenticator
@@ -97,6 +98,9 @@ class Settings:
     strict_envelopes: bool
     utf8: bool
     strict_utf8: bool
+    dsn: bool
+    notices: Notices | None
+    """Whom to tell of sessions that go wrong; None: nobody."""
     forbid_pipelining: bool
     discarded_keywords: frozenset[str]
     header_clients: frozenset[str]
@@ -216,6 +220,8 @@ def _load(
         strict_envelopes=conf.bool("strict_rfc821_envelopes"),
         utf8=utf8,
         strict_utf8=conf.bool("strict_smtputf8"),
+        dsn="dsn" not in _discarded(conf),
+        notices=Notices.read(conf, rewriter, cleanup),
         forbid_pipelining=conf.bool("smtpd_forbid_unauth_pipelining"),
         discarded_keywords=_discarded(conf),
         header_clients=header_clients,

@@ -14,12 +14,14 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import MasterService
+from mailstack.mta.bounce.transcript import Notices
+from mailstack.mta.cleanup import AliasExpansionError
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.life import Life
 from mailstack.mta.smtpd.anvil import SHARED, Anvil
@@ -37,7 +39,7 @@ from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
-from mailstack.storage.tables import open_table
+from mailstack.storage.tables import TableError, open_table
 from mailstack.wire.smtp.reply import Reply
 
 DRAIN = 8.0
@@ -140,6 +142,22 @@ class Shared:
         except OSError:
             return False
         return True
+
+    async def notify(
+        self, notices: Notices, errors: Set[str], peer: str, history: Sequence[bytes], reason: str
+    ) -> None:
+        """Send the postmaster the transcript of a session with such errors. Problems are logged."""
+        now = self.clock.time()
+        queue_id = self.queue.new_id(now)
+        try:
+            envelope = notices.envelope(errors, queue_id, now)
+            message_id, content = notices.compose(peer, history, reason, queue_id, now)
+            await self.queue.enqueue(envelope, (content,), self.commit)
+        except (OSError, AliasExpansionError, TableError) as error:
+            self.log.warning(f"postmaster notify: {error}")
+            return
+        self.cleanup_log.info(f"{queue_id}: message-id={message_id}")
+        self.wake_qmgr(queue_id)
 
     def close(self) -> None:
         self._trigger.close()

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mailstack.wire.smtp.address import quote
+from mailstack.wire.smtp.command import encode_uxtext, encode_xtext
 from mailstack.wire.smtp.content import stuff
 from mailstack.wire.smtp.events import NEED_DATA, Closed, NeedData
 from mailstack.wire.smtp.reply import Reply, parse_reply
@@ -115,6 +116,11 @@ class ClientConnection:
         return "CHUNKING" in self.extensions
 
     @property
+    def dsn(self) -> bool:
+        """The server takes RET, ENVID, NOTIFY and ORCPT (RFC 3461)."""
+        return "DSN" in self.extensions
+
+    @property
     def size_limit(self) -> int:
         """The largest message the server takes, in octets; 0: it says nothing or sets no limit (RFC 1870)."""
         value = self.extensions.get("SIZE", "")
@@ -167,21 +173,41 @@ class ClientConnection:
         line = b"*" if data is None else binascii.b2a_base64(data, newline=False)
         self._command("AUTH", "", line.decode())
 
-    def mail(self, sender: str, *, size: int = 0, body: str = "", smtputf8: bool = False) -> None:
-        """MAIL FROM. Parameters that the server has not announced are left out, SMTPUTF8 excepted."""
+    def mail(
+        self,
+        sender: str,
+        *,
+        size: int = 0,
+        body: str = "",
+        smtputf8: bool = False,
+        ret: str = "",
+        envid: str = "",
+    ) -> None:
+        """MAIL FROM. Parameters that the server has not announced are left out, SMTPUTF8 excepted.
+
+        `envid` is what ENVID stands for, not in xtext (RFC 3461 §4.4).
+        """
         text = f"MAIL FROM:<{quote(sender)}>"
         if size and "SIZE" in self.extensions:
             text += f" SIZE={size}"
         if body and "8BITMIME" in self.extensions:
             text += f" BODY={body}"
+        if (ret or envid) and "DSN" in self.extensions:
+            text += f" ENVID={encode_xtext(envid)}" if envid else ""
+            text += f" RET={ret}" if ret else ""
         if smtputf8:
             text += " SMTPUTF8"
         self._accepted.clear()
         self._command("MAIL", sender, text)
 
-    def rcpt(self, recipient: str) -> None:
-        """RCPT TO."""
-        self._command("RCPT", recipient, f"RCPT TO:<{quote(recipient)}>")
+    def rcpt(self, recipient: str, *, notify: str = "", orcpt: str = "") -> None:
+        """RCPT TO. `orcpt` is `type;address`, the address not in xtext; it and `notify` are left out where
+        the server has not announced DSN (RFC 3461 §5.2.2)."""
+        text = f"RCPT TO:<{quote(recipient)}>"
+        if (orcpt or notify) and "DSN" in self.extensions:
+            text += f" ORCPT={_coded(orcpt)}" if orcpt else ""
+            text += f" NOTIFY={notify}" if notify else ""
+        self._command("RCPT", recipient, text)
 
     def data(self) -> None:
         """DATA."""
@@ -297,6 +323,11 @@ class ClientConnection:
             return parse_reply(lines)
         except ValueError as error:
             raise RemoteError(str(error)) from None
+
+
+def _coded(orcpt: str) -> str:
+    kind, _, address = orcpt.partition(";")
+    return f"{kind};{(encode_uxtext if kind.lower() == 'utf-8' else encode_xtext)(address)}"
 
 
 def _extensions(reply: Reply) -> dict[str, str]:

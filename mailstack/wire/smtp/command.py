@@ -1,9 +1,10 @@
-"""One command line, taken apart (RFC 5321 §4.1), as leniently as Postfix does."""
+"""One command line, taken apart (RFC 5321 §4.1, RFC 3461 §4), as leniently as Postfix does."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailstack.wire.smtp.address import AddressError, parse_path
 from mailstack.wire.smtp.reply import Reply
@@ -16,16 +17,36 @@ _ATOM = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s"<>]|\\.)[^\s<]*')
 _NEUTER = re.compile(r"[^\x21-\x7e]|[<>()\\\";@]")
 _HEADER_LIKE = re.compile(r"[!-9;-~]+:")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z")
+_XTEXT_CODE = re.compile(r"\+([0-9A-Fa-f]{2})?")
+_XTEXT_CODE_OCTETS = re.compile(rb"\+([0-9A-Fa-f]{2})")
+_UXTEXT_CODE = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_NOTIFY = ("NEVER", "SUCCESS", "FAILURE", "DELAY")
+"""What NOTIFY may say, in the order in which it is passed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class MailParameters:
-    """What follows the sender: SIZE (octets; 0: not given), BODY, SMTPUTF8, AUTH (xtext; None: not given)."""
+    """What follows the sender: SIZE (octets; 0: not given), BODY, SMTPUTF8, AUTH (xtext; None: not given).
+
+    `ret` is `FULL` or `HDRS`, `envid` is decoded; `""`: not given (RFC 3461 §4.3, §4.4).
+    """
 
     size: int = 0
     body: str = ""
     smtputf8: bool = False
     auth: str | None = None
+    ret: str = ""
+    envid: str = ""
+
+
+class RcptParameters(NamedTuple):
+    """What follows a recipient; `""`: not given (RFC 3461 §4.1, §4.2).
+
+    `notify` is `NEVER` or some of `SUCCESS,FAILURE,DELAY` in that order, `orcpt` is `type;address`, decoded.
+    """
+
+    notify: str = ""
+    orcpt: str = ""
 
 
 class SyntaxRefusal(Exception):  # noqa: N818  # a reply to send, not an error of ours
@@ -37,6 +58,7 @@ class SyntaxRefusal(Exception):  # noqa: N818  # a reply to send, not an error o
 
 
 NO_PARAMETERS = MailParameters()
+NO_RCPT_PARAMETERS = RcptParameters()
 MAIL_SYNTAX = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
 RCPT_SYNTAX = Reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
@@ -46,6 +68,11 @@ SIZE_FILESYSTEM = Reply(552, "5.3.4", "Message size exceeds file system imposed 
 SIZE_LIMIT = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 NEED_SMTPUTF8 = Reply(553, "5.6.7", "Must declare SMTPUTF8 to send unicode address")
 BAD_AUTH_PARAMETER = Reply(501, "5.5.4", "Error: Malformed AUTH= parameter")
+DSN_DISABLED = Reply(501, "5.7.1", "DSN support is disabled")
+BAD_RET = Reply(501, "5.5.4", "Bad RET parameter syntax")
+BAD_ENVID = Reply(501, "5.5.4", "Bad ENVID parameter syntax")
+BAD_NOTIFY = Reply(501, "5.5.4", "Error: Bad NOTIFY parameter syntax")
+BAD_ORCPT = Reply(501, "5.5.4", "Error: Bad ORCPT parameter syntax")
 
 
 def is_foreign(line: str) -> bool:
@@ -67,6 +94,7 @@ class Rules:
     strict_paths: bool
     utf8: bool
     strict_utf8: bool
+    dsn: bool = False
 
 
 def parse_mail(argument: str, rules: Rules) -> tuple[str, MailParameters]:
@@ -87,17 +115,18 @@ def _check_ascii(address: str, strict: bool, bad: Reply) -> None:
         raise SyntaxRefusal(bad)
 
 
-def parse_rcpt(argument: str, smtputf8: bool, strict_paths: bool, strict_utf8: bool) -> str:
-    """Recipient (internal form) of `TO:<…>`. Raises `SyntaxRefusal`."""
+def parse_rcpt(
+    argument: str, smtputf8: bool, strict_paths: bool, strict_utf8: bool, dsn: bool = False
+) -> tuple[str, RcptParameters]:
+    """Recipient (internal form) and parameters of `TO:<…> …`. Raises `SyntaxRefusal`."""
     path, rest = _split_path(argument, "TO:", RCPT_SYNTAX, BAD_RECIPIENT, strict_paths)
     recipient = _address(path, BAD_RECIPIENT)
     if not recipient:
         raise SyntaxRefusal(BAD_RECIPIENT)
-    if rest:
-        raise SyntaxRefusal(_unsupported(rest.split()[0]))
+    parameters = _rcpt_parameters(rest, dsn) if rest else NO_RCPT_PARAMETERS
     if not recipient.isascii() and not smtputf8:
         _check_ascii(recipient, strict_utf8, BAD_RECIPIENT)
-    return recipient
+    return recipient, parameters
 
 
 def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply, strict: bool) -> tuple[str, str]:
@@ -133,6 +162,7 @@ def _mail_parameters(text: str, rules: Rules) -> MailParameters:
     body = ""
     smtputf8 = False
     auth: str | None = None
+    ret = envid = ""
     for token in text.split():
         key, equals, value = token.partition("=")
         match key.upper():
@@ -146,9 +176,100 @@ def _mail_parameters(text: str, rules: Rules) -> MailParameters:
                 if value != "<>" and not _XTEXT.match(value):
                     raise SyntaxRefusal(BAD_AUTH_PARAMETER)
                 auth = value
+            case "RET" if equals:
+                ret = _ret(value, ret, rules.dsn)
+            case "ENVID" if equals:
+                envid = _envid(value, envid, rules.dsn)
             case _:
                 raise SyntaxRefusal(_unsupported(token))
-    return MailParameters(size, body, smtputf8, auth)
+    return MailParameters(size, body, smtputf8, auth, ret, envid)
+
+
+def _rcpt_parameters(text: str, dsn: bool) -> RcptParameters:
+    notify = orcpt = ""
+    for token in text.split():
+        key, equals, value = token.partition("=")
+        match key.upper():
+            case "NOTIFY" if equals:
+                notify = _notify(value, notify, dsn)
+            case "ORCPT" if equals:
+                orcpt = _orcpt(value, orcpt, dsn)
+            case _:
+                raise SyntaxRefusal(_unsupported(token))
+    return RcptParameters(notify, orcpt)
+
+
+def _demand_dsn(dsn: bool) -> None:
+    if not dsn:
+        raise SyntaxRefusal(DSN_DISABLED)
+
+
+def _ret(value: str, before: str, dsn: bool) -> str:
+    _demand_dsn(dsn)
+    if before or value.upper() not in ("FULL", "HDRS"):
+        raise SyntaxRefusal(BAD_RET)
+    return value.upper()
+
+
+def _envid(value: str, before: str, dsn: bool) -> str:
+    """Decoded; it has to be printable, for it goes into a header field."""
+    _demand_dsn(dsn)
+    decoded = decode_xtext(value)
+    if before or not decoded or not (decoded.isascii() and decoded.isprintable()):
+        raise SyntaxRefusal(BAD_ENVID)
+    return decoded
+
+
+def _notify(value: str, before: str, dsn: bool) -> str:
+    _demand_dsn(dsn)
+    words = {word for word in value.upper().split(",") if word}
+    if before or not words or words - set(_NOTIFY) or ("NEVER" in words and len(words) > 1):
+        raise SyntaxRefusal(BAD_NOTIFY)
+    return ",".join(word for word in _NOTIFY if word in words)
+
+
+def _orcpt(value: str, before: str, dsn: bool) -> str:
+    _demand_dsn(dsn)
+    kind, semicolon, coded = value.partition(";")
+    decoded = decode_xtext(coded)
+    if decoded is not None and kind.lower() == "utf-8":
+        decoded = _decode_uxtext(decoded)
+    if before or not kind or not semicolon or decoded is None:
+        raise SyntaxRefusal(BAD_ORCPT)
+    # It goes into a header field of a report: nothing that would end a line of it.
+    return f"{kind};{''.join(char if char.isprintable() else '?' for char in decoded)}"
+
+
+def decode_xtext(text: str) -> str | None:
+    """xtext (RFC 3461 §4) without its `+XX`; None where a `+` stands for nothing."""
+    if "+" not in text:
+        return text
+    if any(found[1] is None for found in _XTEXT_CODE.finditer(text)):
+        return None
+    data = _XTEXT_CODE_OCTETS.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
+    return data.decode("utf-8", "surrogateescape")
+
+
+def encode_xtext(text: str) -> str:
+    """`text` as xtext: what is not printable ASCII, `+` and `=` as `+XX`, octet by octet."""
+    data = text.encode("utf-8", "surrogateescape")
+    return "".join(
+        chr(octet) if 33 <= octet <= 126 and octet not in b"+=" else f"+{octet:02X}" for octet in data
+    )
+
+
+def encode_uxtext(text: str) -> str:
+    """`text` as utf-8-addr-xtext (RFC 6533 §3): what xtext would escape, and a backslash, as `\\x{XX}`."""
+    return "".join(
+        char if "!" <= char <= "~" and char not in "+=\\" else f"\\x{{{ord(char):02X}}}" for char in text
+    )
+
+
+def _decode_uxtext(text: str) -> str | None:
+    try:
+        return _UXTEXT_CODE.sub(lambda found: chr(int(found[1], 16)), text)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _size(value: str, limit: int) -> int:

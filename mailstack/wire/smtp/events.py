@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from mailstack.wire.smtp.command import MailParameters
+from mailstack.wire.smtp.command import NO_RCPT_PARAMETERS, MailParameters, RcptParameters
 from mailstack.wire.smtp.reply import Reply
 
 
@@ -45,6 +45,7 @@ class Rcpt:
     """RCPT TO; `recipient` in internal form."""
 
     recipient: str
+    parameters: RcptParameters = NO_RCPT_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)

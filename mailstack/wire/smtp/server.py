@@ -97,6 +97,7 @@ class ServerConnection(CommandReaders):
         "_left",
         "_out",
         "_position",
+        "_recorded",
         "_replies_due",
         "_skipping",
         "auth_refusal",
@@ -107,6 +108,7 @@ class ServerConnection(CommandReaders):
         "recipients",
         "require_tls",
         "state",
+        "transcript",
     )
 
     def __init__(
@@ -134,12 +136,19 @@ class ServerConnection(CommandReaders):
         """SMTPUTF8 is offered."""
         self.strict_utf8 = True
         """A local part outside ASCII needs SMTPUTF8 (a domain always does)."""
+        self.dsn = False
+        """RET, ENVID, NOTIFY and ORCPT are taken (RFC 3461)."""
         self.authenticated = False
         self.recipients = 0
         """Recipients accepted in this transaction."""
+        self.transcript: list[bytes] | None = None
+        """Where it is a list: what is said, in order, commands without their line ends, replies with theirs.
+        Answers to challenges are left out."""
         self._buffer = b""
         self._position = 0
         self._out: list[bytes] = []
+        self._recorded = 0
+        """Replies in `_out` that stand in the transcript already."""
         self._awaiting = ""
         """The verb whose reply is due."""
         self._replies_due = 0
@@ -176,6 +185,9 @@ class ServerConnection(CommandReaders):
         if not self._out:
             return b""
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        if self.transcript is not None:
+            self.transcript += self._out[self._recorded :]
+            self._recorded = 0
         self._out.clear()
         return data
 
@@ -443,7 +455,15 @@ class ServerConnection(CommandReaders):
         self._out.append(reply.encode())
         return events.Refused(verb, reply, _printable(line[:_QUOTED_LINE]))
 
+    def _record(self, transcript: list[bytes], line: bytes) -> None:
+        """Replies that wait to be sent have been said before this line."""
+        transcript += self._out[self._recorded :]
+        self._recorded = len(self._out)
+        transcript.append(line)
+
     def _command(self, raw: bytes) -> Event:
+        if self.transcript is not None:
+            self._record(self.transcript, raw)
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError:

@@ -37,6 +37,7 @@ class CommandReaders:
     __slots__ = (
         "_utf8",
         "authenticated",
+        "dsn",
         "hello",
         "limits",
         "starttls_refusal",
@@ -51,6 +52,7 @@ class CommandReaders:
     strict_paths: bool
     utf8: bool
     strict_utf8: bool
+    dsn: bool
     authenticated: bool
     _utf8: bool
 
@@ -70,13 +72,15 @@ class CommandReaders:
         return self._hello("LHLO", argument)
 
     def _on_mail(self, argument: str) -> Event:
-        rules = command.Rules(self.limits.message, self.strict_paths, self.utf8, self.strict_utf8)
+        rules = command.Rules(self.limits.message, self.strict_paths, self.utf8, self.strict_utf8, self.dsn)
         sender, parameters = command.parse_mail(argument, rules)
         self._utf8 = parameters.smtputf8
         return events.Mail(sender, parameters)
 
     def _on_rcpt(self, argument: str) -> Event:
-        return events.Rcpt(command.parse_rcpt(argument, self._utf8, self.strict_paths, self.strict_utf8))
+        return events.Rcpt(
+            *command.parse_rcpt(argument, self._utf8, self.strict_paths, self.strict_utf8, self.dsn)
+        )
 
     def _on_data(self, argument: str) -> Event:
         _no_argument("DATA", argument)

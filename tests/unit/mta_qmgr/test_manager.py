@@ -102,7 +102,7 @@ def test_recipients_have_fates_of_their_own(tmp_path: Path) -> None:
 def test_mail_of_the_null_sender_is_not_bounced(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.agent.default = NEVER
-        for sender in ("", "double-bounce@x.test"):
+        for sender in ("", "double-bounce@mail.x.test"):
             bench.manager.new_mail(await bench.put("out@o.test", sender=sender))
         await bench.settle()
         assert bench.where() == {}
@@ -119,7 +119,7 @@ def test_double_bounces_reach_the_postmaster_when_asked_for(tmp_path: Path) -> N
         await bench.settle()
         assert bench.where() == {}
         assert len(bench.lines("postmaster non-delivery notification: ")) == 1
-        assert len(bench.lines("from=<double-bounce@x.test>")) == 1
+        assert len(bench.lines("from=<double-bounce@mail.x.test>")) == 1
 
     bench_test(tmp_path, test, main_cf="notify_classes = 2bounce\n")
 
@@ -372,7 +372,7 @@ def test_unknown_ids_are_harmless(tmp_path: Path) -> None:
 
 
 def test_backoff() -> None:
-    limits = Limits(1, 1, 1, 1, 1, 1, 10, 100, 1, 1, False, 2, frozenset())
+    limits = Limits(1, 1, 1, 1, 1, 1, 10, 100, 1, 1, 0, False, 2, frozenset())
     assert [limits.backoff(attempts) for attempts in (1, 2, 3, 4, 5, 50, 5000)] == [
         10,
         20,

@@ -136,7 +136,7 @@ REFUSALS: list[tuple[bytes, bytes]] = [
     (b"MAIL TO:<a@b>\r\n", b"501 5.5.4 Syntax: MAIL FROM:<address>"),
     (b"MAIL FROM:<a@b> FOO=1\r\n", b"555 5.5.4 Unsupported option: FOO=1"),
     (b"MAIL FROM:<a@b> BODY=9BIT\r\n", b"555 5.5.4 Unsupported option: BODY=9BIT"),
-    (b"MAIL FROM:<a@b> RET=FULL\r\n", b"555 5.5.4 Unsupported option: RET=FULL"),
+    (b"MAIL FROM:<a@b> RET=FULL\r\n", b"501 5.7.1 DSN support is disabled"),
     (b"MAIL FROM:<a@b> SIZE=x\r\n", b"501 5.5.4 Bad message size syntax"),
     (b"MAIL FROM:<a@b> SIZE=-1\r\n", b"501 5.5.4 Bad message size syntax"),
     (b"MAIL FROM:<a@b> SIZE=1073741824\r\n", b"552 5.3.4 Message size exceeds fixed limit"),
@@ -160,7 +160,7 @@ REFUSALS: list[tuple[bytes, bytes]] = [
     (b"MAIL FROM:<>\r\nDATA\r\n", b"554 5.5.1 Error: no valid recipients"),
     (b"MAIL FROM:<>\r\nRCPT TO:<>\r\n", b"501 5.1.3 Bad recipient address syntax"),
     (b"MAIL FROM:<>\r\nRCPT\r\n", b"501 5.5.4 Syntax: RCPT TO:<address>"),
-    (b"MAIL FROM:<>\r\nRCPT TO:<a@b> NOTIFY=NEVER\r\n", b"555 5.5.4 Unsupported option: NOTIFY=NEVER"),
+    (b"MAIL FROM:<>\r\nRCPT TO:<a@b> NOTIFY=NEVER\r\n", b"501 5.7.1 DSN support is disabled"),
     (b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA x\r\n", b"501 5.5.4 Syntax: DATA"),
     (b"MAIL FROM:<>\r\nETRN a.test\r\n", b"503 Error: MAIL transaction in progress"),
 ]

@@ -43,7 +43,7 @@ def test_the_notification(tmp_path: Path) -> None:
         raw = bench.queue.read_content(stored)
         assert b"\n" not in raw.replace(b"\r\n", b"")
         message = bench.message(notification)
-        assert message["From"] == "MAILER-DAEMON@x.test (Mail Delivery System)"
+        assert message["From"] == "Mail Delivery System <MAILER-DAEMON@x.test>"
         assert message["To"] == "zs@x.test"
         assert message["Subject"] == "Undelivered Mail Returned to Sender"
         assert message["Auto-Submitted"] == "auto-replied"

@@ -1,0 +1,223 @@
+"""Whom to tell of what became of a message: its sender, the postmaster, or nobody.
+
+The sender gets one notification for the recipients that failed, one for those that are late (once, see
+`delay_warning_time`) and one for those that have been delivered, relayed or expanded, as NOTIFY says
+(RFC 3461 §4.1): without it failures and delays, `NEVER` nothing. The postmaster gets copies of failures and
+delays, with the original's headers, when `notify_classes` names `bounce` or `delay`.
+
+A message from `<>` causes no notification: it goes to `2bounce_notice_recipient` when `notify_classes` names
+`2bounce` or `bounce`, from `double_bounce_sender`; mail from that address is thrown away with a warning.
+
+Every notification is a message of its own, durable when a method returns. Logs
+`ID: sender non-delivery notification: NEWID` and the like. Raises `OSError` when one cannot be queued.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.bounce.report import Line, Notification, Site, compose, message_id
+from mailstack.mta.bounce.templates import DELAY, FAILURE, SUCCESS, Template
+from mailstack.mta.cleanup import AliasExpansionError, Cleanup
+from mailstack.mta.deliver.request import Result, Sent
+from mailstack.mta.dsn import original_recipient
+from mailstack.mta.lookup import settled
+from mailstack.mta.rewrite import Rewriter
+from mailstack.net.clock import Clock
+from mailstack.net.log import Log
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.queue import Envelope, Message, Queue, Recipient
+from mailstack.storage.tables import TableError
+from mailstack.wire.smtp import quote
+
+HEADER_LIMIT = 100 * 1024
+"""Octets of an original's headers that are returned at the most."""
+
+
+class _Whom(NamedTuple):
+    """A receiver of a notification; `postmaster`: it gets the short form."""
+
+    address: str
+    postmaster: bool
+
+
+class Bouncer:
+    """Notifications under one configuration."""
+
+    def __init__(
+        self,
+        conf: MainCf,
+        queue: Queue,
+        commit: GroupCommit,
+        rewriter: Rewriter,
+        cleanup: Cleanup,
+        clock: Clock,
+        log: Log,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._queue = queue
+        self._commit = commit
+        self._cleanup = cleanup
+        self._clock = clock
+        self._wake = wake
+        name = conf.str("syslog_name")
+        self._log = log.child(f"{name}/bounce")
+        self._cleanup_log = log.child(f"{name}/cleanup")
+        host = conf.str("myhostname")
+        null_name = conf.str("empty_address_recipient")
+        self._site = Site(
+            host,
+            conf.str("mail_name"),
+            f"Mail Delivery System <{quote(rewriter.complete(null_name))}>",
+            conf.bool("smtputf8_enable"),
+        )
+        self._null_sender = f"{null_name}@{host}"
+        self._double = f"{conf.str('double_bounce_sender')}@{host}"
+        self._limit = conf.size("bounce_size_limit")
+        self._hours = int(conf.time("delay_warning_time") // 3600)
+        self._lifetime = conf.time("maximal_queue_lifetime")
+        classes = frozenset(conf.list("notify_classes"))
+
+        def notified(parameter: str, *names: str) -> str:
+            """Where the postmaster's copies go; "" for none."""
+            return "" if classes.isdisjoint(names) else rewriter.complete(conf.str(parameter))
+
+        self._bounces = notified("bounce_notice_recipient", "bounce")
+        self._double_bounces = notified("2bounce_notice_recipient", "2bounce", "bounce")
+        self._delays = notified("delay_notice_recipient", "delay")
+
+    # ---- what happened
+
+    async def send(self, message: Message, failed: Sequence[Result]) -> None:
+        """Recipients have failed for good."""
+        lines = [self._line(message, result, "failed") for result in failed]
+        envelope = message.envelope
+        if not envelope.sender:
+            if self._double_bounces:
+                whom = _Whom(self._double_bounces, True)
+                await self._send(message, FAILURE, whom, lines, self._whole(message))
+            return
+        if envelope.sender.lower() == self._double.lower():
+            self._log.warning(f"{message.queue_id}: undeliverable postmaster notification discarded")
+            return
+        reported = [line for line in lines if not line.notify or "FAILURE" in line.notify]
+        if reported:
+            await self._send(message, FAILURE, _Whom(envelope.sender, False), reported, self._whole(message))
+        if self._bounces:
+            await self._send(message, FAILURE, _Whom(self._bounces, True), lines, whole=False)
+
+    async def warn(self, message: Message, late: Sequence[Result]) -> None:
+        """Recipients have not been reached for `delay_warning_time`."""
+        sender = message.envelope.sender
+        if not sender or sender.lower() == self._double.lower():
+            return
+        until = message.envelope.arrival + self._lifetime
+        lines = [self._line(message, result, "delayed", until) for result in late]
+        reported = [line for line in lines if not line.notify or "DELAY" in line.notify]
+        if reported:
+            await self._send(message, DELAY, _Whom(sender, False), reported, whole=False)
+        if self._delays:
+            await self._send(message, DELAY, _Whom(self._delays, True), lines, whole=False)
+
+    async def confirm(self, message: Message, sent: Sequence[Result], expanded: str) -> None:
+        """Recipients with NOTIFY=SUCCESS have been delivered; `expanded` is the attribute `REPLACED`."""
+        sender = message.envelope.sender
+        name = self._site.mail_name
+        lines = [_expanded(record, name) for record in expanded.split("\n") if record]
+        for result in sent:
+            assert isinstance(result.outcome, Sent)
+            lines.append(self._line(message, result, result.outcome.action))
+        if sender and lines:
+            await self._send(message, SUCCESS, _Whom(sender, False), lines, whole=False)
+
+    # ---- one notification
+
+    async def _send(
+        self, message: Message, template: Template, whom: _Whom, lines: Sequence[Line], whole: bool
+    ) -> None:
+        """Put a notification into the queue. `whole`: with all of the original."""
+        envelope = message.envelope
+        now = self._clock.time()
+        queue_id = self._queue.new_id(now)
+        stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
+        notification = Notification(
+            template,
+            ""
+            if whom.postmaster
+            else template.text.format(
+                host=self._site.host, hours=self._hours, days=int(self._lifetime // 86400)
+            ),
+            template.postmaster_subject if whom.postmaster else template.subject,
+            whom.address,
+            "auto-generated" if whom.postmaster else "auto-replied",
+            queue_id,
+            now,
+            envelope,
+            envelope.sender or self._null_sender,
+            lines,
+            self._original(message, whole),
+            not whole,
+        )
+        parts = compose(self._site, notification, stamp)
+        report = Envelope(
+            self._double if whom.postmaster else "",
+            await self._recipients(message, whom.address),
+            now,
+            queue_id=queue_id,
+            body="7bit" if all(part.isascii() for part in parts) and not self._site.utf8 else "8bitmime",
+            smtputf8=envelope.smtputf8,
+        )
+        await self._queue.enqueue(report, parts, self._commit)
+        self._cleanup_log.info(f"{queue_id}: message-id=<{message_id(queue_id, stamp, self._site.host)}>")
+        logged = template.postmaster_log if whom.postmaster else template.sender_log
+        self._log.info(f"{message.queue_id}: {logged}: {queue_id}")
+        self._wake(queue_id)
+
+    async def _recipients(self, message: Message, address: str) -> tuple[Recipient, ...]:
+        """Whom the notification goes to; virtual_alias_maps apply as to any new mail."""
+        try:
+            return await settled(lambda: self._cleanup.recipients([(address, address)]))
+        except (AliasExpansionError, TableError) as error:
+            self._log.warning(f"{message.queue_id}: {error}")
+            return (Recipient(address),)
+
+    def _whole(self, message: Message) -> bool:
+        """Whether the sender gets all of the original back (RFC 3461 §4.3: RET is about failures only)."""
+        return message.envelope.size <= self._limit and message.envelope.ret != "HDRS"
+
+    def _original(self, message: Message, whole: bool) -> bytes:
+        content = self._queue.read_content(message, None if whole else HEADER_LIMIT)
+        return content if whole else content.partition(b"\r\n\r\n")[0].rstrip(b"\r\n") + b"\r\n"
+
+    # ---- one recipient
+
+    def _line(self, message: Message, result: Result, action: str, until: float = 0.0) -> Line:
+        target, outcome = result.target, result.outcome
+        recipient = message.envelope.recipients[target.index]
+        text, remote, diagnostic = outcome.text, result.remote_mta, result.diagnostic
+        if isinstance(outcome, Sent):
+            text = f"delivery via {result.relay}: {outcome.report or outcome.text}"
+            if action == "relayed" and "[" in result.relay:
+                remote, diagnostic = result.relay.partition("[")[0], f"smtp; {outcome.text}"
+        return Line(
+            target.address,
+            target.original,
+            original_recipient(recipient.orcpt, recipient.original or recipient.address),
+            action,
+            outcome.dsn,
+            text,
+            remote,
+            diagnostic or f"X-{self._site.mail_name}; {text}",
+            recipient.notify,
+            until,
+        )
+
+
+def _expanded(record: str, mail_name: str) -> Line:
+    """A recipient that virtual aliases have replaced (`dsn.REPLACED`)."""
+    address, _, orcpt = record.partition("\t")
+    text = "alias expanded"
+    return Line(address, "", orcpt, "expanded", "2.0.0", text, "", f"X-{mail_name}; {text}", "SUCCESS")

@@ -1,0 +1,117 @@
+"""What the postmaster is told of an SMTP session that went wrong: its transcript, as smtpd(8) sends it.
+
+`notify_classes` names the classes of errors: `policy` (a restriction said no), `protocol` (the client broke
+the protocol), `resource` (no space), `software` (our configuration, or a fault of ours), `data` (a table
+could not be read), and `bounce` (what would have bounced). The notice goes to `error_notice_recipient`, for
+class `bounce` to `bounce_notice_recipient`, from `double_bounce_sender`. What a client said to AUTH is left
+out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.bounce.report import INDENT, fold
+from mailstack.mta.cleanup import Cleanup, mail_date
+from mailstack.mta.rewrite import Rewriter
+from mailstack.storage.queue import Envelope
+from mailstack.wire.smtp import quote
+
+CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
+"""The classes that have transcripts."""
+HISTORY = 100
+"""Lines after which a transcript begins anew with the next MAIL (Postfix's
+smtpd_history_flush_threshold)."""
+_WIDTH = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """Postmaster notices of one smtpd service."""
+
+    classes: frozenset[str]
+    host: str
+    mail_name: str
+    sender: str
+    error_recipient: str
+    bounce_recipient: str
+    author: str
+    cleanup: Cleanup
+
+    @classmethod
+    def read(cls, conf: MainCf, rewriter: Rewriter, cleanup: Cleanup) -> Notices | None:
+        """What main.cf says; None where no session is to be reported."""
+        classes = frozenset(conf.list("notify_classes")) & CLASSES
+        if not classes:
+            return None
+        host = conf.str("myhostname")
+        return cls(
+            classes,
+            host,
+            conf.str("mail_name"),
+            f"{conf.str('double_bounce_sender')}@{host}",
+            rewriter.complete(conf.str("error_notice_recipient")),
+            rewriter.complete(conf.str("bounce_notice_recipient")),
+            f"Mail Delivery System <{quote(conf.str('empty_address_recipient'))}@{host}>",
+            cleanup,
+        )
+
+    def envelope(self, errors: Iterable[str], queue_id: str, now: float) -> Envelope:
+        """Of a notice of a session with such errors. Raises what `Cleanup.recipients` does."""
+        address = self.bounce_recipient if "bounce" in errors else self.error_recipient
+        recipients = self.cleanup.recipients([(address, address)])
+        return Envelope(self.sender, recipients, now, queue_id=queue_id, body="8bitmime")
+
+    def compose(
+        self, peer: str, history: Sequence[bytes], reason: str, queue_id: str, now: float
+    ) -> tuple[str, bytes]:
+        """(Message-ID, content) of a notice.
+
+        `history`: lines as they came, and replies, which end in CRLF; `reason`: why the session was broken
+        off.
+        """
+        date = mail_date(now)
+        message_id = f"<{time.strftime('%Y%m%d%H%M%S', time.gmtime(now))}.{queue_id}@{self.host}>"
+        lines = [
+            f"Received: by {self.host} ({self.mail_name})",
+            f"\tid {queue_id}; {date}",
+            f"Date: {date}",
+            f"From: {self.author}",
+            f"To: Postmaster <{quote(self.error_recipient)}>",
+            f"Subject: {self.mail_name} SMTP server: errors from {peer}",
+            f"Message-Id: {message_id}",
+            "",
+            "Transcript of session follows.",
+            "",
+            *transcript(history),
+            "",
+            *([f"Session aborted, reason: {reason}"] if reason else []),
+            "",
+            "For other details, see the local mail logfile",
+        ]
+        return message_id, "".join(f"{line}\r\n" for line in lines).encode("utf-8", "replace")
+
+
+def transcript(history: Iterable[bytes]) -> list[str]:
+    """The lines of a session, folded, each with who said it."""
+    lines: list[str] = []
+    for entry in history:
+        if entry.endswith(b"\r\n"):
+            said = [f"Out: {line}" for line in entry.decode("utf-8", "replace").split("\r\n")[:-1]]
+        else:
+            said = [f"In:  {_discreet(entry.decode('utf-8', 'replace').rstrip())}"]
+        for line in said:
+            lines += [f" {part}" for part in fold(_printable(line), _WIDTH, INDENT).splitlines()]
+    return lines
+
+
+def _discreet(line: str) -> str:
+    words = line.split(None, 2)
+    return f"{words[0]} {words[1]} ..." if len(words) == 3 and words[0].upper() == "AUTH" else line
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -1,0 +1,256 @@
+"""Notifications (RFC 3461, RFC 3464) of the real Postfix and of ours, paragraph by paragraph.
+
+Each server gets the same mail with the same main.cf; what arrives in the senders' and postmasters' mailbox, and
+what the next servers are told, is compared with queue ids, times and ports taken out. What differs is listed in
+docs/differences.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.interop.delivery import World, ours, postfix
+
+pytestmark = pytest.mark.real
+
+
+class Mail(NamedTuple):
+    mail: str
+    rcpts: list[str]
+    content: bytes = b"Subject: hi\r\nFrom: s@box.test\r\n\r\nbody\r\n"
+
+
+LONG = b"Subject: long\r\n\r\n" + b"0123456789 123456789 123456789 123456789 1234567890\r\n" * 80
+SCENARIOS = {
+    "delivered": Mail(
+        "<s1@box.test> RET=HDRS ENVID=abc+2Bdef",
+        ["<a@box.test> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;orig+40box.test"],
+    ),
+    "failed at RCPT and at the dot": Mail(
+        "<s2@box.test>", ["<u@refuse.test>", "<v@reject.test> NOTIFY=FAILURE ORCPT=rfc822;v2@x.test"]
+    ),
+    "relayed, and handed on": Mail(
+        "<s3@box.test> RET=FULL ENVID=e2",
+        [
+            "<u@dsn.test> NOTIFY=SUCCESS,DELAY,FAILURE",
+            "<v@plain.test> NOTIFY=SUCCESS ORCPT=rfc822;v2@x.test",
+            "<w@plain.test>",
+        ],
+    ),
+    "expanded": Mail(
+        "<s4@box.test>",
+        [
+            "<list@x.test> NOTIFY=SUCCESS",
+            "<many@x.test> NOTIFY=SUCCESS",
+            "<single@x.test> NOTIFY=SUCCESS,FAILURE",
+            "<one@x.test> NOTIFY=SUCCESS",
+        ],
+    ),
+    "a mailing list": Mail(
+        "<s5@box.test> ENVID=Z", ["<owned@x.test> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;own@x.test"]
+    ),
+    "a silent mailing list": Mail("<s6@box.test>", ["<owned@x.test> NOTIFY=NEVER ORCPT=rfc822;own@x.test"]),
+    "double bounce": Mail("<>", ["<u@refuse.test>"]),
+    "bounced bounce": Mail("<s@refuse.test>", ["<w@reject.test>"]),
+    "undeliverable double bounce": Mail("<double-bounce@mail.x.test>", ["<v@refuse.test>"]),
+    "failed behind aliases": Mail(
+        "<s7@box.test>", ["<bad@x.test> NOTIFY=FAILURE ORCPT=rfc822;bad2@x.test", "<wrong@x.test>"]
+    ),
+    "NOTIFY=NEVER": Mail("<s8@box.test>", ["<v@refuse.test> NOTIFY=NEVER"]),
+    "NOTIFY without FAILURE": Mail(
+        "<s9@box.test>", ["<v@refuse.test> NOTIFY=DELAY", "<w@refuse.test> NOTIFY=SUCCESS", "<x@refuse.test>"]
+    ),
+    "over bounce_size_limit": Mail("<s10@box.test> RET=FULL", ["<v@refuse.test>"], LONG),
+    "RET=HDRS": Mail("<s11@box.test> RET=HDRS ENVID=q", ["<v@refuse.test>", "<a@box.test> NOTIFY=SUCCESS"]),
+    "odd addresses": Mail(
+        "<s12@box.test> ENVID=a+20b", ['<"a b"@dsn.test> NOTIFY=SUCCESS', "<+x=y@dsn.test> NOTIFY=FAILURE"]
+    ),
+    "SMTPUTF8": Mail("<s13@box.test> SMTPUTF8", ["<v@refuse.test> ORCPT=utf-8;v\\x{fc}@x.test"]),
+    "SMTPUTF8, headers": Mail(
+        "<s14@box.test> SMTPUTF8 RET=HDRS", ["<v@refuse.test>"], "Subject: hü\r\n\r\nb\r\n".encode()
+    ),
+}
+LATE = {
+    "late": Mail(
+        "<s1@box.test> ENVID=d1",
+        ["<a@later.test>", "<b@later.test> NOTIFY=FAILURE", "<c@later.test> NOTIFY=DELAY ORCPT=rfc822;cc@x"],
+    ),
+    "late, from nobody": Mail("<>", ["<n@later.test>"]),
+    "late, and a failure": Mail("<s2@box.test>", ["<a@later.test> NOTIFY=NEVER", "<c@refuse.test>"]),
+}
+QUICK = (
+    "minimal_backoff_time = 1s\nmaximal_backoff_time = 1s\nqueue_run_delay = 1s\n"
+    "maximal_queue_lifetime = 5s\nbounce_queue_lifetime = 3s\n"
+)
+SESSIONS: list[list[bytes]] = [
+    [b"EHLO x", b"MAIL FROM:<s@box.test>", b"RCPT TO:<u@old.test>", b"FOO", b"RSET", b"QUIT"],
+    [b"EHLO x", b"MAIL FROM:<s@box.test>", b"RCPT TO:<u@e lsewhere.test>", b"DATA", b"QUIT"],
+    [b"EHLO x", b"MAIL FROM:<s@box.test> SIZE=99999999999", b"QUIT"],
+    [b"HELO x", b"RCPT TO:<" + b"x" * 300 + b"@box.test>", b"NOOP"],
+    [b"EHLO x", b"MAIL FROM:<s@box.test>", b"RCPT TO:<a@box.test>", b"DATA", b"x: y\r\n\r\nz\r\n.", b"XX"],
+]
+REPLIES = [
+    *("RET=FULL", "RET=X", "RET=", "RET", "RET=FULL RET=FULL", "RET=HDRS,FULL", "ret=hdrs envid=x"),
+    *("ENVID=abc", "ENVID=", "ENVID", "ENVID=a+", "ENVID=a+20b", "ENVID=a+0Ab", "ENVID=+ZZ", "ENVID=+e0"),
+    *("ENVID=a ENVID=b", "ENVID=a=b", "ENVID=+41+2b"),
+]
+RCPT_REPLIES = [
+    *("NOTIFY=NEVER", "NOTIFY=SUCCESS,NEVER", "NOTIFY=", "NOTIFY", "NOTIFY=X", "NOTIFY=SUCCESS,"),
+    *("NOTIFY=,SUCCESS", "NOTIFY=NEVER,NEVER", "NOTIFY=NEVER NOTIFY=NEVER", "NOTIFY=DELAY,DELAY"),
+    *("ORCPT=rfc822;a@b", "ORCPT=rfc822;", "ORCPT=;a", "ORCPT=rfc822", "ORCPT=rfc822;a+2", "ORCPT=x;y"),
+    *("ORCPT=rfc822;a+0Ab", "ORCPT=rfc822;a ORCPT=rfc822;a", "ORCPT=rfc822;a=b@c", "ORCPT=rfc822;+e0"),
+    *("orcpt=RFC822;a@b notify=delay", "NOTIFY=SUCCESS FOO", "ORCPT=utf-8;a\\x{fc}b@c"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_postfix() -> None:
+    if shutil.which("postfix") is None:
+        pytest.skip("postfix is missing (apt-get install postfix)")
+    if os.geteuid() != 0:
+        pytest.skip("a real Postfix starts only as root")
+
+
+Found = tuple[list[list[str]], list[str]]
+"""Notices, each as its paragraphs, and lines to compare as they are."""
+
+
+def both(
+    directory: Path, work: Callable[[World], Found], extra: str = "", warning: str = "0h"
+) -> list[Found]:
+    """What `work` makes of Postfix and of ours, side by side."""
+    folders = (directory / "postfix", directory / "ours")
+    for folder in folders:
+        folder.mkdir()
+    for folder in (*folders, *folders[0].parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+
+    def run(start: Callable[..., AbstractContextManager[World]], folder: Path) -> Found:
+        with start(folder, extra, warning=warning) as world:
+            return work(world)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, (postfix, ours), folders))
+
+
+def _settled(world: World, at_least: int) -> list[bytes]:
+    """Everything delivered once nothing has come for two seconds."""
+    found = world.wait(at_least, seconds=30)
+    while True:
+        time.sleep(2)
+        if len(found) == len(found := world.delivered()):
+            return found
+
+
+def _paragraphs(message: bytes) -> list[str]:
+    """A message's paragraphs in no order (that of recipients is chance), without what must differ."""
+    text = message.decode()
+    text = re.sub(r"^X-Original-To: .*\n", "", text, flags=re.M)
+    text = re.sub(r"^Received: .*\n(?:[ \t].*\n)*", "", text, flags=re.M)
+    text = re.sub(r"\w{3}, +\d+ \w{3} \d{4} [\d:]{8} [+-]\d{4} \(\w+\)", "DATE", text)
+    text = re.sub(r"\b[0-9A-F]{9,18}\.1\d{9}/", "BOUNDARY/", text)
+    text = re.sub(r"\b2\d{13}\.[0-9A-F]{9,18}@", "MESSAGE-ID@", text)
+    text = re.sub(r"(Queue-ID: |queued as )[0-9A-F]+", r"\1ID", text)
+    text = re.sub(r"(127\.0\.0\.1\]):\d+", r"\1:PORT", text)
+    return sorted(paragraph.strip("\n") for paragraph in text.split("\n\n"))
+
+
+def _notices(messages: list[bytes]) -> list[list[str]]:
+    kinds = (b"multipart/report", b"Transcript of session")
+    return sorted(_paragraphs(message) for message in messages if any(kind in message for kind in kinds))
+
+
+def _passed_on(world: World) -> list[str]:
+    """What servers have been told of wishes, as a set."""
+    return sorted(
+        {
+            f"{name}: {re.sub(r' (SIZE=[0-9]+|BODY=8BITMIME)', '', command)}"
+            for name, sink in world.sinks.items()
+            for command in sink.commands
+        }
+    )
+
+
+def _send(world: World, scenarios: dict[str, Mail], at_least: int) -> Found:
+    for name, mail in scenarios.items():
+        replies = world.send(mail.mail, mail.rcpts, mail.content)
+        assert replies[-1].startswith(b"250"), (name, replies)
+    return _notices(_settled(world, at_least)), _passed_on(world)
+
+
+def _equal(results: list[Found]) -> None:
+    (theirs, their_commands), (own, own_commands) = results
+    for wanted in theirs:
+        assert wanted in own, _difference(wanted, own)
+    for got in own:
+        assert got in theirs, _difference(got, theirs)
+    assert len(theirs) == len(own)
+    assert own_commands == their_commands
+
+
+def _difference(one: list[str], others: list[list[str]]) -> str:
+    """How a notice differs from the most similar one of the other server."""
+    nearest = min(others, key=lambda other: len(set(one) ^ set(other)), default=[])
+    alone = sorted(set(one) - set(nearest))
+    return "\n\n".join(["only here:", *alone, "instead of:", *sorted(set(nearest) - set(one))])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Found]]:
+    yield both(tmp_path_factory.mktemp("dsn"), lambda world: _send(world, SCENARIOS, 32))
+
+
+def test_notifications(results: list[Found]) -> None:
+    _equal(results)
+
+
+def test_there_was_something_to_compare(results: list[Found]) -> None:
+    (theirs, commands), _ = results
+    said = "\n".join(paragraph for notice in theirs for paragraph in notice)
+    for action in ("failed", "delivered", "relayed", "expanded"):
+        assert f"Action: {action}" in said
+    assert any("NOTIFY=" in command for command in commands)
+
+
+def test_delays_and_expiry(tmp_path: Path) -> None:
+    found = both(tmp_path, lambda world: _send(world, LATE, 9), QUICK, "2s")
+    (theirs, _), (own, _) = found
+    assert any("Action: delayed" in paragraph for notice in theirs for paragraph in notice)
+    _equal([(theirs, []), (own, [])])
+
+
+def test_without_smtputf8(tmp_path: Path) -> None:
+    some = {name: SCENARIOS[name] for name in ("delivered", "failed at RCPT and at the dot")}
+    _equal(both(tmp_path, lambda world: _send(world, some, 4), "smtputf8_enable = no\n"))
+
+
+def test_bounce_implies_double_bounce(tmp_path: Path) -> None:
+    some = {name: SCENARIOS[name] for name in ("double bounce", "NOTIFY=NEVER")}
+    _equal(both(tmp_path, lambda world: _send(world, some, 2), "notify_classes = bounce\n"))
+
+
+def test_transcripts_and_replies(tmp_path: Path) -> None:
+    def work(world: World) -> Found:
+        for lines in SESSIONS:
+            world.talk(lines)
+        notices = _notices(_settled(world, 5))
+        said = [world.talk([b"EHLO x", f"MAIL FROM:<s@box.test> {text}".encode()]) for text in REPLIES]
+        said += [
+            world.talk([b"EHLO x", b"MAIL FROM:<s@box.test>", f"RCPT TO:<a@box.test> {text}".encode()])
+            for text in RCPT_REPLIES
+        ]
+        return notices, [str(replies) for replies in said]
+
+    extra = "relocated_maps = inline:{u@old.test=u@new.test}\nvirtual_alias_domains = old.test\n"
+    _equal(both(tmp_path, work, extra))
