@@ -8,75 +8,23 @@ connection that turns out to be gone when it is used again costs nothing but a n
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Sequence
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import port_number
+from mailstack.mta.address_maps import OpenTable
+from mailstack.mta.deliver.connection_cache import ConnectionCache
+from mailstack.mta.deliver.destination import split_host_port
+from mailstack.mta.deliver.manners import discarded
+from mailstack.mta.deliver.opening import Manners, open_session
 from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result
-from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError, Timeouts, open_session
+from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError, Timeouts
 from mailstack.net.clock import Clock
 from mailstack.net.resolver import NoSuchDomain, Resolver, ResolveTemporary
 from mailstack.storage.queue import Queue
+from mailstack.storage.tables import open_table
 from mailstack.wire.smtp import Mode
-
-
-class ConnectionCache:
-    """Idle sessions by destination, last used first, closed when they have been idle too long."""
-
-    def __init__(self, clock: Clock, idle_limit: float, age_limit: float) -> None:
-        self._clock = clock
-        self._idle_limit = idle_limit
-        self._age_limit = age_limit
-        self._idle: dict[str, list[Session]] = {}
-        self._sweep: asyncio.TimerHandle | None = None
-
-    def take(self, destination: str) -> Session | None:
-        """A session to use again, or None."""
-        sessions = self._idle.get(destination)
-        while sessions:
-            session = sessions.pop()
-            if session.usable:
-                return session
-            session.stream.close()
-        return None
-
-    def give(self, destination: str, session: Session) -> None:
-        """Keep a session for the next delivery, or close it."""
-        now = self._clock.monotonic()
-        if not session.usable or not self._idle_limit or now - session.opened >= self._age_limit:
-            session.say_goodbye()
-            return
-        session.idle_since = now
-        self._idle.setdefault(destination, []).append(session)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(self._idle_limit, self._expire)
-
-    def _expire(self) -> None:
-        """Close what has been idle for too long."""
-        self._sweep = None
-        limit = self._clock.monotonic() - self._idle_limit
-        expired: list[Session] = []
-        for destination, sessions in list(self._idle.items()):
-            expired += [session for session in sessions if session.idle_since <= limit]
-            self._idle[destination] = [session for session in sessions if session.idle_since > limit]
-            if not self._idle[destination]:
-                del self._idle[destination]
-        for session in expired:
-            session.say_goodbye()
-        if self._idle:
-            self._sweep = asyncio.get_running_loop().call_later(self._idle_limit, self._expire)
-
-    def close(self) -> None:
-        """Close every idle session."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-        for sessions in self._idle.values():
-            for session in sessions:
-                session.say_goodbye()
-        self._idle.clear()
 
 
 class LMTPAgent:
@@ -84,11 +32,27 @@ class LMTPAgent:
 
     daemon = "lmtp"
 
-    def __init__(self, conf: MainCf, queue: Queue, resolver: Resolver, clock: Clock) -> None:
+    def __init__(
+        self,
+        conf: MainCf,
+        queue: Queue,
+        resolver: Resolver,
+        clock: Clock,
+        *,
+        open_table: OpenTable = open_table,
+    ) -> None:
         self._queue = queue
         self._resolver = resolver
         self._clock = clock
-        self._name = conf.str("lmtp_lhlo_name")
+        self._manners = Manners(
+            conf.str("lmtp_lhlo_name"),
+            skip_5xx_greeting=conf.bool("lmtp_skip_5xx_greeting"),
+            line_limit=conf.int("lmtp_line_length_limit"),
+            xforward=conf.bool("lmtp_send_xforward_command"),
+            discard=discarded(
+                conf, "lmtp_discard_lhlo_keywords", "lmtp_discard_lhlo_keyword_address_maps", open_table
+            ),
+        )
         self._host_name = conf.str("myhostname")
         self._port = port_number(conf.str("lmtp_tcp_port"), conf.origin("lmtp_tcp_port"))
         self._origin = conf.origin("lmtp_tcp_port")
@@ -101,11 +65,14 @@ class LMTPAgent:
             data_init=conf.time("lmtp_data_init_timeout"),
             data_transfer=conf.time("lmtp_data_xfer_timeout"),
             data_done=conf.time("lmtp_data_done_timeout"),
+            reset=conf.time("lmtp_rset_timeout"),
+            xforward=conf.time("lmtp_xforward_timeout"),
         )
         self._cache = ConnectionCache(
             clock,
             conf.time("lmtp_connection_cache_time_limit"),
             conf.time("lmtp_connection_reuse_time_limit"),
+            conf.int("lmtp_connection_reuse_count_limit"),
         )
 
     async def deliver(self, request: Request) -> Sequence[Result]:
@@ -142,7 +109,9 @@ class LMTPAgent:
         failure: SiteError | None = None
         for host in await self._hosts(nexthop):
             try:
-                return await open_session(host, Mode.LMTP, self._name, self._timeouts, self._clock.monotonic)
+                return await open_session(
+                    host, Mode.LMTP, self._manners, self._timeouts, self._clock.monotonic
+                )
             except SiteError as error:
                 failure = error
         assert failure is not None  # `_hosts` never returns nothing
@@ -174,14 +143,3 @@ class LMTPAgent:
 
     async def close(self) -> None:
         self._cache.close()
-
-
-def split_host_port(text: str) -> tuple[str, str]:
-    """(host without brackets, port or "") of `host`, `host:port`, `[host]`, `[host]:port`."""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return host.removeprefix("ipv6:").removeprefix("IPv6:"), rest.removeprefix(":")
-    if text.count(":") > 1:
-        return text, ""
-    host, _, port = text.partition(":")
-    return host, port

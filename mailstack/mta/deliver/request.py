@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +87,11 @@ class Request:
     """Set by the agent when the site itself was out of order, whoever the recipients are."""
     refused: Deferred | None = None
     """Set by the scheduler: the destination is dead, and the agent does not see the request."""
+
+    sender: str | None = None
+    """The envelope sender, where the agent has rewritten it."""
+    convert: Callable[[Iterable[bytes]], Iterator[bytes]] | None = None
+    """What the agent makes of the content's parts before they go out; None: nothing."""
 
     def all(self, outcome: Outcome, relay: str = "none") -> list[Result]:
         """The same outcome for every recipient."""

@@ -1,26 +1,26 @@
 """One connection to an SMTP or LMTP server, and transactions over it (RFC 5321, RFC 2033).
 
-`open_session` connects, greets and, where asked to, secures the connection; `Session.send` is one
-transaction and says per recipient what became of it. A `SiteError` means that this host cannot be used (now,
-or for good): the owner may try another. Every wait has the deadline that main.cf names for it.
+`opening.open_session` makes it; `Session.send` is one transaction and says per recipient what became of it. A
+`SiteError` means that this host cannot be used (now, or for good): the owner may try another. Every wait has
+the deadline that main.cf names for it.
 """
 
 from __future__ import annotations
 
 import os
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.mta.dsn import original_recipient
-from mailstack.net.stream import Stream, connect, connect_unix
+from mailstack.net.stream import Stream
 from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import NEED_DATA, ClientConnection, Mode, RemoteError, Reply, Response
+from mailstack.wire.smtp.command import encode_xtext
 from mailstack.wire.smtp.content import stuff
 
 CHUNK = 64 * 1024
+Convert = Callable[[Iterable[bytes]], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +53,33 @@ class Timeouts:
     data_init: float
     data_transfer: float
     data_done: float
-
-
-class TLSLevel(Enum):
-    """smtp_tls_security_level."""
-
-    NONE = "none"
-    MAY = "may"
-    ENCRYPT = "encrypt"
-    VERIFY = "verify"
+    reset: float = 20.0
+    quit: float = 300.0
+    xforward: float = 300.0
 
 
 class SiteError(Exception):
     """This host cannot be used. `outcome` is what it means for every recipient left."""
 
-    def __init__(self, outcome: Outcome, *, unreachable: bool = False, tls: bool = False) -> None:
+    def __init__(
+        self,
+        outcome: Outcome,
+        *,
+        unreachable: bool = False,
+        tls: bool = False,
+        session: Session | None = None,
+        reply: Reply | None = None,
+    ) -> None:
         super().__init__(outcome.text)
         self.outcome = outcome
         self.unreachable = unreachable
-        """Nobody answered: another delivery would meet the same."""
+        """There was no connection."""
         self.tls = tls
         """The handshake failed: plain text may work where it is allowed."""
+        self.session = session
+        """The connection, where it can still be closed with QUIT."""
+        self.reply = reply
+        """What the host said."""
 
 
 class ConnectionLost(Exception):  # noqa: N818 - a condition
@@ -100,6 +106,16 @@ class Session:
     broken: bool = False
     greeted_as: str = ""
     """The name that the server gave in its reply to EHLO."""
+    verified: bool = False
+    """The server's certificate is the one that the TLS policy asks for."""
+    identity: str = ""
+    """Who we have authenticated as."""
+    line_limit: int = 0
+    """Octets of a line of content, without its CRLF; longer ones are folded. 0: any."""
+    xforward: tuple[str, ...] = ()
+    """The XFORWARD attributes that the server is told."""
+    wait_for_goodbye: bool = False
+    """The reply to QUIT is waited for (smtp_skip_quit_response = no)."""
 
     @property
     def action(self) -> str:
@@ -113,8 +129,11 @@ class Session:
         self.uses += 1
         envelope = request.message.envelope
         engine = self.engine
+        if self.xforward:
+            await self._forward_client(request.message)
+        sender = request.sender if request.sender is not None else envelope.sender
         engine.mail(
-            envelope.sender,
+            sender,
             size=envelope.size,
             body=_body(envelope.body),
             smtputf8=envelope.smtputf8 and "SMTPUTF8" in engine.extensions,
@@ -142,6 +161,12 @@ class Session:
             transaction.rest(Deferred(lost.text, lost.dsn))
         return transaction.results
 
+    async def _forward_client(self, message: Message) -> None:
+        """Tell the server whose message it is, as Postfix does, in two commands (XFORWARD_README)."""
+        for line in forwarded(message, self.xforward):
+            self.engine.xforward(line)
+            await self.converse(self.timeouts.xforward, "sending XFORWARD")
+
     def _rcpt(self, message: Message, target: Target) -> None:
         """RCPT TO; a server that knows DSN is told what became of the sender's wishes (RFC 3461 §5.2.1)."""
         engine = self.engine
@@ -161,7 +186,13 @@ class Session:
         engine = self.engine
         if engine.mode is not Mode.LMTP or not engine.chunking or not engine.pipelining:
             return None
-        return queue.read_content(message) if message.envelope.size <= CHUNK else None
+        return self._folded(queue.read_content(message)) if message.envelope.size <= CHUNK else None
+
+    def _folded(self, content: bytes) -> bytes:
+        limit = self.line_limit
+        if not limit or len(content) <= limit or max(map(len, content.split(b"\n"))) <= limit + 1:
+            return content
+        return b"".join(fold((content,), limit))
 
     async def _envelope(self, transaction: _Transaction, *, in_chunk: bool) -> None:
         engine, timeouts, host = self.engine, self.timeouts, self.host
@@ -171,11 +202,12 @@ class Session:
         reply = await self._reply(timeouts.mail, "sending MAIL FROM")
         if reply.code == 421:
             # Said to the connection rather than to the message (RFC 5321 §3.8): a new one may do.
-            raise ConnectionLost(_transient(reply), refusal(host, reply, "MAIL FROM").text)
+            raise ConnectionLost(refusal_status(reply), refusal(host, reply, "MAIL FROM").text)
         refused = None if reply.positive else refusal(host, reply, "MAIL FROM")
         if refused is not None:
             transaction.rest(refused, reply)
             if not pipelined:
+                await self._reset()
                 return
         for target in transaction.request.targets:
             if not pipelined:
@@ -183,7 +215,7 @@ class Session:
                 self._flush()
             reply = await self._reply(timeouts.rcpt, "sending RCPT TO")
             if reply.code == 421:
-                raise ConnectionLost(_transient(reply), refusal(host, reply, "RCPT TO").text)
+                raise ConnectionLost(refusal_status(reply), refusal(host, reply, "RCPT TO").text)
             if reply.positive:
                 transaction.accepted.append(target)
             elif refused is None:
@@ -230,8 +262,10 @@ class Session:
         request, engine, timeouts = transaction.request, self.engine, self.timeouts
         message = request.message
         transaction.sent_content = True
-        if message.content is not None or message.envelope.size <= CHUNK:
-            engine.content((queue.read_content(message),))
+        if request.convert is not None:
+            await self._stream_content(queue.open_content(message), message.envelope.size, request.convert)
+        elif message.content is not None or message.envelope.size <= CHUNK:
+            engine.content((self._folded(queue.read_content(message)),))
             self._flush()
         else:
             await self._stream_content(queue.open_content(message), message.envelope.size)
@@ -245,14 +279,19 @@ class Session:
         for target in list(transaction.accepted):
             transaction.finish(target, reply, self.host)
 
-    async def _stream_content(self, fd: int, size: int) -> None:
+    async def _stream_content(self, fd: int, size: int, convert: Convert | None = None) -> None:
         """Send a large message piece by piece."""
         # The engine would hold every part until it is asked for them: it only gets to know that the content
         # is under way, and the parts go past it.
         self.engine.content(())
         self.engine.data_to_send()
         try:
-            for part in stuff(_chunks(fd, size)):
+            parts: Iterator[bytes] = _chunks(fd, size)
+            if convert is not None:
+                parts = convert(parts)
+            if self.line_limit:
+                parts = fold(parts, self.line_limit)
+            for part in stuff(parts):
                 self.stream.write(part)
                 try:
                     await self.stream.drain(self.timeouts.data_transfer)
@@ -268,8 +307,7 @@ class Session:
         if self.broken:
             return
         self.engine.rset()
-        self._flush()
-        await self._reply(self.timeouts.rcpt, "sending RSET")
+        await self.converse(self.timeouts.reset, "sending RSET")
 
     # ---- the end
 
@@ -283,6 +321,18 @@ class Session:
                 pass
         self.stream.close()
 
+    async def leave(self) -> None:
+        """Say QUIT, wait for the answer where that is wanted, and close."""
+        if self.wait_for_goodbye and not self.broken and not self.stream.closed and not self.engine.pending:
+            try:
+                self.engine.quit()
+                await self.converse(self.timeouts.quit, "sending QUIT command")
+            except ConnectionLost:
+                pass
+            self.stream.close()
+        else:
+            self.say_goodbye()
+
     @property
     def usable(self) -> bool:
         """Whether another transaction can be tried: nothing is due, and the server has not said good-bye."""
@@ -290,6 +340,11 @@ class Session:
         return not self.broken and not stream.closed and not stream.readable and not self.engine.pending
 
     # ---- octets
+
+    async def converse(self, timeout: float, doing: str) -> Reply:
+        """Send what is queued, and take the next reply. Raises `ConnectionLost`."""
+        self._flush()
+        return await self._reply(timeout, doing)
 
     def _flush(self) -> None:
         parts = self.engine.data_to_send()
@@ -352,7 +407,7 @@ class _Transaction:
                 self.connect,
                 self.session.uses,
                 host.name if bad else "",
-                f"smtp; {reply}" if bad else "",
+                f"smtp; {said(reply)}" if bad and reply is not None else "",
             )
         )
 
@@ -360,7 +415,7 @@ class _Transaction:
         """The reply to the dot is in."""
         outcome: Outcome
         if reply.positive:
-            outcome = Sent(str(reply), reply.dsn, self.session.action)
+            outcome = Sent(said(reply), reply.dsn, self.session.action)
         else:
             outcome = refusal(host, reply, "end of DATA")
         self.add(target, outcome, reply)
@@ -375,12 +430,20 @@ class _Transaction:
 
 def refusal(host: Host, reply: Reply, command: str) -> Outcome:
     """A 4xx or 5xx reply as Postfix words it."""
-    text = f"host {host} said: {reply} (in reply to {command} command)"
-    return Bounced(text, reply.dsn) if reply.code >= 500 else Deferred(text, _transient(reply))
+    text = f"host {host} said: {said(reply)} (in reply to {command} command)"
+    return Bounced(text, reply.dsn) if reply.code >= 500 else Deferred(text, refusal_status(reply))
 
 
-def _transient(reply: Reply) -> str:
-    return reply.dsn if reply.dsn[0] == "4" else "4.0.0"
+def said(reply: Reply) -> str:
+    """A reply as Postfix quotes it: on one line, every line with its codes."""
+    if "\n" not in reply.text:
+        return str(reply)
+    return reply.encode().decode().rstrip().replace("\r\n", " ")
+
+
+def refusal_status(reply: Reply) -> str:
+    """The status of a refusal that is taken for a temporary one."""
+    return "4" + reply.dsn[1:]
 
 
 def _body(body: str) -> str:
@@ -396,97 +459,52 @@ def _chunks(fd: int, size: int) -> Iterator[bytes]:
         yield part
 
 
-async def open_session(
-    host: Host,
-    mode: Mode,
-    name: str,
-    timeouts: Timeouts,
-    now: Callable[[], float],
-    *,
-    tls: ssl.SSLContext | None = None,
-    level: TLSLevel = TLSLevel.NONE,
-    local_address: str | None = None,
-    skip_5xx_greeting: bool = True,
-) -> Session:
-    """Connect to a host and say hello as `name`. Raises `SiteError`."""
-    try:
-        if host.port:
-            stream = await connect(
-                host.address, host.port, timeouts.connect or 120.0, local_address=local_address
-            )
-        else:
-            stream = await connect_unix(host.address, timeouts.connect or 120.0)
-    except TimeoutError:
-        raise SiteError(
-            Deferred(f"connect to {host.relay}: Connection timed out", "4.4.1"), unreachable=True
-        ) from None
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise SiteError(Deferred(f"connect to {host.relay}: {reason}", "4.4.1"), unreachable=True) from None
-    session = Session(host, stream, ClientConnection(mode), timeouts, now())
-    try:
-        await _greet(session, name, skip_5xx_greeting)
-        if level is not TLSLevel.NONE and tls is not None:
-            await _secure(session, name, tls, level)
-    except ConnectionLost as lost:
-        stream.abort()
-        raise SiteError(Deferred(lost.text, lost.dsn), unreachable=True) from None
-    except BaseException:
-        stream.abort()
-        raise
-    return session
+def fold(parts: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Content with no line over `limit` octets: longer ones go on behind CRLF and a space, as in Postfix.
+
+    `parts` hold lines that end in CRLF, cut anywhere.
+    """
+    column = 0
+    """Octets of the line that the last part has begun."""
+    for part in parts:
+        lines = part.split(b"\n")
+        if column + len(lines[0]) <= limit and max(map(len, lines)) <= limit:
+            yield part
+            column = len(lines[-1]) + (column if len(lines) == 1 else 0)
+            continue
+        folded: list[bytes] = []
+        for number, line in enumerate(lines):
+            last = number == len(lines) - 1
+            # The CR belongs to the line's end, which may be cut between the parts.
+            text, end = (line, b"") if last else (line + b"\n", b"")
+            if not last:
+                text, end = (text[:-2], b"\r\n") if text.endswith(b"\r\n") else (text[:-1], b"\n")
+            elif text.endswith(b"\r"):
+                text, end = text[:-1], b"\r"
+            while column + len(text) > limit:
+                room = limit - column
+                folded += [text[:room], b"\r\n "]
+                text, column = text[room:], 1
+            folded += [text, end]
+            column = column + len(text) if last else 0
+        yield b"".join(folded)
 
 
-async def _greet(session: Session, name: str, skip_5xx: bool) -> None:
-    host, timeouts = session.host, session.timeouts
-    reply = await session._reply(timeouts.hello, "receiving the initial server greeting")
-    if not reply.positive:
-        text = f"host {host} refused to talk to me: {reply}"
-        if reply.code >= 500 and not skip_5xx:
-            raise SiteError(Bounced(text, reply.dsn))
-        raise SiteError(Deferred(text, _transient(reply)))
-    await _hello(session, name)
-
-
-async def _hello(session: Session, name: str) -> None:
-    engine, timeouts = session.engine, session.timeouts
-    engine.hello(name)
-    session._flush()
-    reply = await session._reply(
-        timeouts.hello, f"performing the {'L' if engine.mode is Mode.LMTP else 'E'}HLO handshake"
-    )
-    if reply.code >= 500 and engine.mode is Mode.SMTP:
-        engine.hello(name, helo=True)
-        session._flush()
-        reply = await session._reply(timeouts.hello, "performing the HELO handshake")
-    if not reply.positive:
-        text = f"host {session.host} refused to talk to me: {reply}"
-        raise SiteError(Deferred(text, _transient(reply)))
-    words = reply.text.split(None, 1)
-    session.greeted_as = words[0] if words else ""
-
-
-async def _secure(session: Session, name: str, tls: ssl.SSLContext, level: TLSLevel) -> None:
-    """STARTTLS where it is offered, or demanded."""
-    engine, timeouts, host = session.engine, session.timeouts, session.host
-    if "STARTTLS" not in engine.extensions:
-        if level is not TLSLevel.MAY:
-            raise SiteError(Deferred(f"TLS is required, but was not offered by host {host}", "4.7.4"))
-        return
-    engine.starttls()
-    session._flush()
-    reply = await session._reply(timeouts.starttls, "sending STARTTLS")
-    if reply.code != 220:
-        if level is TLSLevel.MAY:
-            return
-        raise SiteError(Deferred(f"TLS is required, but host {host} refused to start TLS: {reply}", "4.7.5"))
-    try:
-        await session.stream.start_tls(tls, timeouts.starttls, server_side=False, server_hostname=host.name)
-    except ssl.SSLCertVerificationError as error:
-        raise SiteError(
-            Deferred(f"Server certificate not trusted: {error.verify_message}", "4.7.5")
-        ) from None
-    except (OSError, TimeoutError):
-        raise SiteError(Deferred("Cannot start TLS: handshake failure", "4.7.5"), tls=True) from None
-    engine.tls_started()
-    await _hello(session, name)
+def forwarded(message: Message, offered: tuple[str, ...]) -> list[str]:
+    """The arguments of the XFORWARD commands for a message: what is known of its client."""
+    envelope = message.envelope
+    values = {
+        "NAME": envelope.client_name,
+        "ADDR": envelope.client_address,
+        "PORT": envelope.attributes.get("client_port", ""),
+        "PROTO": envelope.protocol,
+        "HELO": envelope.helo_name,
+        "IDENT": message.queue_id,
+        "SOURCE": "REMOTE" if envelope.client_address else "LOCAL",
+    }
+    lines = []
+    for group in (("NAME", "ADDR", "PORT"), ("PROTO", "HELO", "IDENT", "SOURCE")):
+        words = [f"{n}={encode_xtext(values[n] or '[UNAVAILABLE]')}" for n in group if n in offered]
+        if words:
+            lines.append(" ".join(words))
+    return lines

@@ -1,47 +1,53 @@
 """smtp(8): delivery to other domains' mail exchangers, or to a relay host.
 
-A nexthop is `domain` (its MX hosts in order of preference, those of equal preference shuffled; without MX
-records the domain itself, RFC 5321 §5.1), `[host]` (that host, no MX look-up), each with an optional `:port`.
-Hosts are tried until the message is away: recipients that a host has answered 4xx, or that it could not be
-reached for, go on to the next, within `smtp_mx_address_limit` and `smtp_mx_session_limit`. Domains that take
-no mail (RFC 7505) bounce, and so does mail that would come back to ourselves (RFC 5321 §5.1).
+The hosts of a nexthop (`destination`) are tried until the message is away: recipients that a host has
+answered 4xx, or that it could not be reached for, go on to the next, within `smtp_mx_address_limit` and
+`smtp_mx_session_limit`; then come the hosts of `smtp_fallback_relay`. What the relay host or a fallback relay
+itself is to blame for never bounces. Mail for a domain whose best exchanger is this host goes to
+`best_mx_transport`, or bounces.
 
-TLS as `smtp_tls_security_level` has it; with `may` a host whose handshake fails is tried again in plain text.
+TLS as `tls_policy` has it. With `may` a host whose handshake fails is tried again in plain text, once the
+message has waited for `minimal_backoff_time` and there is no login that would be given away.
+Authentication is `sasl_client`'s.
+
+Diagnostics, beside the line of each recipient: `connect to HOST[ADDRESS]:PORT: REASON`, `QUEUEID: REASON`
+where the next host is tried, `TRUST TLS connection established to …`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import random
-import ssl
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from mailstack.config.postfix.main_cf import MainCf
-from mailstack.config.postfix.master_cf import port_number
-from mailstack.mta.deliver.lmtp import ConnectionCache, split_host_port
-from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent
-from mailstack.mta.deliver.session import (
-    ConnectionLost,
-    Host,
-    Session,
-    SiteError,
-    Timeouts,
-    TLSLevel,
-    open_session,
-)
+from mailstack.mta.address_maps import DomainList, OpenTable
+from mailstack.mta.cleanup.maps import MapError
+from mailstack.mta.deliver.connection_cache import ConnectionCache, Demand
+from mailstack.mta.deliver.delivery import Delivery
+from mailstack.mta.deliver.destination import LOOP, SMTP_PORT, Destinations, family, split_host_port
+from mailstack.mta.deliver.manners import smtp_manners, smtp_timeouts
+from mailstack.mta.deliver.opening import Login, open_session
+from mailstack.mta.deliver.outgoing import Outgoing, restored
+from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result
+from mailstack.mta.deliver.sasl_client import SASLClient
+from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError
+from mailstack.mta.deliver.tls_policy import PLAIN, Policy, TLSLevel, TLSPolicies, Unusable
+from mailstack.mta.lookup import settled
+from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
-from mailstack.net.resolver import NoSuchDomain, NullMX, Resolver, ResolveTemporary
-from mailstack.net.tls import client_context, describe
+from mailstack.net.resolver import Resolver
 from mailstack.storage.queue import Queue
+from mailstack.storage.tables import TableError, open_table
+from mailstack.wire.sasl import Credentials
 from mailstack.wire.smtp import Mode
-
-SMTP_PORT = 25
 
 
 class SMTPAgent:
-    """The smtp daemon under one configuration (`smtp` and `relay` of master.cf are two)."""
+    """The smtp daemon under one configuration (`smtp` and `relay` of master.cf are two).
+
+    `other` gives another transport's agent, for best_mx_transport.
+    """
 
     daemon = "smtp"
 
@@ -55,146 +61,252 @@ class SMTPAgent:
         *,
         is_own_address: Callable[[str], bool],
         shuffle: Callable[[list[str]], None] = random.shuffle,
+        open_table: OpenTable = open_table,
+        rewriter: Rewriter | None = None,
+        other: Callable[[str], Agent] | None = None,
     ) -> None:
         self._queue = queue
-        self._resolver = resolver
         self._clock = clock
         self._log = log
-        self._log_tls = conf.int("smtp_tls_loglevel") > 0
-        self._is_own_address = is_own_address
-        self._shuffle = shuffle if conf.bool("smtp_randomize_addresses") else lambda names: None
-        self._name = conf.str("smtp_helo_name")
+        self._other = other
+        self._destinations = Destinations(conf, resolver, log, is_own_address=is_own_address, shuffle=shuffle)
         self._own_name = conf.str("myhostname").lower()
-        self._origin = conf.origin("smtp_tcp_port")
-        self._port = port_number(conf.str("smtp_tcp_port"), self._origin)
-        self._families = _families(conf)
         self._address_limit = conf.int("smtp_mx_address_limit")
         self._session_limit = conf.int("smtp_mx_session_limit")
         self._fallback = conf.list("smtp_fallback_relay")
-        self._bind = conf.str("smtp_bind_address") or None
-        self._skip_5xx = conf.bool("smtp_skip_5xx_greeting")
-        self._level = _tls_level(conf)
-        self._tls = _tls_context(conf, self._level)
-        self._timeouts = Timeouts(
-            connect=conf.time("smtp_connect_timeout"),
-            hello=conf.time("smtp_helo_timeout"),
-            starttls=conf.time("smtp_starttls_timeout"),
-            mail=conf.time("smtp_mail_timeout"),
-            rcpt=conf.time("smtp_rcpt_timeout"),
-            data_init=conf.time("smtp_data_init_timeout"),
-            data_transfer=conf.time("smtp_data_xfer_timeout"),
-            data_done=conf.time("smtp_data_done_timeout"),
+        self._relayhost = conf.str("relayhost").strip()
+        self._best_mx = conf.str("best_mx_transport")
+        self._bind = {4: conf.str("smtp_bind_address") or None, 6: conf.str("smtp_bind_address6") or None}
+        self._plain_after = conf.time("minimal_backoff_time")
+        self._timeouts = smtp_timeouts(conf)
+        self._manners = smtp_manners(conf, open_table)
+        self._policies = TLSPolicies(conf, open_table, log)
+        self._sasl = SASLClient(conf, open_table, "smtp") if conf.bool("smtp_sasl_auth_enable") else None
+        self._outgoing = Outgoing(conf, queue, rewriter, open_table)
+        always = conf.list("smtp_connection_cache_destinations")
+        self._demand = Demand(
+            clock,
+            on_demand=conf.bool("smtp_connection_cache_on_demand"),
+            always=DomainList(always, open_table).match if always else None,
         )
         self._cache = ConnectionCache(
             clock,
             conf.time("smtp_connection_cache_time_limit"),
             conf.time("smtp_connection_reuse_time_limit"),
+            conf.int("smtp_connection_reuse_count_limit"),
         )
 
     async def close(self) -> None:
         self._cache.close()
 
     async def deliver(self, request: Request) -> Sequence[Result]:
-        delivery = _Delivery(request)
-        tried: Host | None = None
-        session = self._cache.take(request.nexthop)
-        if session is not None:
-            problem = self._unfit(session, request)
-            if problem is not None:
-                delivery.note(problem, session.host.relay)
-            if problem is not None or await self._use(session, delivery, connect=0.0, cached=True):
-                tried = session.host
-                self._cache.give(request.nexthop, session)
-        for nexthop in (request.nexthop, *self._fallback):
-            if not delivery.open:
-                break
-            await self._try_destination(nexthop, delivery, tried, keep=nexthop == request.nexthop)
+        self._demand.begin(request.nexthop)
+        try:
+            return await self._deliver(request)
+        finally:
+            self._demand.end(request.nexthop)
+
+    async def _deliver(self, request: Request) -> Sequence[Result]:
+        delivery = Delivery(request, self._log)
+        try:
+            tried = await self._over_kept_connection(request, delivery)
+            await self._try_destinations(delivery, tried)
+        except (TableError, MapError, OSError) as error:
+            self._log.warning(f"{request.message.queue_id}: {error}")
+            delivery.note(Deferred("table lookup problem", "4.3.0"))
+        if delivery.open and delivery.loops and self._best_mx and self._other is not None:
+            return [*delivery.results, *await self._pass_on(delivery.remaining())]
         request.site_failure = delivery.site_failure
         delivery.close()
         return delivery.results
 
-    async def _try_destination(
-        self, nexthop: str, delivery: _Delivery, tried: Host | None, *, keep: bool
+    async def _pass_on(self, request: Request) -> Sequence[Result]:
+        """Mail whose best exchanger we are goes to best_mx_transport."""
+        assert self._other is not None
+        transport, _, nexthop = self._best_mx.partition(":")
+        return await self._other(transport).deliver(
+            Request(
+                request.message,
+                nexthop or request.nexthop,
+                request.targets,
+                request.entered,
+                request.started,
+                destination=request.destination,
+            )
+        )
+
+    async def _over_kept_connection(self, request: Request, delivery: Delivery) -> Host | None:
+        """Deliver over a connection that is there; the host that it leads to."""
+        session = self._cache.take(self._key(request))
+        if session is None:
+            return None
+        problem = self._unfit(session, request)
+        if problem is not None:
+            delivery.note(problem, session.host.relay)
+        if problem is not None or await self._use(session, delivery, connect=0.0, cached=True):
+            host = session.host
+            await self._put_away(session, request)
+            return host
+        return None
+
+    def _key(self, request: Request) -> str:
+        """Sessions that may be used for a request: those of its nexthop, and of its sender's login."""
+        if self._sasl is not None and self._sasl.by_sender:
+            return f"{request.nexthop} {request.message.envelope.sender.lower()}"
+        return request.nexthop
+
+    async def _put_away(self, session: Session, request: Request) -> None:
+        if self._demand.wants(request.nexthop, _domain(request.nexthop)):
+            self._cache.give(self._key(request), session)
+        else:
+            await session.leave()
+
+    # ---- destinations
+
+    async def _try_destinations(self, delivery: Delivery, tried: Host | None) -> None:
+        nexthop = delivery.request.nexthop
+        for number, destination in enumerate((nexthop, *self._fallback)):
+            if not delivery.open:
+                return
+            try:
+                found = await self._destinations.find(destination)
+            except SiteError as error:
+                delivery.fail(error.outcome)
+                if error.outcome.dsn == LOOP:
+                    break  # a fallback would only make it worse
+                continue
+            await self._try_hosts(destination, found.hosts, delivery, tried, first=not number)
+            if found.mail_exchanger:
+                break
+        if not delivery.open:
+            return
+        if number >= 1:
+            self._blame(delivery, "smtp_fallback_relay")
+        elif self._relayhost and nexthop == self._relayhost:
+            self._blame(delivery, "relayhost")
+
+    def _blame(self, delivery: Delivery, parameter: str) -> None:
+        """A host of our own choice does not work: that is no reason to return mail."""
+        if isinstance(delivery.why, Bounced):
+            self._log.warning(f"{parameter} configuration problem")
+            delivery.fail(Deferred(delivery.why.text, "4.3.5"))
+
+    async def _try_hosts(
+        self, destination: str, hosts: Sequence[Host], delivery: Delivery, tried: Host | None, *, first: bool
     ) -> None:
         """Try the hosts of one destination, but not `tried`, until every recipient has a final result."""
-        try:
-            hosts = await self._hosts(nexthop)
-        except SiteError as error:
-            delivery.note(error.outcome)
-            return
+        request = delivery.request
         sessions = 0
         for number, host in enumerate(hosts):
             if self._address_limit and number >= self._address_limit:
-                break
+                return
             if host == tried:
                 continue
             try:
-                session = await self._open(host)
+                session = await self._open(destination, host, request)
             except SiteError as error:
-                delivery.note(error.outcome, "none" if error.unreachable else host.relay)
-                if isinstance(error.outcome, Bounced):
-                    return
-                continue
-            connect = self._clock.monotonic() - delivery.request.started
-            problem = self._unfit(session, delivery.request)
-            if problem is not None:
-                session.say_goodbye()
-                delivery.note(problem, host.relay)
-                return
-            sessions += 1
-            good = await self._use(session, delivery, connect=connect)
-            if good and keep and tried is None and sessions == 1:
-                self._cache.give(nexthop, session)  # the best host that answers, not one for the leftovers
+                if error.unreachable:
+                    self._log.info(error.outcome.text)
+                    delivery.fail(error.outcome)
+                    continue
+                sessions += 1
+                connect = self._clock.monotonic() - request.started
+                delivery.note(error.outcome, host.relay, error.reply, connect=connect)
             else:
-                session.say_goodbye()
+                sessions += 1
+                await self._try_session(session, delivery, keep=first and tried is None and sessions == 1)
             if not delivery.open or (self._session_limit and sessions >= self._session_limit):
                 return
 
-    async def _open(self, host: Host) -> Session:
-        """A session with a host; plain text after a failed handshake where TLS is not demanded."""
-        for level in (self._level, TLSLevel.NONE):
-            try:
-                session = await open_session(
-                    host,
-                    Mode.SMTP,
-                    self._name,
-                    self._timeouts,
-                    self._clock.monotonic,
-                    tls=self._tls,
-                    level=level,
-                    local_address=self._bind,
-                    skip_5xx_greeting=self._skip_5xx,
-                )
-            except SiteError as error:
-                if not error.tls or level is not TLSLevel.MAY:
-                    raise
-                continue
-            if self._log_tls and session.stream.tls is not None:
-                trust = "Verified" if self._level is TLSLevel.VERIFY else "Untrusted"
-                text = describe(session.stream.tls)
-                self._log.info(f"{trust} TLS connection established to {host.relay}: {text}")
-            return session
-        raise AssertionError("not reached: the second level never fails on TLS")
+    async def _try_session(self, session: Session, delivery: Delivery, *, keep: bool) -> None:
+        """`keep`: the best host that answers is worth another delivery, not one for the leftovers."""
+        connect = self._clock.monotonic() - delivery.request.started
+        problem = self._unfit(session, delivery.request)
+        if problem is not None:
+            delivery.note(problem, session.host.relay, connect=connect)
+            await session.leave()
+        elif await self._use(session, delivery, connect=connect) and keep:
+            await self._put_away(session, delivery.request)
+        else:
+            await session.leave()
+
+    # ---- one host
+
+    async def _open(self, destination: str, host: Host, request: Request) -> Session:
+        """A session with a host; after a failed handshake in plain text, if it may. Raises `SiteError`."""
+        domain = _domain(destination)
+        policy = await self._policy(destination)
+        credentials = await self._credentials(destination, host, request)
+        login = self._login(credentials) if credentials is not None else None
+        try:
+            return await self._connect(host, policy, domain, login)
+        except SiteError as error:
+            age = self._clock.time() - request.message.envelope.arrival
+            plain = policy.level is TLSLevel.MAY and login is None and age >= self._plain_after
+            if not error.tls or not plain:
+                raise
+        return await self._connect(host, PLAIN, domain, login)
+
+    async def _connect(self, host: Host, policy: Policy, domain: str, login: Login | None) -> Session:
+        return await open_session(
+            host,
+            Mode.SMTP,
+            self._manners,
+            self._timeouts,
+            self._clock.monotonic,
+            self._log,
+            policy=policy,
+            nexthop=domain,
+            local_address=self._bind[family(host.address)],
+            login=login,
+        )
+
+    async def _policy(self, destination: str) -> Policy:
+        try:
+            if not self._policies.tables:
+                return self._policies.find(destination)
+            return await settled(lambda: self._policies.find(destination))
+        except (Unusable, TableError, OSError) as error:
+            self._log.warning(str(error))
+            raise SiteError(Deferred("client TLS configuration problem", "4.7.5"), unreachable=True) from None
+
+    async def _credentials(self, destination: str, host: Host, request: Request) -> Credentials | None:
+        if self._sasl is None:
+            return None
+        sasl, sender = self._sasl, request.message.envelope.sender
+        return await settled(lambda: sasl.credentials(sender, destination, host.name))
+
+    def _login(self, credentials: Credentials) -> Login:
+        async def login(session: Session) -> None:
+            assert self._sasl is not None
+            await self._sasl.authenticate(session, credentials, verified=session.verified)
+
+        return login
 
     async def _use(
-        self, session: Session, delivery: _Delivery, *, connect: float, cached: bool = False
+        self, session: Session, delivery: Delivery, *, connect: float, cached: bool = False
     ) -> bool:
         """One transaction for the recipients left; False when the session is of no more use."""
+        request = delivery.remaining()
+        prepared = await self._outgoing.prepare(request, session)
         try:
-            results = await session.send(delivery.remaining(), self._queue, connect=connect)
+            results: Sequence[Result] = await session.send(prepared, self._queue, connect=connect)
         except ConnectionLost as lost:
             session.stream.abort()
             if not cached:
-                delivery.note(Deferred(lost.text, lost.dsn), session.host.relay)
+                delivery.note(Deferred(lost.text, lost.dsn), session.host.relay, connect=connect)
             return False
-        delivery.take(results)
+        except BaseException:
+            session.stream.abort()
+            raise
+        delivery.take(results if prepared is request else restored(results, request))
         return session.usable
 
     def _unfit(self, session: Session, request: Request) -> Outcome | None:
         """What the message needs and the host does not have, or that the host is ourselves."""
         envelope, engine, host = request.message.envelope, session.engine, session.host
         if session.greeted_as.lower() == self._own_name and host.port == SMTP_PORT:
-            return Bounced(f"mail for {request.nexthop} loops back to myself", "5.4.6")
+            return Bounced(f"mail for {request.nexthop} loops back to myself", LOOP)
         if engine.size_limit and envelope.size > engine.size_limit:
             return Bounced(
                 f"message size {envelope.size} exceeds size limit {engine.size_limit} of server {host}",
@@ -212,180 +324,6 @@ class SMTPAgent:
         head = self._queue.read_content(request.message, 256 * 1024)
         return not head.partition(b"\r\n\r\n")[0].isascii()
 
-    # ---- where to
 
-    async def _hosts(self, nexthop: str) -> list[Host]:
-        """Addresses to try, in order. Raises `SiteError`."""
-        name, port_text = split_host_port(nexthop.removeprefix("inet:"))
-        try:
-            port = port_number(port_text, self._origin) if port_text else self._port
-        except Exception:
-            raise SiteError(Deferred(f"unknown service: {port_text}", "4.3.5")) from None
-        if nexthop.startswith(("[", "inet:")) or _is_address(name):
-            addresses = [name] if _is_address(name) else await self._addresses(name)
-            return self._without_ourselves(
-                nexthop, [Host(name, a, port) for a in self._usable(addresses)], port
-            )
-        return await self._exchangers(name, port)
-
-    async def _exchangers(self, domain: str, port: int) -> list[Host]:
-        """The hosts that take a domain's mail. Raises `SiteError`."""
-        try:
-            records = await self._resolver.mx(domain)
-        except NullMX as error:
-            raise SiteError(Bounced(str(error), "5.1.0")) from None
-        except ResolveTemporary as error:
-            raise SiteError(Deferred(str(error), "4.4.3")) from None
-        except NoSuchDomain as error:
-            raise SiteError(Bounced(str(error), "5.4.4")) from None
-        hosts: list[Host] = []
-        failure: SiteError | None = None
-        preferences = sorted({preference for preference, _ in records})
-        for preference in preferences:
-            names = [name for value, name in records if value == preference]
-            self._shuffle(names)
-            found: list[Host] = []
-            for name in names:
-                try:
-                    found += [Host(name, a, port) for a in self._usable(await self._addresses(name))]
-                except SiteError as error:
-                    failure = error if failure is None or isinstance(error.outcome, Deferred) else failure
-            if port == SMTP_PORT and any(self._ourselves(host) for host in found):
-                # Hosts that are no better than we are would send it back (RFC 5321 §5.1).
-                if not hosts:
-                    raise SiteError(Bounced(f"mail for {domain} loops back to myself", "5.4.6"))
-                return hosts
-            hosts += found
-        if not hosts:
-            raise failure or SiteError(Bounced(f"unable to find a mail exchanger of {domain}", "5.4.4"))
-        return hosts
-
-    async def _addresses(self, name: str) -> list[str]:
-        try:
-            return await self._resolver.addresses(name)
-        except ResolveTemporary as error:
-            raise SiteError(Deferred(str(error), "4.4.3")) from None
-        except NoSuchDomain as error:
-            raise SiteError(Bounced(str(error), "5.4.4")) from None
-
-    def _usable(self, addresses: Iterable[str]) -> list[str]:
-        """Of the families we speak, preferred family first."""
-        found = [address for address in addresses if _version(address) in self._families]
-        self._shuffle(found)
-        found.sort(key=lambda address: self._families.index(_version(address)))
-        return found
-
-    def _ourselves(self, host: Host) -> bool:
-        return host.name.lower() == self._own_name or self._is_own_address(host.address)
-
-    def _without_ourselves(self, nexthop: str, hosts: list[Host], port: int) -> list[Host]:
-        if not hosts:
-            raise SiteError(Deferred(f"no address of {nexthop} can be used", "4.4.4"))
-        if port == SMTP_PORT and any(self._ourselves(host) for host in hosts):
-            raise SiteError(Bounced(f"mail for {nexthop} loops back to myself", "5.4.6"))
-        return hosts
-
-
-class _Delivery:
-    """A request while host after host is tried: final results, and the last word on the others."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.results: list[Result] = []
-        self._open = {target.index: target for target in request.targets}
-        self._last: dict[int, Result] = {}
-        self._answered = False
-        """Some host has said something about a recipient."""
-
-    @property
-    def site_failure(self) -> Deferred | None:
-        """Why no host could be used at all, whoever the recipients are."""
-        if self._answered or not self._open:
-            return None
-        last = self._last.get(next(iter(self._open)))
-        return last.outcome if last is not None and isinstance(last.outcome, Deferred) else None
-
-    @property
-    def open(self) -> bool:
-        """Whether some recipient could still go to another host."""
-        return bool(self._open)
-
-    def remaining(self) -> Request:
-        """The request for the recipients left."""
-        if len(self._open) == len(self.request.targets):
-            return self.request
-        request = self.request
-        return Request(
-            request.message, request.nexthop, list(self._open.values()), request.entered, request.started
-        )
-
-    def take(self, results: Iterable[Result]) -> None:
-        """Results of a transaction: what is final stays, what is deferred may go on."""
-        self._answered = True
-        for result in results:
-            if isinstance(result.outcome, Deferred):
-                self._last[result.target.index] = result
-            else:
-                self.results.append(result)
-                del self._open[result.target.index]
-
-    def note(self, outcome: Outcome, relay: str = "none") -> None:
-        """An outcome for every recipient left."""
-        final = isinstance(outcome, Bounced | Sent)
-        for target in list(self._open.values()):
-            result = Result(target, outcome, relay)
-            if final:
-                self.results.append(result)
-                del self._open[target.index]
-            else:
-                self._last[target.index] = result
-
-    def close(self) -> None:
-        """No host is left: what was deferred last stands."""
-        for index, target in self._open.items():
-            self.results.append(
-                self._last.get(index) or Result(target, Deferred("no host could be tried", "4.4.4"))
-            )
-        self._open.clear()
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _version(address: str) -> int:
-    return 6 if ":" in address else 4
-
-
-def _families(conf: MainCf) -> list[int]:
-    """IP versions in the order in which they are tried."""
-    protocols = conf.list("inet_protocols")
-    wanted = [v for v in (6, 4) if "all" in protocols or f"ipv{v}" in protocols]
-    return wanted if conf.str("smtp_address_preference") == "ipv6" else sorted(wanted)
-
-
-def _tls_level(conf: MainCf) -> TLSLevel:
-    match conf.str("smtp_tls_security_level"):
-        case "" | "none":
-            return TLSLevel.NONE
-        case "may":
-            return TLSLevel.MAY
-        case "encrypt":
-            return TLSLevel.ENCRYPT
-        case _:
-            return TLSLevel.VERIFY
-
-
-def _tls_context(conf: MainCf, level: TLSLevel) -> ssl.SSLContext | None:
-    """Raises `ConfigError` when smtp_tls_CAfile cannot be read."""
-    if level is TLSLevel.NONE:
-        return None
-    ca_file = conf.str("smtp_tls_CAfile")
-    try:
-        return client_context(verify=level is TLSLevel.VERIFY, ca_file=Path(ca_file) if ca_file else None)
-    except OSError as error:
-        raise conf.error("smtp_tls_CAfile", f"{ca_file}: {error.strerror or error}") from None
+def _domain(destination: str) -> str:
+    return split_host_port(destination.removeprefix("inet:"))[0].lower()

@@ -209,6 +209,10 @@ class ClientConnection:
             text += f" NOTIFY={notify}" if notify else ""
         self._command("RCPT", recipient, text)
 
+    def xforward(self, attributes: str) -> None:
+        """XFORWARD, with `NAME=value` pairs, values in xtext."""
+        self._command("XFORWARD", "", f"XFORWARD {attributes}")
+
     def data(self) -> None:
         """DATA."""
         self._command("DATA", "", "DATA")

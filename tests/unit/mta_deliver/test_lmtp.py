@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.mta.deliver.lmtp import LMTPAgent, split_host_port
+from mailstack.mta.deliver.destination import split_host_port
+from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.net.stream import Stream
 from mailstack.storage.queue import Queue
@@ -117,10 +118,10 @@ REFUSALS: list[tuple[dict[str, str], str, str, str]] = [
         "5.0.0",
         "said: 550 No (in reply to RCPT TO command)",
     ),
-    ({"GREETING": "554 5.3.2 Go away"}, "Deferred", "4.0.0", "refused to talk to me: 554 5.3.2 Go away"),
+    ({"GREETING": "554 5.3.2 Go away"}, "Deferred", "4.3.2", "refused to talk to me: 554 5.3.2 Go away"),
     ({"GREETING": "421 4.3.2 Busy"}, "Deferred", "4.3.2", "refused to talk to me: 421 4.3.2 Busy"),
     ({"GREETING": "hello"}, "Deferred", "4.5.0", "protocol error from 127.0.0.1[127.0.0.1]"),
-    ({"LHLO": "500 5.5.1 What?"}, "Deferred", "4.0.0", "refused to talk to me: 500 5.5.1 What?"),
+    ({"LHLO": "500 5.5.1 What?"}, "Bounced", "5.5.1", "refused to talk to me: 500 5.5.1 What?"),
 ]
 
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from mailstack.mta.deliver.request import Result
 from mailstack.mta.deliver.smtp import SMTPAgent
@@ -20,6 +14,7 @@ from mailstack.net.clock import SystemClock
 from mailstack.net.log import Log
 from mailstack.net.resolver import NoSuchDomain, NullMX, ResolveTemporary
 from mailstack.storage.queue import Queue
+from tests.unit.mta_deliver.certificates import certificate
 from tests.unit.mta_deliver.support import CONTENT, Names, Peer, configuration, listening, request, summary
 
 QUIET = Log("postfix/smtp", "mail", -1)
@@ -29,6 +24,8 @@ HOSTS: dict[str, list[str] | Exception] = {
     "two.test": ["127.0.0.2"],
     "three.test": ["127.0.0.3"],
     "dead.test": ["127.0.0.9"],
+    "six.test": ["::1"],
+    "slow.test": ResolveTemporary("no answer"),
 }
 
 
@@ -52,8 +49,9 @@ def deliver(
         queue.create()
         async with listening(*peers):
             port = peers[0].port
+            kept = "smtp_connection_cache_destinations = to.test\n" if before else ""
             agent = SMTPAgent(
-                configuration(f"smtp_tcp_port = {port}\n{conf}"),
+                configuration(f"smtp_tcp_port = {port}\n{kept}{conf.replace('PORT', str(port))}"),
                 queue,
                 Names({"to.test": MX if mx is None else mx}, HOSTS),
                 SystemClock(),
@@ -172,17 +170,69 @@ def test_limits_of_addresses_and_sessions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "dsn"),
+    ("mx", "conf", "kind", "dsn", "text"),
     [
-        (NullMX("Domain to.test does not accept mail (nullMX)"), "Bounced", "5.1.0"),
-        (NoSuchDomain("Host or domain name not found"), "Bounced", "5.4.4"),
-        (ResolveTemporary("Host or domain name not found. Try again"), "Deferred", "4.4.3"),
+        (NullMX("Domain to.test does not accept mail (nullMX)"), "", "Bounced", "5.1.0", "(nullMX)"),
+        (NoSuchDomain(""), "", "Bounced", "5.4.4", "name=to.test type=AAAA: Host not found"),
+        (
+            NoSuchDomain(""),
+            "inet_protocols = ipv4\n",
+            "Bounced",
+            "5.4.4",
+            "name=to.test type=A: Host not found",
+        ),
+        (ResolveTemporary(""), "", "Deferred", "4.4.3", "name=to.test type=MX: Host not found, try again"),
+        (
+            ResolveTemporary(""),
+            "ignore_mx_lookup_error = yes\ninet_protocols = ipv4\n",
+            "Bounced",
+            "5.4.4",
+            "name=to.test type=A: Host not found",
+        ),
+        ([(1, "slow.test")], "", "Deferred", "4.4.3", "name=slow.test type=AAAA: Host not found, try again"),
+        (
+            [(1, "six.test")],
+            "inet_protocols = ipv4\n",
+            "Bounced",
+            "5.4.4",
+            "name=six.test type=A: Host found but no data record of requested type",
+        ),
+        ([(1, "gone.test")], "", "Bounced", "5.4.4", "name=gone.test type=AAAA: Host not found"),
+        (
+            [(1, "gone.test")],
+            "smtp_defer_if_no_mx_address_found = yes\n",
+            "Deferred",
+            "4.4.4",
+            "name=gone.test type=AAAA: Host not found",
+        ),
+        (
+            [(1, "gone.invalid")],
+            "smtp_host_lookup = dns, native\n",
+            "Bounced",
+            "5.4.4",
+            "unable to look up host gone.invalid: Name or service not known",
+        ),
     ],
 )
-def test_names_that_lead_nowhere(tmp_path: Path, error: Exception, kind: str, dsn: str) -> None:
-    results = deliver(tmp_path, [Peer()], mx=error)
-    assert summary(results) == [("a@to.test", kind, dsn, str(error))]
+def test_names_that_lead_nowhere(
+    tmp_path: Path, mx: list[tuple[int, str]] | Exception, conf: str, kind: str, dsn: str, text: str
+) -> None:
+    results = deliver(tmp_path, [Peer()], mx=mx, conf=conf)
+    assert summary(results)[0][:3] == ("a@to.test", kind, dsn)
+    assert results[0].outcome.text.endswith(text)
     assert results[0].relay == "none"
+
+
+def test_a_host_of_our_own_choice_never_bounces_mail(tmp_path: Path) -> None:
+    nowhere = NoSuchDomain("")
+    results = deliver(tmp_path, [Peer()], mx=nowhere, conf="relayhost = to.test\n")
+    assert summary(results)[0][1:3] == ("Deferred", "4.3.5")
+    conf = "smtp_fallback_relay = gone.test\n"
+    results = deliver(tmp_path, [Peer()], mx=nowhere, conf=conf)
+    assert summary(results)[0][1:3] == ("Deferred", "4.3.5")
+    # A fallback is asked although the destination itself does not exist.
+    results = deliver(tmp_path, [Peer()], mx=nowhere, conf="smtp_fallback_relay = [one.test]:PORT\n")
+    assert summary(results)[0][1] == "Sent"
 
 
 def test_without_mx_the_domain_itself(tmp_path: Path) -> None:
@@ -258,46 +308,21 @@ def loops(
 
 def test_mail_for_ourselves_bounces(tmp_path: Path) -> None:
     bounce = ["5.4.6 mail for to.test loops back to myself"]
+    missing = ["4.4.4 unable to find primary relay for to.test"]
     assert loops(tmp_path, [(10, "one.test")], frozenset({"127.0.0.1"})) == bounce
     assert loops(tmp_path, [(10, "mail.x.test")], frozenset()) == bounce
-    assert loops(tmp_path, [(10, "one.test"), (5, "mail.x.test")], frozenset()) == bounce
+    assert loops(tmp_path, [(5, "mail.x.test"), (10, "one.test")], frozenset()) == bounce
+    assert loops(tmp_path, [(1, "gone.test"), (5, "mail.x.test")], frozenset()) == missing
     assert loops(tmp_path, [], frozenset({"127.0.0.1"}), "[127.0.0.1]") == [
-        "5.4.6 mail for [127.0.0.1] loops back to myself"
+        "5.4.6 mail for 127.0.0.1 loops back to myself"
     ]
-
-
-def certificate(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server context for one.test, and the file to trust."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "one.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("one.test")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "cert.pem"
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(cert.public_bytes(serialization.Encoding.PEM) + pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context, path
 
 
 TLS = ("PIPELINING", "STARTTLS")
 
 
 def test_opportunistic_tls(tmp_path: Path) -> None:
-    context, _ = certificate(tmp_path)
+    context, _ = certificate(tmp_path, "one.test")
     peer = Peer(extensions=TLS, tls=context)
     conf = "smtp_tls_security_level = may\n"
     assert summary(deliver(tmp_path, [peer], conf=conf))[0][1] == "Sent"
@@ -314,10 +339,10 @@ def test_opportunistic_tls(tmp_path: Path) -> None:
 
 
 def test_verified_tls(tmp_path: Path) -> None:
-    context, path = certificate(tmp_path)
+    context, path = certificate(tmp_path, "one.test")
     conf = f"smtp_tls_security_level = verify\nsmtp_tls_CAfile = {path}\n"
     peers = [Peer(extensions=TLS, tls=context), Peer(extensions=TLS, tls=context)]
     assert summary(deliver(tmp_path, peers, mx=[(1, "one.test")], conf=conf))[0][1] == "Sent"
     results = deliver(tmp_path, peers, mx=[(1, "two.test")], conf=conf)
     assert summary(results)[0][1:3] == ("Deferred", "4.7.5")
-    assert summary(results)[0][3].startswith("Server certificate not trusted: ")
+    assert summary(results)[0][3] == "Server certificate not verified"

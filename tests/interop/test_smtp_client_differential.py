@@ -1,0 +1,541 @@
+"""Our smtp(8) and the real Postfix's, each against the same scripted servers.
+
+Every scenario has a server of its own and a transport in master.cf with its parameters. Compared: what the
+server was told (commands, credentials, content) and what the log says of each recipient.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mailstack.net.listen import bind_tcp
+from tests.interop.delivery import SERVICES, _free_port, _wait_for, reply
+from tests.unit.mta_deliver.certificates import certificate
+
+pytestmark = pytest.mark.real
+
+MAIN_CF = """\
+compatibility_level = 3.6
+maillog_file_prefixes = /tmp
+inet_protocols = ipv4
+inet_interfaces = 127.0.0.1
+myhostname = mail.x.test
+mydomain = x.test
+mydestination =
+mynetworks = 127.0.0.0/8
+local_recipient_maps =
+alias_maps =
+queue_directory = {dir}/queue
+transport_maps = texthash:{dir}/transport
+smtp_dns_support_level = disabled
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+smtpd_error_sleep_time = 0
+smtp_helo_timeout = 5s
+smtp_mail_timeout = 5s
+smtp_data_init_timeout = 5s
+smtp_data_done_timeout = 5s
+notify_classes =
+"""
+CONTENT = (
+    b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nFrom: <zs@x.test>\r\nTo: <a@to.test>\r\n"
+    b"Message-ID: <1@x.test>\r\nSubject: x\r\n"
+)
+BODY = b"\r\n.dot\r\nbody\r\n"
+EIGHT = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
+FULL = ("PIPELINING", "SIZE 1000000", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8")
+CRAM = "PDEyMzRAcGVlci50ZXN0Pg=="
+
+
+@dataclass
+class Scenario:
+    """A server's part, the client's parameters, and a message."""
+
+    extensions: tuple[str, ...] = FULL
+    replies: dict[str, str] = field(default_factory=dict)
+    hang_up_after: str = ""
+    silent_after: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    recipients: tuple[str, ...] = ("a",)
+    parameters: str = ""
+    """Of MAIL FROM, where the message is handed in."""
+    content: bytes = CONTENT + BODY
+    tls: str = ""
+    """`good`: TLS for peer.test; `broken`: no handshake succeeds; `wrapped`: from the first octet."""
+
+
+AUTH = ("PIPELINING", "AUTH PLAIN LOGIN CRAM-MD5")
+SASL = {
+    "smtp_sasl_auth_enable": "yes",
+    "smtp_sasl_password_maps": "static:joe:secret",
+    "smtp_sasl_security_options": "noanonymous",
+}
+TLS = ("PIPELINING", "STARTTLS")
+SCENARIOS = {
+    "plain": Scenario(),
+    "no pipelining": Scenario(extensions=("SIZE",), recipients=("a", "b")),
+    "two recipients": Scenario(recipients=("a", "b")),
+    "one of two refused": Scenario(recipients=("a", "b"), replies={"RCPT TO:<b@": "550 5.1.1 unknown"}),
+    "one of two later": Scenario(recipients=("a", "b"), replies={"RCPT TO:<b@": "450 4.2.0 later"}),
+    "both refused": Scenario(recipients=("a", "b"), replies={"RCPT": "550 5.1.1 unknown"}),
+    "both refused one by one": Scenario(
+        extensions=(), recipients=("a", "b"), replies={"RCPT": "550 5.1.1 unknown"}
+    ),
+    "no code": Scenario(replies={"RCPT": "550 unknown"}),
+    "refused on two lines": Scenario(replies={"RCPT": "550-5.1.1 no\r\n550 5.1.1 such user"}),
+    "sender refused": Scenario(replies={"MAIL": "550 5.7.1 not you"}),
+    "sender later": Scenario(replies={"MAIL": "451 4.7.1 not yet"}),
+    "sender refused one by one": Scenario(extensions=(), replies={"MAIL": "550 5.7.1 not you"}),
+    "data refused": Scenario(replies={"DATA": "554 5.5.1 no data"}),
+    "data later": Scenario(replies={"DATA": "451 4.3.0 later"}),
+    "content refused": Scenario(replies={"END": "554 5.6.0 not this"}),
+    "content later": Scenario(replies={"END": "452 4.2.2 full"}),
+    "greeting 554": Scenario(replies={"GREETING": "554 5.3.2 go away"}),
+    "greeting 554 meant": Scenario(
+        replies={"GREETING": "554 5.3.2 go away"}, options={"smtp_skip_5xx_greeting": "no"}
+    ),
+    "greeting 421": Scenario(replies={"GREETING": "421 4.3.2 busy"}),
+    "old server": Scenario(replies={"EHLO": "502 5.5.1 unknown"}),
+    "no hello": Scenario(replies={"EHLO": "550 5.7.1 no", "HELO": "550 5.7.1 no"}),
+    "hello later": Scenario(replies={"EHLO": "450 4.7.1 no", "HELO": "450 4.7.1 no"}),
+    "never ehlo": Scenario(options={"smtp_never_send_ehlo": "yes"}),
+    "no esmtp": Scenario(options={"smtp_always_send_ehlo": "no"}, replies={"GREETING": "220 peer.test"}),
+    "esmtp": Scenario(options={"smtp_always_send_ehlo": "no"}),
+    "helo name": Scenario(options={"smtp_helo_name": "other.test"}),
+    "discard": Scenario(options={"smtp_discard_ehlo_keywords": "pipelining,size"}),
+    "discard by address": Scenario(
+        options={"smtp_discard_ehlo_keyword_address_maps": "inline:{127.0.0.1=size}"}
+    ),
+    "too big": Scenario(extensions=("SIZE 100",)),
+    "lost at greeting": Scenario(hang_up_after="GREETING"),
+    "lost at ehlo": Scenario(hang_up_after="EHLO"),
+    "lost at mail": Scenario(extensions=(), hang_up_after="MAIL"),
+    "lost at rcpt": Scenario(extensions=(), hang_up_after="RCPT"),
+    "lost at data": Scenario(extensions=(), hang_up_after="DATA"),
+    "lost at end": Scenario(hang_up_after="END"),
+    "silent at mail": Scenario(extensions=(), silent_after="MAIL"),
+    "silent at ehlo": Scenario(silent_after="EHLO"),
+    "nobody there": Scenario(hang_up_after="CONNECT"),
+    "fallback": Scenario(
+        replies={"GREETING": "421 4.3.2 busy"}, options={"smtp_fallback_relay": "[127.0.0.1]:FALLBACK"}
+    ),
+    "8 bits": Scenario(parameters=" BODY=8BITMIME", content=CONTENT + EIGHT + "\r\ngrün\r\n".encode()),
+    "8 bits to 7": Scenario(
+        extensions=("PIPELINING",),
+        parameters=" BODY=8BITMIME",
+        content=CONTENT + EIGHT + "\r\ngrün\r\n".encode(),
+    ),
+    "8 bits left": Scenario(
+        extensions=("PIPELINING",),
+        parameters=" BODY=8BITMIME",
+        options={"disable_mime_output_conversion": "yes"},
+        content=CONTENT + EIGHT + "\r\ngrün\r\n".encode(),
+    ),
+    "long lines": Scenario(
+        content=CONTENT + b"\r\n" + b"x" * 998 + b"\r\n" + b"y" * 2500 + b"\r\n.\x20z\r\n"
+    ),
+    "line limit": Scenario(
+        content=CONTENT + b"\r\n" + b"abc" * 20 + b"\r\n", options={"smtp_line_length_limit": "80"}
+    ),
+    "generic": Scenario(
+        options={"smtp_generic_maps": "inline:{zs@x.test=out@y.test, a@generic.test=b@y.test}"}
+    ),
+    "utf8": Scenario(
+        parameters=" SMTPUTF8", content=CONTENT + "X-Name: grün\r\n".encode() + BODY, recipients=("grün",)
+    ),
+    "no utf8": Scenario(
+        extensions=("PIPELINING", "8BITMIME"),
+        parameters=" SMTPUTF8",
+        content=CONTENT + "X-Name: grün\r\n".encode() + BODY,
+        recipients=("grün",),
+    ),
+    "xforward": Scenario(
+        extensions=("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE",),
+        options={"smtp_send_xforward_command": "yes"},
+    ),
+    "xforward in part": Scenario(
+        extensions=("XFORWARD NAME ADDR",), options={"smtp_send_xforward_command": "yes"}
+    ),
+    "auth": Scenario(extensions=AUTH, options=SASL),
+    "auth plain": Scenario(extensions=("AUTH PLAIN",), options=SASL),
+    "auth login": Scenario(extensions=("AUTH LOGIN",), options=SASL),
+    "auth filtered": Scenario(
+        extensions=AUTH, options={**SASL, "smtp_sasl_mechanism_filter": "!cram-md5, plain"}
+    ),
+    "auth nothing left": Scenario(
+        extensions=AUTH, options={**SASL, "smtp_sasl_mechanism_filter": "digest-md5"}
+    ),
+    "auth not offered": Scenario(options=SASL),
+    "auth no credentials": Scenario(
+        extensions=AUTH, options={**SASL, "smtp_sasl_password_maps": "inline:{other.test=joe:secret}"}
+    ),
+    "auth by sender": Scenario(
+        extensions=("AUTH PLAIN",),
+        options={
+            **SASL,
+            "smtp_sender_dependent_authentication": "yes",
+            "smtp_sasl_password_maps": "inline:{zs@x.test=zs:mine, 127.0.0.1=joe:secret}",
+        },
+    ),
+    "auth refused": Scenario(
+        extensions=("AUTH PLAIN",), options=SASL, replies={"AUTH": "535 5.7.8 authentication failed"}
+    ),
+    "auth refused for good": Scenario(
+        extensions=("AUTH PLAIN",),
+        options={**SASL, "smtp_sasl_auth_soft_bounce": "no"},
+        replies={"AUTH": "535 5.7.8 authentication failed"},
+    ),
+    "no plain text": Scenario(
+        extensions=("AUTH PLAIN LOGIN",), options={**SASL, "smtp_sasl_security_options": "noplaintext"}
+    ),
+    "tls may": Scenario(extensions=TLS, tls="good", options={"smtp_tls_security_level": "may"}),
+    "tls not offered": Scenario(options={"smtp_tls_security_level": "encrypt"}),
+    "tls refused": Scenario(
+        extensions=TLS, replies={"STARTTLS": "454 4.7.0 not now"}, options={"smtp_tls_security_level": "may"}
+    ),
+    "tls refused and needed": Scenario(
+        extensions=TLS,
+        replies={"STARTTLS": "454 4.7.0 not now"},
+        options={"smtp_tls_security_level": "encrypt"},
+    ),
+    "tls encrypt": Scenario(extensions=TLS, tls="good", options={"smtp_tls_security_level": "encrypt"}),
+    "tls broken": Scenario(extensions=TLS, tls="broken", options={"smtp_tls_security_level": "may"}),
+    "tls untrusted": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={
+            "smtp_tls_security_level": "verify",
+            "smtp_tls_CAfile": "/etc/ssl/certs/ca-certificates.crt",
+        },
+    ),
+    "tls verified": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={
+            "smtp_tls_security_level": "secure",
+            "smtp_tls_CAfile": "CERT",
+            "smtp_tls_secure_cert_match": "peer.test",
+        },
+    ),
+    "tls wrong name": Scenario(
+        extensions=TLS, tls="good", options={"smtp_tls_security_level": "verify", "smtp_tls_CAfile": "CERT"}
+    ),
+    "tls fingerprint": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={"smtp_tls_security_level": "fingerprint", "smtp_tls_fingerprint_cert_match": "MARK"},
+    ),
+    "tls wrong fingerprint": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={"smtp_tls_security_level": "fingerprint", "smtp_tls_fingerprint_cert_match": "AA:BB"},
+    ),
+    "tls policy": Scenario(
+        extensions=TLS, tls="good", options={"smtp_tls_policy_maps": "static:{encrypt protocols=TLSv1.2}"}
+    ),
+    "tls bad policy": Scenario(
+        extensions=TLS, tls="good", options={"smtp_tls_policy_maps": "static:{encrypt nonsense=1}"}
+    ),
+    "tls wrapped": Scenario(
+        tls="wrapped", options={"smtp_tls_security_level": "encrypt", "smtp_tls_wrappermode": "yes"}
+    ),
+    "tls and auth": Scenario(
+        extensions=(*TLS, "AUTH PLAIN"),
+        tls="good",
+        options={
+            **SASL,
+            "smtp_tls_security_level": "encrypt",
+            "smtp_sasl_security_options": "noplaintext",
+            "smtp_sasl_tls_security_options": "noanonymous",
+        },
+    ),
+    "quit waited for": Scenario(options={"smtp_skip_quit_response": "no"}),
+    "quit waited for in vain": Scenario(
+        options={"smtp_skip_quit_response": "no", "smtp_quit_timeout": "1s"}, silent_after="QUIT"
+    ),
+    "bound": Scenario(options={"smtp_bind_address": "127.0.0.1"}),
+}
+DIFFERENT = {
+    "no pipelining": ("(MAIL FROM:\\S+)", r"\1 SIZE=N"),
+    "greeting 421": ("QUIT", ""),
+    "fallback": ("QUIT", ""),
+    "tls untrusted": ("\0QUIT", ""),
+    "too big": (r"\Z", "\0QUIT"),
+    "utf8": ("SMTPUTF8", "BODY=8BITMIME SMTPUTF8"),
+    "xforward": ("PORT=X(.*)SOURCE=LOCAL", r"PORT=[UNAVAILABLE]\1SOURCE=REMOTE"),
+}
+"""What our client says otherwise (docs/differences.md): a pattern in Postfix's words, and ours."""
+
+
+class Server:
+    """The server's part of a scenario, once."""
+
+    def __init__(self, scenario: Scenario, context: ssl.SSLContext) -> None:
+        self.scenario = scenario
+        self.heard: list[str] = []
+        self._context = context
+        self._sock = bind_tcp("127.0.0.1", 0)
+        self._sock.setblocking(True)
+        self.port = int(self._sock.getsockname()[1])
+        if scenario.hang_up_after == "CONNECT":
+            self._sock.close()
+            return
+        self._sock.listen(20)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                conn, _ = self._sock.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._guarded, args=(conn,), daemon=True).start()
+
+    def _guarded(self, conn: socket.socket) -> None:
+        try:
+            if self.scenario.tls == "wrapped":
+                conn = self._context.wrap_socket(conn, server_side=True)
+            with conn:
+                self._talk(conn)
+        except OSError:
+            pass
+
+    def _talk(self, conn: socket.socket) -> None:
+        scenario = self.scenario
+        buffer = b""
+
+        def line() -> str:
+            nonlocal buffer
+            while b"\n" not in buffer:
+                data = conn.recv(65536)
+                if not data:
+                    raise ConnectionError
+                buffer += data
+            text, _, buffer = buffer.partition(b"\n")
+            return text.decode("latin-1").rstrip("\r")
+
+        def say(verb: str, default: str, command: str = "") -> str:
+            if scenario.hang_up_after == verb:
+                raise ConnectionError
+            if scenario.silent_after == verb:
+                time.sleep(8)
+                raise ConnectionError
+            text = next((v for k, v in scenario.replies.items() if " " in k and command.startswith(k)), None)
+            text = text or scenario.replies.get(verb, default)
+            conn.sendall(text.encode() + b"\r\n")
+            return text
+
+        accepted = 0
+        say("GREETING", "220 peer.test ESMTP")
+        while True:
+            command = line()
+            self.heard.append(command)
+            verb = command.split(" ")[0].upper()
+            if verb == "EHLO":
+                lines = ["peer.test", *scenario.extensions]
+                say(verb, "\r\n".join([*(f"250-{x}" for x in lines[:-1]), f"250 {lines[-1]}"]))
+            elif verb == "RCPT":
+                accepted += say(verb, "250 2.1.5 Ok", command).startswith("2")
+            elif verb == "DATA":
+                if say(verb, "354 go" if accepted else "554 5.5.1 no valid recipients").startswith("354"):
+                    lines = []
+                    while (text := line()) != ".":
+                        lines.append(text)
+                    self.heard.append(_without_received("\n".join(lines)))
+                    say("END", "250 2.0.0 Ok: queued as X")
+            elif verb == "STARTTLS":
+                if say(verb, "220 2.0.0 go").startswith("220"):
+                    if scenario.tls == "broken":
+                        conn.sendall(b"this is no TLS\r\n")
+                        raise ConnectionError
+                    conn = self._context.wrap_socket(conn, server_side=True)
+                    buffer = b""
+            elif verb == "AUTH":
+                mechanism = command.split(" ")[1]
+                if "AUTH" not in scenario.replies:
+                    for challenge in {"CRAM-MD5": [CRAM], "LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}.get(
+                        mechanism, []
+                    ):
+                        conn.sendall(f"334 {challenge}\r\n".encode())
+                        self.heard.append(line())
+                say(verb, "235 2.7.0 welcome")
+            elif verb == "QUIT":
+                say(verb, "221 2.0.0 Bye")
+                return
+            else:
+                say(verb, "250 2.0.0 Ok", command)
+
+
+def _without_received(text: str) -> str:
+    return re.sub(r"^Received:.*\n(?:[ \t].*\n)*", "", text)
+
+
+@dataclass
+class World:
+    """One MTA, and the servers around it."""
+
+    directory: Path
+    port: int
+    servers: dict[str, Server]
+
+    def send(self, name: str) -> None:
+        scenario = SCENARIOS[name]
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
+            stream = sock.makefile("rb")
+            reply(stream)
+            rcpts = [f"RCPT TO:<{user}@{_domain(name)}>" for user in scenario.recipients]
+            for text in ["EHLO client.test", f"MAIL FROM:<zs@x.test>{scenario.parameters}", *rcpts, "DATA"]:
+                sock.sendall(text.encode() + b"\r\n")
+                assert reply(stream)[:1] in b"23", text
+            sock.sendall(scenario.content.replace(b"\r\n.", b"\r\n..") + b".\r\nQUIT\r\n")
+            assert reply(stream)[:3] == b"250"
+
+    def outcome(self, name: str) -> list[str]:
+        """What the log says of each recipient, or nothing yet."""
+        found = re.findall(
+            rf"to=<([^>]*)@{_domain(name)}>(.*)", (self.directory / "log").read_text("utf-8", "replace")
+        )
+        lines = []
+        for user, rest in found:
+            told = re.search(r", relay=(\S+), .*dsn=(\S+), status=(\w+) \((.*)\)$", rest)
+            assert told is not None, rest
+            text = re.sub(r"message size \d+", "message size N", ":".join(told.groups()))
+            lines.append(f"{user} {re.sub(r'(127.0.0.1]|connect to 127.0.0.1.*):[0-9]+', r'1:PORT', text)}")
+        return sorted(lines)
+
+    def heard(self, name: str) -> list[str]:
+        """What the server was told, what varies taken out; its order counts."""
+        return [_normal(text) for text in self.servers[name].heard]
+
+
+def _normal(command: str) -> str:
+    command = re.sub(r"SIZE=\d+", "SIZE=N", command)
+    return re.sub(r"(IDENT|PORT)=\w+", r"\1=X", command)
+
+
+def _domain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name) + ".test"
+
+
+def _prepare(directory: Path, owner: int) -> tuple[dict[str, Server], str]:
+    context, path = certificate(directory, "peer.test")
+    mark = ssl.PEM_cert_to_DER_cert(path.read_text().partition("-----BEGIN PRIVATE")[0])
+    import hashlib
+
+    fingerprint = hashlib.sha256(mark).digest().hex(":").upper()
+    os.chmod(path, 0o644)
+    servers = {name: Server(scenario, context) for name, scenario in SCENARIOS.items()}
+    fallback = Server(Scenario(), context)
+    routes, services = [], []
+    for number, (name, scenario) in enumerate(SCENARIOS.items()):
+        routes.append(f"{_domain(name)} s{number}:[127.0.0.1]:{servers[name].port}\n")
+        services.append(f"s{number} unix - - n - - smtp")
+        for key, value in scenario.options.items():
+            text = value.replace("FALLBACK", str(fallback.port)).replace("MARK", fingerprint)
+            services.append(f"  -o {{ {key} = {text.replace('CERT', str(path))} }}")
+    (directory / "transport").write_text("".join(routes))
+    (directory / "main.cf").write_text(MAIN_CF.format(dir=directory))
+    services += ["tlsmgr unix - - n 1000? 1 tlsmgr", ""]
+    return servers, SERVICES + "\n".join(services)
+
+
+@contextmanager
+def postfix(directory: Path) -> Iterator[World]:
+    servers, services = _prepare(directory, 0)
+    with (directory / "main.cf").open("a") as file:
+        file.write(f"data_directory = {directory}/data\nmaillog_file = {directory}/log\n")
+    (directory / "queue").mkdir()
+    (directory / "data").mkdir()
+    shutil.chown(directory / "data", "postfix")
+    port = _free_port()
+    (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - - smtpd\n{services}")
+    command = ["postfix", "-c", str(directory)]
+    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    try:
+        _wait_for(port)
+        yield World(directory, port, servers)
+    finally:
+        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        for server in servers.values():
+            server.close()
+
+
+@contextmanager
+def ours(directory: Path) -> Iterator[World]:
+    servers, services = _prepare(directory, 0)
+    port = _free_port()
+    (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - 1 smtpd\n{services}")
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mailstack.mta", "--config", str(directory)],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    try:
+        _wait_for(port)
+        yield World(directory, port, servers)
+    finally:
+        process.terminate()
+        process.wait(30)
+        for server in servers.values():
+            server.close()
+
+
+Answer = dict[str, tuple[list[str], list[str]]]
+
+
+def run(world: World) -> Answer:
+    """Every scenario: (what the server was told, what became of the recipients)."""
+    for name in SCENARIOS:
+        world.send(name)
+    end = time.monotonic() + 40
+    waiting = set(SCENARIOS)
+    while waiting and time.monotonic() < end:
+        waiting = {name for name in waiting if len(world.outcome(name)) < len(SCENARIOS[name].recipients)}
+        time.sleep(0.1)
+    time.sleep(1.5)  # for the last QUIT
+    return {name: (world.heard(name), world.outcome(name)) for name in SCENARIOS}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Answer, Answer]:
+    if shutil.which("postfix") is None or os.geteuid() != 0:
+        pytest.skip("needs Postfix and root")
+    theirs = tmp_path_factory.mktemp("postfix")
+    for folder in (theirs, *theirs.parents):
+        if folder != Path("/") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    with postfix(theirs) as world:
+        reference = run(world)
+    with ours(tmp_path_factory.mktemp("ours")) as world:
+        return reference, run(world)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_same_on_the_wire_and_in_the_log(answers: tuple[Answer, Answer], name: str) -> None:
+    theirs, mine = answers
+    assert theirs[name][1], "Postfix has not delivered"
+    told = "\0".join(theirs[name][0])
+    if name in DIFFERENT:
+        pattern, ours = DIFFERENT[name]
+        other = re.sub(pattern, ours, told, count=1, flags=re.DOTALL)
+        assert other != told, "the difference is gone"
+        told = other
+    assert "\0".join(mine[name][0]) == told
+    assert mine[name][1] == theirs[name][1]
