@@ -242,6 +242,8 @@ CASES: list[Case] = [
         ("!127.0.0.9, 127.0.0.0/8", ["EHLO x", "XCLIENT NAME=a.test"]))),
     Case({"smtpd_authorized_xforward_hosts": "127.0.0.9"}, ["EHLO x", "XFORWARD NAME=a.test ADDR=192.0.2.1 SOURCE=REMOTE IDENT=1 PROTO=ESMTP HELO=x PORT=5", "XFORWARD", "XFORWARD NAME", "XFORWARD FOO=1", "XFORWARD ADDR=x", "XFORWARD PORT=x", "XFORWARD SOURCE=X", "MAIL FROM:<a@b.test>", "XFORWARD NAME=x", "RCPT TO:<zs@dgtlinux.com>"]),
 ]  # fmt: skip
+CASES.append(Case({"smtpd_per_request_deadline": "yes", "smtpd_timeout": "2s"}))
+DRIPPED = len(CASES) - 1
 PROXY = {
     "smtpd_upstream_proxy_protocol": "haproxy",
     "smtpd_client_restrictions": "check_client_access inline:{ {198.51.100=REJECT v4} {2001:db8=REJECT v6} }",
@@ -430,3 +432,22 @@ def test_a_proxy_that_speaks_for_itself_is_understood(pair: Pair) -> None:
     )
     assert theirs == [b"421 4.3.0 mail.dgtlinux.com Server local error\r\n"]
     assert own[1:] == [b"250 2.0.0 Ok\r\n"]
+
+
+def test_a_command_that_never_ends_has_a_deadline(pair: Pair) -> None:
+    """Slowloris: an octet now and then does not keep a session for ever."""
+    for ports in (pair.theirs, pair.ours):
+        with socket.create_connection(("127.0.0.1", ports[DRIPPED]), timeout=20) as sock:
+            stream = sock.makefile("rb")
+            assert _reply(stream.readline).startswith(b"220 ")
+            begun = time.monotonic()
+            sock.settimeout(0.2)
+            answer = b""
+            while not answer and time.monotonic() - begun < 10:
+                sock.sendall(b"X")
+                try:
+                    answer = sock.recv(1000)
+                except TimeoutError:
+                    pass
+            assert answer == b"421 4.4.2 mail.dgtlinux.com Error: timeout exceeded\r\n"
+            assert 1.5 < time.monotonic() - begun < 4

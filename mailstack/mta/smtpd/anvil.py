@@ -2,8 +2,8 @@
 
 The counts are in a table of shared memory that is made when this module is imported: `master` imports it
 before it forks, so its workers have one table, and no process stands between a client and its count. A client
-is a service and an address; its rates are counted from its first event and begin anew when `anvil_rate_time_unit`
-has passed, as Postfix has it.
+is a service and an address; its rates are counted from its first event and begin anew when
+`anvil_rate_time_unit` has passed, as Postfix has it.
 
 Invariants: every change is made under a lock of the table's file, which the kernel gives back when its holder
 dies; a process counts the connections that it serves in a column of its own, which is cleared when another

@@ -64,8 +64,6 @@ class Connection:
         self._task: Driven | None = None
         self._reading = False
         self._stopping = False
-        self._deadline = 0.0
-        """When the request that is awaited has to be in, by the event loop's clock; 0: none is awaited."""
         # What restrictions look at (restrictions.Client).
         self.client_name = UNKNOWN
         self.client_address = stream.peer[0] or UNKNOWN

@@ -160,7 +160,7 @@ class Identity(Judging):
         self._engine.restart(await self._welcome())
 
     async def _welcome(self) -> Reply:
-        """The greeting; a client that is not welcome is told so, and may do nothing but leave (RFC 5321 §3.1)."""
+        """The greeting. A client that is not welcome is told so, and may only leave (RFC 5321 §3.1)."""
         settings = self._settings
         self._engine.denial = None
         if not settings.delay_reject:

@@ -184,6 +184,10 @@ class Compiler:
         self.policy_services = PolicyServices(conf, resolver)
         self.networks = self._checks.networks
         self._classes = {name.lower(): name for name in conf.list("smtpd_restriction_classes")}
+        for name in self._classes.values():
+            if not conf.is_set(name):
+                message = f"restriction class `{name}' needs a definition"
+                raise conf.error("smtpd_restriction_classes", message)
         self._opening: list[str] = []
         self._compiled: dict[tuple[Phase, str], Restrictions] = {}
 
@@ -271,10 +275,6 @@ class Compiler:
 
     def _class(self, name: str, phase: Phase) -> Restrictions:
         """A restriction class of main.cf, for lists of one phase."""
-        if not self._conf.is_set(name):
-            raise self._conf.error(
-                "smtpd_restriction_classes", f"restriction class `{name}' needs a definition"
-            )
         if name in self._opening:
             raise self._conf.error(name, "restriction class contains itself")
         self._opening.append(name)

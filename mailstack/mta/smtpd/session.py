@@ -16,6 +16,7 @@ from mailstack.mta.smtpd.accounting import KNOWN
 from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.commands import HANDLERS, Commands
 from mailstack.mta.smtpd.connection import Over
+from mailstack.mta.smtpd.deadline import Deadline
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
 from mailstack.wire.smtp.command import SIZE_LIMIT
@@ -115,7 +116,9 @@ class Session(Commands):
 
     async def _serve(self) -> None:
         engine, stream = self._engine, self._stream
-        timeout, deadline = self._settings.timeout, self._settings.request_deadline
+        settings = self._settings
+        timeout = settings.timeout
+        deadline = Deadline(timeout, settings.data_rate) if settings.request_deadline else None
         data = b""
         while True:
             event = engine.next_event()
@@ -124,7 +127,10 @@ class Session(Commands):
                 if self._stopping and engine.state in (State.IDLE, State.READY):
                     raise asyncio.CancelledError
                 self._reading = True
-                data = await stream.read(timeout if not deadline else self._time_left(len(data)))
+                if deadline is not None:
+                    content = len(data) if engine.state in (State.CONTENT, State.CHUNK) else 0
+                    timeout = deadline.left(asyncio.get_running_loop().time(), content)
+                data = await stream.read(timeout)
                 self._reading = False
                 engine.receive_data(data)
                 continue
@@ -138,8 +144,8 @@ class Session(Commands):
                 self._reason = LOST
                 raise Over
             await self._handle(event)
-            if deadline:
-                self._deadline = 0.0
+            if deadline is not None:
+                deadline.met()
             if self._account.exhausted:
                 await self._flush()
                 self._log.info(f"too many errors after {self._where} from {self.peer}")
@@ -147,22 +153,6 @@ class Session(Commands):
                 self._reason = "too many errors"
                 self._errors.add("policy")
                 raise Over
-
-    def _time_left(self, received: int) -> float:
-        """Seconds that a read may take where a whole command has a deadline, and content a least rate.
-
-        The first read behind an answer sets the deadline anew; `received`: octets of the last read, which
-        win some time while content comes in. Raises `TimeoutError`.
-        """
-        now = asyncio.get_running_loop().time()
-        settings = self._settings
-        if not self._deadline:
-            self._deadline = now + settings.timeout
-        elif self._engine.state in (State.CONTENT, State.CHUNK):
-            self._deadline = min(now + settings.timeout, self._deadline + received / settings.data_rate)
-        if self._deadline <= now:
-            raise TimeoutError("the request takes too long")
-        return self._deadline - now
 
     async def _handle(self, event: events.Event) -> None:
         if isinstance(event, events.Refused):
