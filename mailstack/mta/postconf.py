@@ -281,7 +281,7 @@ def edit(path: Path, options: Options) -> None:
 def changed(text: str, changes: Mapping[str, str | None], *, comment: bool) -> str:
     """main.cf with `changes` made: a new value, or None to take the entry out or make it a comment.
 
-    An entry keeps its place; further ones of the same name go; names that are new come at the end.
+    An entry keeps its place, each one where there are several; names that are new come at the end.
     """
     out: list[str] = []
     done: set[str] = set()
@@ -297,7 +297,7 @@ def changed(text: str, changes: Mapping[str, str | None], *, comment: bool) -> s
                 value = changes[name]
                 commenting = value is None and comment
                 dropping = not commenting
-                if value is not None and name not in done:
+                if value is not None:
                     out.append(f"{name} = {value}\n")
                 done.add(name)
         entry = bool(bare) and bare[0] != "#"
