@@ -220,7 +220,8 @@ class Commands(Identity):
             self._log_reject("reject", reply)
             self._reply("ETRN", reply)
         elif self._settings.flush_domains.match(event.domain):
-            self._reply("ETRN", replies.ETRN_STARTED if self._shared.flush() else replies.ETRN_FAILED)
+            begun = self._shared.flush(event.domain)
+            self._reply("ETRN", replies.ETRN_STARTED if begun else replies.ETRN_FAILED)
         else:
             self._log.warning(f"reject: ETRN {event.domain[:100]}... from {self.peer}")
             self._reply("ETRN", Reply(459, "", f"<{event.domain}>: service unavailable"))

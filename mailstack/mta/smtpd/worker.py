@@ -29,7 +29,7 @@ from mailstack.mta.smtpd.capacity import Capacity, Load
 from mailstack.mta.smtpd.peer import ClientNames, look_up_names
 from mailstack.mta.smtpd.session import Session
 from mailstack.mta.smtpd.settings import Settings, load_settings
-from mailstack.mta.trigger import FLUSH, Trigger, send_now
+from mailstack.mta.trigger import Trigger, send_now
 from mailstack.net import loop
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.listen import Server
@@ -135,10 +135,10 @@ class Shared:
         """Tell qmgr of a message that is durable in incoming/."""
         self._trigger.new_mail(queue_id)
 
-    def flush(self) -> bool:
-        """Ask qmgr to try deferred mail now (ETRN); False when there is no qmgr."""
+    def flush(self, domain: str) -> bool:
+        """Ask qmgr to try a domain's deferred mail now (ETRN); False when there is no qmgr."""
         try:
-            send_now(self.queue.directory, FLUSH)
+            send_now(self.queue.directory, f"flush {domain}")
         except OSError:
             return False
         return True

@@ -8,6 +8,8 @@ from pathlib import Path
 from mailstack.mta import flow
 from mailstack.mta.deliver.request import Deferred, Sent
 from mailstack.mta.qmgr import scheduler
+from mailstack.storage.queue import Envelope, Recipient
+from mailstack.storage.queue_file import encode_envelope, encode_header
 from tests.unit.mta_qmgr.support import Bench, bench_test
 
 SENT = Sent("250 2.0.0 Ok")
@@ -24,6 +26,14 @@ async def fill(bench: Bench, count: int, domain: str) -> list[str]:
     for queue_id in ids:
         bench.manager.new_mail(queue_id)
     return ids
+
+
+def drop(bench: Bench, recipient: str) -> str:
+    """A message in incoming/ that nobody has waited for the disk for."""
+    records = encode_envelope(Envelope("a@x.test", (Recipient(recipient),), bench.clock.time()))
+    queue_id = bench.queue.new_id(bench.clock.time())
+    Path(bench.queue.path("incoming", queue_id)).write_bytes(encode_header(0, records) + records)
+    return queue_id
 
 
 async def turns() -> None:
@@ -293,6 +303,31 @@ def test_a_storm_for_one_destination_leaves_room_for_others(tmp_path: Path) -> N
         assert len(addresses(bench)) == len(storm) + 10
 
     bench_test(tmp_path, test, main_cf="qmgr_message_active_limit = 40\n")
+
+
+def test_twenty_thousand_messages_for_a_slow_destination(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        bench.agent.gate = asyncio.Event()
+        for number in range(20_000):
+            bench.manager.new_mail(drop(bench, f"{number}@slow.test"))
+        bench.manager._take_up(50_000)
+        await turns()
+        assert bench.agent.running == 5
+        assert len(bench.manager.active) <= 10_001
+        # Each message for somebody else is with its agent at once.
+        for number in range(50):
+            address = f"{number}@other{number % 10}.test"
+            bench.manager.new_mail(await bench.put(address))
+            await turns()
+            assert addresses(bench)[-1] == address
+        gate, bench.agent.gate = bench.agent.gate, None
+        gate.set()
+        await bench.settle()
+        assert bench.where() == {}
+        assert len(bench.agent.requests) == 20_050
+
+    bench_test(tmp_path, test)
 
 
 def test_a_crowd_beyond_what_is_remembered_is_deferred(tmp_path: Path) -> None:
