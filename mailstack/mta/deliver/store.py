@@ -69,9 +69,9 @@ class Store:
         sender = quote(message.envelope.sender)
         lines = [f"Return-Path: <{sender}>"]
         if self._keep_original:
-            lines.append(f"X-Original-To: {target.original or target.address}")
+            lines.append(f"X-Original-To: {quote(target.original or target.address)}")
         if delivered:
-            lines.append(f"Delivered-To: {target.address}")
+            lines.append(f"Delivered-To: {quote(target.address)}")
         head = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
         return mbox.from_line(sender, self._clock.time()) + head if from_line else head
 

@@ -208,11 +208,12 @@ async def request(
     content: bytes = CONTENT,
     smtputf8: bool = False,
     body: str = "7bit",
+    sender: str = "zs@x.test",
 ) -> Request:
     """A queued message, read back, as the queue manager hands it out."""
     commit = GroupCommit()
     envelope = Envelope(
-        "zs@x.test", tuple(map(Recipient, recipients)), 1_700_000_000.0, body=body, smtputf8=smtputf8
+        sender, tuple(map(Recipient, recipients)), 1_700_000_000.0, body=body, smtputf8=smtputf8
     )
     queue_id = await queue.enqueue(envelope, (content,), commit)
     commit.close()

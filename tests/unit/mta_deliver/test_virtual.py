@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -20,7 +22,9 @@ from mailstack.storage.tables import open_table
 from tests.unit.mta_deliver.support import CONTENT, configuration, request, summary
 
 
-def deliver(tmp_path: Path, *targets: Target, conf: str = "", table: str = "") -> Sequence[Result]:
+def deliver(
+    tmp_path: Path, *targets: Target, conf: str = "", table: str = "", log: int = -1
+) -> Sequence[Result]:
     (tmp_path / "vmailbox").write_text(table or "zs@x.test x.test/zs/\nbox@x.test x.test/box\n")
 
     async def main() -> Sequence[Result]:
@@ -31,8 +35,8 @@ def deliver(tmp_path: Path, *targets: Target, conf: str = "", table: str = "") -
             f"virtual_mailbox_maps = texthash:{tmp_path}/vmailbox\nvirtual_mailbox_base = {tmp_path}/mail\n"
             f"recipient_delimiter = +\n{conf}"
         )
-        log = Log("postfix/virtual", "mail", -1)
-        agent = VirtualAgent(configuration(text), queue, commit, open_table, ManualClock(), log)
+        lines = Log("postfix/virtual", "mail", log)
+        agent = VirtualAgent(configuration(text), queue, commit, open_table, ManualClock(), lines)
         job = await request(queue, "", *(target.address for target in targets))
         job.targets[:] = targets
         results = await agent.deliver(job)
@@ -56,7 +60,6 @@ def test_what_cannot_be_delivered(tmp_path: Path) -> None:
     assert summary(deliver(tmp_path, Target(0, "no@x.test"))) == [
         ("no@x.test", "Bounced", "5.1.1", 'unknown user: "no@x.test"')
     ]
-    assert summary(deliver(tmp_path, Target(0, "box@x.test")))[0][1:3] == ("Deferred", "4.3.5")
     broken = "virtual_mailbox_maps = fail:always\n"
     assert summary(deliver(tmp_path, Target(0, "zs@x.test"), conf=broken))[0][1:3] == (
         "Deferred",
@@ -66,6 +69,65 @@ def test_what_cannot_be_delivered(tmp_path: Path) -> None:
     assert summary(small)[0][1:3] == ("Bounced", "5.2.3")
     (tmp_path / "mail").write_text("no folder")
     assert summary(deliver(tmp_path, Target(0, "zs@x.test")))[0][1:3] == ("Deferred", "4.2.0")
+
+
+def test_an_mbox(tmp_path: Path) -> None:
+    (tmp_path / "mail" / "x.test").mkdir(parents=True)
+    for _ in range(2):
+        results = deliver(tmp_path, Target(0, "box@x.test"))
+        assert summary(results) == [("box@x.test", "Sent", "2.0.0", "delivered to mailbox")]
+    first, second = (tmp_path / "mail" / "x.test" / "box").read_bytes().split(b"From zs@x.test  ")[1:]
+    head = b"Return-Path: <zs@x.test>\nX-Original-To: box@x.test\nDelivered-To: box@x.test\n"
+    assert first.partition(b"\n")[2] == head + CONTENT.replace(b"\r\n", b"\n") + b"\n"
+    assert second.partition(b"\n")[2] == first.partition(b"\n")[2]
+    full = deliver(tmp_path, Target(0, "box@x.test"), conf="virtual_mailbox_limit = 300\n")
+    box = tmp_path / "mail" / "x.test" / "box"
+    assert summary(full)[0][1:] == (
+        "Bounced",
+        "5.2.2",
+        f"delivery failed to mailbox {box}: error writing message: File too large",
+    )
+    assert box.read_bytes().count(b"From zs") == 2
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "problem"),
+    [
+        ("99", "65534", "recipient zs@x.test: bad uid 99 in virtual_uid_maps"),
+        ("nobody", "65534", "recipient zs@x.test: bad uid nobody in virtual_uid_maps"),
+        ("65534", "0", "recipient zs@x.test: bad gid 0 in virtual_gid_maps"),
+        ("65534", None, "recipient zs@x.test: not found in virtual_gid_maps"),
+    ],
+)
+def test_whose_a_mailbox_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: str, gid: str | None, problem: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    conf = f"virtual_uid_maps = static:{uid}\n" + (f"virtual_gid_maps = static:{gid}\n" if gid else "")
+    with (tmp_path / "log").open("w") as log:
+        results = deliver(tmp_path, Target(0, "zs@x.test"), conf=conf, log=log.fileno())
+    assert summary(results)[0][1:] == ("Deferred", "4.3.5", "mail system configuration error")
+    assert problem in (tmp_path / "log").read_text()
+
+
+def test_mailboxes_of_others(tmp_path: Path) -> None:
+    """Root writes them in their name; anybody else keeps them, and says so."""
+    conf = "virtual_uid_maps = static:65534\nvirtual_gid_maps = static:65533\n"
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "mail").mkdir()
+        if os.geteuid() == 0:
+            os.chown(root / "mail", 65534, 65533)
+        with (root / "log").open("w") as log:
+            results = deliver(root, Target(0, "zs@x.test"), conf=conf, log=log.fileno())
+        assert summary(results)[0][1:3] == ("Sent", "2.0.0")
+        [path] = (root / "mail" / "x.test" / "zs" / "new").iterdir()
+        warned = "virtual_uid_maps: not running as root" in (root / "log").read_text()
+        if os.geteuid() == 0:
+            assert (path.stat().st_uid, path.stat().st_gid, warned) == (65534, 65533, False)
+        else:
+            assert (path.stat().st_uid, warned) == (os.geteuid(), True)
 
 
 @pytest.mark.parametrize(

@@ -256,8 +256,8 @@ class LocalAgent:
         return type(outcome)(f"cannot append message to file {path}: {outcome.text}", outcome.dsn)
 
     def _identity(self, account: pwd.struct_passwd | None) -> Identity:
-        """A user's ids, or default_privs'. Raises `Problem`."""
-        if account is None:
+        """A user's ids; default_privs' for nobody in particular, and for root. Raises `Problem`."""
+        if account is None or account.pw_uid == 0:
             account = self._router.users.find(self._privileges)
         if account is None or account.pw_uid == 0:
             self._log.warning(f"default_privs: {self._privileges}: no such user, or root")
@@ -272,7 +272,7 @@ class LocalAgent:
         message: Message,
         target: Target,
     ) -> Outcome:
-        identity = Identity(account.pw_uid, account.pw_gid) if account is not None else self._identity(None)
+        identity = self._identity(account)
         names = self._router.users.names(address, account)
         directory = self._queue.directory
         if self._directory:
@@ -280,7 +280,9 @@ class LocalAgent:
             if found is None:
                 return CONFIGURATION
             directory = found
-        groups = os.getgrouplist(account.pw_name, account.pw_gid) if account is not None else []
+        groups: Sequence[int] = ()
+        if account is not None and identity.uid == account.pw_uid and not identity.ours:
+            groups = os.getgrouplist(account.pw_name, account.pw_gid)
         command = Command(
             split_command(text, self._shell),
             text,
@@ -288,7 +290,7 @@ class LocalAgent:
             self._environment(account, names, address, message, target),
             self._time_limit,
             identity,
-            groups if not identity.ours else (),
+            groups,
             directory,
         )
         head = self._head("command", message, target, from_line=True)
