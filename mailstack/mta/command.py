@@ -14,7 +14,17 @@ from typing import NoReturn
 
 EX_USAGE, EX_TEMPFAIL = 64, 75
 
-COMMANDS = ("mailq", "newaliases", "postalias", "postconf", "postmap", "postqueue", "postsuper", "sendmail")
+COMMANDS = (
+    "mailq",
+    "newaliases",
+    "postalias",
+    "postcat",
+    "postconf",
+    "postmap",
+    "postqueue",
+    "postsuper",
+    "sendmail",
+)
 """What stands in PATH of the image."""
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,6 +175,34 @@ def test_a_queue_that_is_not_there_is_named(directory: Path) -> None:
     done = sendmail(directory, "a@x.test", text=b"x\n")
     assert done.returncode == 75
     assert b"start the mail system first" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_other_accounts_are_told_who_may_submit(directory: Path) -> None:
+    with tempfile.TemporaryDirectory(
+        prefix="mailstack-sendmail-"
+    ) as name:  # not below pytest's closed folder
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "main.cf").write_text(MAIN_CF.format(dir=root))
+        Queue(str(root / "queue")).create()
+        done = subprocess.run(
+            [sys.executable, "-m", "mailstack.mta.sendmail", "--config", name, "a@x.test"],
+            input=b"x\n",
+            capture_output=True,
+            check=False,
+            user=65534,
+            group=65534,
+        )
+        assert done.returncode == 75
+        assert (
+            b"Permission denied: only root(0), who runs the mail system, and root may submit" in done.stderr
+        )
+        # What root hands in belongs to the account that will pick it up.
+        os.chown(root / "queue/maildrop", 65534, 65534)
+        assert sendmail(root, "a@x.test", text=b"x\n").returncode == 0
+        [path] = (root / "queue/maildrop").iterdir()
+        assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o700)
 
 
 def test_a_configuration_that_is_not_named(directory: Path) -> None:
