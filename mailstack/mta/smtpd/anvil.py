@@ -6,8 +6,8 @@ is a service and an address; its rates are counted from its first event and begi
 `anvil_rate_time_unit` has passed, as Postfix has it.
 
 Invariants: every change is made under a lock of the table's file, which the kernel gives back when its holder
-dies; a process counts the connections that it serves in a column of its own, which is cleared when another
-process takes it over from a dead one; a client that finds no room in the table is not limited.
+dies; a process counts the connections that it serves in a column of its own; the next process that begins
+clears the columns of dead ones; a client that finds no room in the table is not limited.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Table:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def lane(self, pid: int) -> int | None:
-        """The column of a process: its own, one whose process is gone (cleared), a new one; None: none left.
+        """The column of a process; None: none is left. Columns of processes that are gone are cleared.
 
         Call it under the lock.
         """
@@ -93,15 +93,15 @@ class Table:
         for number, owner in enumerate(owners):
             if owner and not _lives(owner):
                 self._clear(number)
-                break
-        else:
-            if 0 not in owners:
-                return None
-            number = owners.index(0)
+                owners[number] = 0
+        if 0 not in owners:
+            return None
+        number = owners.index(0)
         _LANE.pack_into(self._memory, number * _LANE.size, pid)
         return number
 
     def _clear(self, lane: int) -> None:
+        _LANE.pack_into(self._memory, lane * _LANE.size, 0)
         for index in range(self._slots):
             slot = self.read(index)
             if slot[_COUNTS + lane]:
@@ -144,6 +144,11 @@ class Anvil:
         self._now = now
         self._lane: int | None = None
         self._pid = 0
+
+    def join(self) -> None:
+        """Begin to count for this process now, so that the connections of dead ones count no more."""
+        with self._table.locked():
+            self._own_lane()
 
     def connect(self, client: str, unit: float) -> tuple[int, int]:
         """Count a connection; (connections at once, connections within `unit` seconds), this one included."""

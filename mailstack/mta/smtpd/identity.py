@@ -107,6 +107,7 @@ class Identity(Judging):
             f"{_RATE_NAMES[event]} rate limit exceeded: {rate} from {self.peer} "
             f"for service {self._settings.service}"
         )
+        self._errors.add("policy")
         return True
 
     # ---- whom it speaks for
@@ -119,6 +120,7 @@ class Identity(Judging):
                 raise SyntaxRefusal(replies.NOT_AUTHORISED)
             attributes = xclient.parse(event.verb, event.argument)
         except SyntaxRefusal as refusal:
+            self._errors.add("protocol" if allowed else "policy")
             self._reply(event.verb, refusal.reply)
             return
         if event.verb == "XFORWARD":

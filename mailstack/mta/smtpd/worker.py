@@ -205,6 +205,7 @@ async def _serve(
     life: Life,
 ) -> int:
     shared = Shared(queue, GroupCommit(), resolver, log, anvil=Anvil(SHARED), capacity=Capacity.of_process())
+    shared.anvil.join()
     tasks = TaskSet(lambda name, error: log.exception(name, error))
     servers = [make_server(sock, one, shared, tasks) for one, sock in settings]
     stop = asyncio.Event()
