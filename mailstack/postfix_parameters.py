@@ -492,7 +492,6 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtp_defer_if_no_mx_address_found", _B, "no", _SMTP, "defer where no MX host has an address"),
     _P("best_mx_transport", _S, "", _SMTP,
        "transport:nexthop of mail whose best MX host is this one; empty: it bounces"),
-    _P("fallback_relay", _L, "", _SMTP, "the old name of smtp_fallback_relay"),
     _P("smtp_always_send_ehlo", _B, "yes", _SMTP, "EHLO also to servers that do not say ESMTP"),
     _P("smtp_never_send_ehlo", _B, "no", _SMTP, "HELO, never EHLO"),
     _P("smtp_discard_ehlo_keywords", _L, "", _SMTP, "EHLO keywords of servers that are not seen"),

@@ -196,7 +196,7 @@ async def _handshake(
     named = policy.level.trusting or policy.level is TLSLevel.FINGERPRINT
     session.verified = named and policy.matches(secured, nexthop, host.name)
     if manners.log_tls and log is not None:
-        trust = "Verified" if session.verified else "Trusted" if policy.level.trusting else "Untrusted"
+        trust = "Verified" if session.verified else "Untrusted"
         log.info(f"{trust} TLS connection established to {host.relay}: {describe(secured)}")
     if named and not session.verified:
         session.broken = manners.wrapped  # there has been no greeting yet that QUIT could follow

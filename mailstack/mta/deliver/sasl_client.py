@@ -1,4 +1,4 @@
-"""smtp(8) and lmtp(8) as SASL clients: who we are to a server, and the exchange (RFC 4954).
+"""smtp(8) as a SASL client: who we are to a server, and the exchange (RFC 4954).
 
 Credentials (`user:password`) are looked up in `smtp_sasl_password_maps`: by the sender where
 `smtp_sender_dependent_authentication` says so, then by the server's name, then by the nexthop as the
@@ -25,32 +25,28 @@ from mailstack.wire.sasl_client import OPTIONS, ScramClient, choose, mechanism
 
 
 class SASLClient:
-    """Authentication under one configuration. `prefix`: `smtp` or `lmtp`."""
+    """Authentication under one configuration."""
 
-    def __init__(self, conf: MainCf, open_table: Callable[[str], Table], prefix: str) -> None:
-        def name(what: str) -> str:
-            return f"{prefix}_{what}"
-
-        if conf.str(name("sasl_type")) != "cyrus":
-            raise conf.error(name("sasl_type"), "expected cyrus, the only kind of client there is")
+    def __init__(self, conf: MainCf, open_table: Callable[[str], Table]) -> None:
+        if conf.str("smtp_sasl_type") != "cyrus":
+            raise conf.error("smtp_sasl_type", "expected cyrus, the only kind of client there is")
         try:
-            self._maps = AddressMaps(conf.list(name("sasl_password_maps")), open_table)
-            self._filter = _filter(conf.list(name("sasl_mechanism_filter")), open_table)
+            self._maps = AddressMaps(conf.list("smtp_sasl_password_maps"), open_table)
+            self._filter = _filter(conf.list("smtp_sasl_mechanism_filter"), open_table)
         except TableError as error:
-            raise conf.error(name("sasl_password_maps"), str(error)) from None
+            raise conf.error("smtp_sasl_password_maps", str(error)) from None
         if not self._maps:
-            raise conf.error(name("sasl_auth_enable"), f"requires {name('sasl_password_maps')}")
-        self._by_sender = conf.bool(name("sender_dependent_authentication"))
+            raise conf.error("smtp_sasl_auth_enable", "requires smtp_sasl_password_maps")
+        self.by_sender = conf.bool("smtp_sender_dependent_authentication")
         self._options = [
-            self._security(conf, name(what))
-            for what in (
-                "sasl_security_options",
-                "sasl_tls_security_options",
-                "sasl_tls_verified_security_options",
+            self._security(conf, name)
+            for name in (
+                "smtp_sasl_security_options",
+                "smtp_sasl_tls_security_options",
+                "smtp_sasl_tls_verified_security_options",
             )
         ]
-        self._soft = conf.bool(name("sasl_auth_soft_bounce"))
-        self.by_sender = self._by_sender
+        self._soft = conf.bool("smtp_sasl_auth_soft_bounce")
 
     def _security(self, conf: MainCf, name: str) -> frozenset[str]:
         options = frozenset(conf.list(name))
@@ -62,7 +58,7 @@ class SASLClient:
     def credentials(self, sender: str, nexthop: str, host: str) -> Credentials | None:
         """Who we are to a server. Raises `OSError` or `TableError`."""
         value: str | None = None
-        if self._by_sender and sender:
+        if self.by_sender and sender:
             found = self._maps.find(sender)
             value = found.value if found is not None else None
         for key in (host, nexthop):

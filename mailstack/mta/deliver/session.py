@@ -108,8 +108,6 @@ class Session:
     """The name that the server gave in its reply to EHLO."""
     verified: bool = False
     """The server's certificate is the one that the TLS policy asks for."""
-    identity: str = ""
-    """Who we have authenticated as."""
     line_limit: int = 0
     """Octets of a line of content, without its CRLF; longer ones are folded. 0: any."""
     xforward: tuple[str, ...] = ()

@@ -81,7 +81,7 @@ class SMTPAgent:
         self._timeouts = smtp_timeouts(conf)
         self._manners = smtp_manners(conf, open_table)
         self._policies = TLSPolicies(conf, open_table, log)
-        self._sasl = SASLClient(conf, open_table, "smtp") if conf.bool("smtp_sasl_auth_enable") else None
+        self._sasl = SASLClient(conf, open_table) if conf.bool("smtp_sasl_auth_enable") else None
         self._outgoing = Outgoing(conf, queue, rewriter, open_table)
         always = conf.list("smtp_connection_cache_destinations")
         self._demand = Demand(

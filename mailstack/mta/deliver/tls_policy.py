@@ -172,9 +172,15 @@ class TLSPolicies:
         if level is TLSLevel.NONE:
             return PLAIN
         conf, mandatory = self._conf, level.mandatory
-        prefix = "smtp_tls_mandatory_" if mandatory else "smtp_tls_"
-        protocols = attributes.get("protocols", conf.str(prefix + "protocols")).replace(":", " ")
-        ciphers = attributes.get("ciphers", conf.str(prefix + "ciphers"))
+        if mandatory:
+            protocols, ciphers = (
+                conf.str("smtp_tls_mandatory_protocols"),
+                conf.str("smtp_tls_mandatory_ciphers"),
+            )
+        else:
+            protocols, ciphers = conf.str("smtp_tls_protocols"), conf.str("smtp_tls_ciphers")
+        protocols = attributes.get("protocols", protocols).replace(":", " ")
+        ciphers = attributes.get("ciphers", ciphers)
         exclude = conf.list("smtp_tls_exclude_ciphers")
         if mandatory:
             exclude = exclude + conf.list("smtp_tls_mandatory_exclude_ciphers")
