@@ -25,13 +25,19 @@ def assign(
         index = pending[0]
         route = _route(configuration, message, index, forced)
         transport = configuration.transports.get(route.transport)
-        destination = transport.destination(route.nexthop, route.address)
+        if transport.single:
+            destination = transport.recipient(route.nexthop, route.address)
+        else:
+            destination = route.nexthop.lower()
         targets = [Target(index, route.address, route.original)]
         return [(transport, Request(message, route.nexthop, targets, entered, 0.0, destination))]
     groups: dict[tuple[str, str, str], list[Target]] = {}
     for index in pending:
         route = _route(configuration, message, index, forced)
-        destination = configuration.transports.get(route.transport).destination(route.nexthop, route.address)
+        transport = configuration.transports.get(route.transport)
+        destination = (
+            transport.recipient(route.nexthop, route.address) if transport.single else route.nexthop.lower()
+        )
         target = Target(index, route.address, route.original)
         groups.setdefault((route.transport, route.nexthop, destination), []).append(target)
     requests: Assigned = []

@@ -120,7 +120,7 @@ class QueueManager:
             if len(intake.known) == self.configuration.limits.in_flow:
                 flow.set_behind(True)
             self._wanted.set()
-        else:
+        elif queue_id not in self.active:
             self._admit(Found("incoming", queue_id))
 
     def scan_incoming(self) -> None:
@@ -182,7 +182,7 @@ class QueueManager:
             if found is None:
                 more = False
                 break
-            if found is not NOT_NOW:
+            if found.queue_id not in self.active and found is not NOT_NOW:
                 self._admit(found)
         if flow.behind() and len(intake.known) < self.configuration.limits.in_flow:
             flow.set_behind(False)
@@ -193,10 +193,8 @@ class QueueManager:
         return len(self.active) < limits.active_messages and self._recipients < limits.active_recipients
 
     def _admit(self, found: Found) -> None:
-        """Read a message and make it active. Problems are logged, never raised."""
+        """Read a message that is not active, and make it so. Problems are logged, never raised."""
         queue_name, queue_id = found.queue, found.queue_id
-        if queue_id in self.active:
-            return
         try:
             message = self.queue.read(queue_name, queue_id)
         except FileNotFoundError:
@@ -257,12 +255,13 @@ class QueueManager:
 
         Recipients that would exceed `qmgr_message_recipient_limit` are left for later, in `entry.todo`.
         """
-        limits = self.configuration.limits
-        room = max(limits.recipient_minimum, limits.active_recipients - self._recipients)
-        if len(pending) > room:
+        configuration = self.configuration
+        limits = configuration.limits
+        if len(pending) > limits.recipient_minimum:
+            room = max(limits.recipient_minimum, limits.active_recipients - self._recipients)
             pending, entry.todo = pending[:room], pending[room:]
         entry.recipients = len(pending)
-        return assign(self.configuration, entry.message, pending, entry.entered, forced=entry.forced)
+        return assign(configuration, entry.message, pending, entry.entered, forced=entry.forced)
 
     # ---- shares of the active queue
 

@@ -51,10 +51,6 @@ class Destination:
     returning: bool = False
     """What waits for it is being given back."""
 
-    @property
-    def has_room(self) -> bool:
-        return self.running < self.window.size and not self.until
-
 
 class Transport:
     """One way to deliver, with its agent and its limits."""
@@ -76,7 +72,8 @@ class Transport:
         self.agent = agent
         self.log = log
         self.recipient_limit = recipients
-        self._single = recipients == 1 and single
+        self.single = recipients == 1 and single
+        """Each recipient is a destination of its own; else each nexthop is."""
         self._delimiters = delimiters
         self._clock = clock
         self._policy = policy
@@ -94,10 +91,8 @@ class Transport:
         """Requests are under way or waiting."""
         return any(place.running or place.waiting for place in self._destinations.values())
 
-    def destination(self, nexthop: str, address: str) -> str:
-        """Whose share a delivery counts for: the nexthop, or where each has one recipient, the recipient."""
-        if not self._single:
-            return nexthop.lower()
+    def recipient(self, nexthop: str, address: str) -> str:
+        """Whose share a delivery counts for, where each has one recipient (`single`)."""
         local, _, domain = address.rpartition("@")
         user = split_extension(local, self._delimiters)[0]
         return f"{user}@{domain if nexthop == address else nexthop}".lower()
@@ -124,7 +119,12 @@ class Transport:
                 tasks.start(self._work(first, tasks, run), f"{self.name} worker")
 
     def _list(self, destination: Destination) -> None:
-        if destination.waiting and not destination.listed and destination.has_room:
+        if (
+            destination.waiting
+            and not destination.listed
+            and destination.running < destination.window.size
+            and not destination.until
+        ):
             destination.listed = True
             self._turns.append(destination)
 
@@ -133,11 +133,13 @@ class Transport:
         while self._turns:
             destination = self._turns.popleft()
             destination.listed = False
-            if destination.waiting and destination.has_room:
-                request = destination.waiting.popleft()
+            waiting = destination.waiting
+            if waiting and destination.running < destination.window.size and not destination.until:
+                request = waiting.popleft()
                 destination.running += 1
                 self._running += 1
-                self._list(destination)
+                if waiting:
+                    self._list(destination)
                 return destination, request
         return None
 
