@@ -175,7 +175,7 @@ def test_the_table_is_sound() -> None:
         assert not known.default or "$" in known.default or known.problem(known.default) is None, known
         assert bool(known.choices) == (known.kind is Kind.ENUM)
     assert "smtpd_banner" in HONOURED
-    assert "daemon_directory" not in HONOURED
+    assert "shlib_directory" not in HONOURED
     assert parameter("slow_destination_concurrency_limit") is None
     assert [parse_time(text) for text in ("10", "2m", "1h", "1d", "1w", "1x", "", "-1")] == [
         10,

@@ -177,6 +177,16 @@ def test_a_queue_that_is_not_there_is_named(directory: Path) -> None:
     assert b"start the mail system first" in done.stderr
 
 
+AS_NOBODY = """
+import os, sys
+from mailstack.mta import postdrop, sendmail, submission
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(sendmail.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_other_accounts_are_told_who_may_submit(directory: Path) -> None:
     with tempfile.TemporaryDirectory(
@@ -187,12 +197,10 @@ def test_other_accounts_are_told_who_may_submit(directory: Path) -> None:
         (root / "main.cf").write_text(MAIN_CF.format(dir=root))
         Queue(str(root / "queue")).create()
         done = subprocess.run(
-            [sys.executable, "-m", "mailstack.mta.sendmail", "--config", name, "a@x.test"],
+            [sys.executable, "-c", AS_NOBODY, "--config", name, "a@x.test"],
             input=b"x\n",
             capture_output=True,
             check=False,
-            user=65534,
-            group=65534,
         )
         assert done.returncode == 75
         assert (
