@@ -285,7 +285,8 @@ def postfix(directory: Path, extra: str = "", *, warning: str = "0h") -> Iterato
 @contextmanager
 def ours(directory: Path, extra: str = "", *, warning: str = "0h") -> Iterator[World]:
     """Our MTA."""
-    sinks = _prepare(directory, extra, aliases="hash", warning=warning, owner=0)
+    owner = 65534 if os.geteuid() == 0 else os.geteuid()
+    sinks = _prepare(directory, extra, aliases="hash", warning=warning, owner=owner)
     port = _free_port()
     (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - 1 smtpd\n{SERVICES}")
     log = (directory / "log").open("w")
