@@ -234,6 +234,10 @@ class Pickup:
             message.envelope = replace(given, sender=sender)
             await self._report(message, Bounced("too many hops", "5.4.0"))
             return
+        for text in cleaned.warnings:
+            self._cleanup_log.warning(f"{queue_id}: {text}")
+        if cleaned.resent_id:
+            self._cleanup_log.info(f"{queue_id}: resent-message-id={cleaned.resent_id}")
         self._cleanup_log.info(f"{queue_id}: message-id={cleaned.message_id or '<>'}")
         envelope = Envelope(
             sender,
@@ -323,6 +327,12 @@ class _Rejected(Exception):  # noqa: N818 - carries a reply
         self.reply = reply
 
 
+def _given(envelope: Envelope) -> str:
+    """The first recipient as he was given."""
+    first = envelope.recipients[0] if envelope.recipients else None
+    return first.original or first.address if first is not None else ""
+
+
 def _decided(cleanup: Cleanup, envelope: Envelope, inspector: Inspector | None) -> tuple[Findings, Envelope]:
     """What checks have decided, and the envelope as they want it. Raises `_Rejected`."""
     found = inspector.found if inspector is not None else Findings()
@@ -331,7 +341,7 @@ def _decided(cleanup: Cleanup, envelope: Envelope, inspector: Inspector | None) 
     if found.filter:
         envelope = replace(envelope, attributes={**envelope.attributes, FILTER: found.filter})
     if found.redirect:
-        envelope = replace(envelope, recipients=cleanup.redirected(found.redirect))
+        envelope = replace(envelope, recipients=cleanup.redirected(found.redirect, _given(envelope)))
     elif found.bcc:
         envelope = replace(envelope, recipients=cleanup.add_copies(envelope.recipients, found.bcc))
     return found, envelope

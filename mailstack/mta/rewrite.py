@@ -77,7 +77,7 @@ class Rewriter:
             conf.list("relocated_maps"), open_table, delimiters=self.delimiters, is_local=self.is_own
         )
         table_name = conf.bool("show_user_unknown_table_name")
-        self._no_alias = f"5.1.1 User unknown{' in virtual alias table' if table_name else ''}"
+        self.no_alias = f"5.1.1 User unknown{' in virtual alias table' if table_name else ''}"
         self._sender_relays = self._by_sender(conf, open_table, "relayhost")
         self._sender_transports = self._by_sender(conf, open_table, "default_transport")
         self._default = {
@@ -169,7 +169,7 @@ class Rewriter:
         kind = self.address_class(lower) if lower else AddressClass.LOCAL
         routed = not _ROUTING.isdisjoint(local)
         if kind is AddressClass.ALIAS:
-            transport, nexthop = "error", self._no_alias
+            transport, nexthop = "error", self.no_alias
         else:
             transport, nexthop = self._default[kind]
             if kind is AddressClass.REMOTE or kind is AddressClass.RELAY:
@@ -177,7 +177,7 @@ class Rewriter:
                     transport, nexthop = _split_transport(
                         self._for_sender(self._sender_transports, sender) or f"{transport}:{nexthop}"
                     )
-                nexthop = nexthop or self._relay(sender, lower)
+                nexthop = nexthop or self._relay(sender)
             nexthop = nexthop or lower
             if self._transports:
                 transport, nexthop = self._mapped(recipient, lower, transport, nexthop)
@@ -187,23 +187,21 @@ class Rewriter:
                 transport, nexthop = "error", f"5.1.6 User has moved to {moved.value}"
         return Resolution(transport, nexthop, recipient, kind, routed)
 
-    def _relay(self, sender: str | None, domain: str) -> str:
-        """The nexthop of mail for others: its sender's relay host, everybody's, or the domain itself."""
+    def _relay(self, sender: str | None) -> str:
+        """The relay host of mail for others: its sender's, or everybody's."""
         if self._sender_relays is not None:
-            found = self._for_sender(self._sender_relays, sender, domain)
-            if found:
-                return found
+            return self._for_sender(self._sender_relays, sender) or self._relayhost
         return self._relayhost
 
     @staticmethod
-    def _for_sender(table: tuple[AddressMaps, str], sender: str | None, dunno: str = "") -> str:
-        """What is said of a sender; `dunno` where that is DUNNO, `""` where it is nothing."""
+    def _for_sender(table: tuple[AddressMaps, str], sender: str | None) -> str:
+        """What is said of a sender; `""` where that is nothing, or DUNNO."""
         if sender is None:
             return ""
         maps, null_key = table
         found = maps.find(sender or null_key)
         value = found.value.strip() if found is not None else ""
-        return dunno if value.upper() == "DUNNO" else value
+        return "" if value.upper() == "DUNNO" else value
 
     def _strip(self, address: str) -> tuple[str, str]:
         """Take off our own domain as long as the local part names another one behind it."""
@@ -231,7 +229,7 @@ class Rewriter:
             return transport, nexthop
         named, hop = _split_transport(value.strip())
         if named:
-            return named, hop or (domain if named != "error" else "5.4.0 Address is undeliverable")
+            return named, hop or (domain if named != "error" else "Address is undeliverable")
         return transport, hop or nexthop
 
     def _transport_value(self, recipient: str, domain: str) -> str | None:

@@ -28,6 +28,7 @@ _LOGGED = 200
 """Characters of the matched text in a log line."""
 _DSN = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\s+")
 CONTENT_REJECTED = Reply(550, "5.7.1", "message content rejected")
+_REMOTE = frozenset(("tcp", "socketmap", "memcache"))
 _EIGHT_IN_HEADER = Reply(550, "5.6.0", "improper use of 8-bit data in message header")
 _EIGHT_IN_BODY = Reply(550, "5.6.0", "improper use of 8-bit data in message body")
 _ENCODING_DOMAIN = Reply(550, "5.6.0", "invalid message/* or multipart/* encoding domain")
@@ -105,6 +106,9 @@ class Checks:
 
     def __init__(self, conf: MainCf, open_table: OpenTable, *, tables: bool) -> None:
         def rules(name: str, words: list[str]) -> _Rules | None:
+            for word in words:
+                if word.removeprefix("proxy:").partition(":")[0] in _REMOTE:
+                    raise conf.error(name, f"{word}: content is not checked by a server")
             opened = [open_table(word) for word in words] if tables else []
             return _Rules(name, opened) if opened else None
 
@@ -303,7 +307,7 @@ class Inspector:
             if enhanced[0] == "2":
                 self._warn(f"bad DSN action in {match.rules} map -- need 4.x.x or 5.x.x")
                 enhanced = f"4{enhanced[1:]}"
-        self.found.rejected = Reply(450 if enhanced[0] == "4" else 550, enhanced, text)
+        self.found.rejected = Reply(451 if enhanced[0] == "4" else 550, enhanced, text)
         self._on = False
         self._say("reject", match, f"{enhanced} {text}")
         return match.unchanged

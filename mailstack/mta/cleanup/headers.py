@@ -34,9 +34,12 @@ _MAILBOX = rb"[ \t\r\n]*(?:" + _PLAIN + rb'|(?:"[^"\\]*"|[^"\\<>@,;:()%!|\[\]]*)
 _COMPLETE = re.compile(_MAILBOX + rb"(?:," + _MAILBOX + rb")*\Z")
 """A value in which nothing is left to complete."""
 
-_CANONICAL_NAMES = {
-    name: b"-".join(word.capitalize() for word in name.split(b"-")) for name in SENDERS | RECIPIENTS
-}
+_SPACED = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
+
+
+def tight(block: bytes) -> bytes:
+    """The block without white space between a header's name and its colon (RFC 5322 §4.5.8), as Postfix."""
+    return _SPACED.sub(rb"\1:", block) if b" :" in block or b"\t:" in block else block
 
 
 def rewrite_headers(
@@ -55,7 +58,7 @@ def rewrite_headers(
         name = found[1].lower()
         value = found[2].decode("utf-8", "surrogateescape")
         new = rewrite(value, lambda address: change(name, address), limit)
-        return found[0] if new is None else fold(_CANONICAL_NAMES[name].decode(), new)
+        return found[0] if new is None else fold(found[1].decode(), new)
 
     return _ADDRESSES.sub(header, block)
 

@@ -33,7 +33,11 @@ _EXTENSIONS = frozenset(
 
 
 class MapError(Exception):
-    """An address map that cannot be followed to its end."""
+    """An address map that cannot be followed to its end; `address` is where that was given up."""
+
+    def __init__(self, text: str, address: str) -> None:
+        super().__init__(text)
+        self.address = address
 
 
 def open_maps(conf: MainCf, parameter: str, rewriter: Rewriter, open_table: OpenTable) -> AddressMaps:
@@ -96,6 +100,7 @@ class _Map:
 
     def apply(self, address: str) -> str:
         """Raises `MapError`."""
+        first = address
         for _ in range(_DEPTH):
             found = self._maps.find(address)
             if found is None:
@@ -107,8 +112,9 @@ class _Map:
             if before.lower() == address.lower():
                 return address
         raise MapError(
-            f"unreasonable {self._parameter} map nesting for {address} "
-            "-- message not accepted, try again later"
+            f"unreasonable {self._parameter} map nesting for {first} "
+            "-- message not accepted, try again later",
+            address,
         )
 
 

@@ -32,8 +32,9 @@ from mailstack.mta.cleanup.headers import (
     missing_headers,
     rewrite_headers,
     shortened,
+    tight,
 )
-from mailstack.mta.cleanup.maps import ENVELOPE_SENDER, HEADER_RECIPIENT, HEADER_SENDER, Canonical
+from mailstack.mta.cleanup.maps import ENVELOPE_SENDER, HEADER_RECIPIENT, HEADER_SENDER, Canonical, MapError
 from mailstack.mta.cleanup.recipients import Recipients
 from mailstack.mta.rewrite import Rewriter
 from mailstack.net.log import Log
@@ -65,6 +66,8 @@ class Cleaned:
     message_id: str
     resent_id: str = ""
     """Resent-Message-Id."""
+    warnings: tuple[str, ...] = ()
+    """For the log: maps that headers could not be taken through."""
 
 
 class Cleanup:
@@ -125,7 +128,7 @@ class Cleanup:
         gives it the rest of the content. Raises `TooManyHops`, `MapError`, what a table raises.
         """
         end = BLOCK.match(head).end()  # type: ignore[union-attr]  # matches the empty string
-        block = head[:end]
+        block = tight(head[:end])
         if len(block) > self._header_limit:
             block = shortened(block, self._header_limit)
         if inspector is not None:
@@ -135,8 +138,9 @@ class Cleanup:
         if names.count(b"received") + bool(received) >= self._hop_limit:  # with ours; Postfix counts the same
             raise TooManyHops(f"{names.count(b'received')} Received: headers")
         ours = local or bool(self._remote_domain)
+        warnings: list[str] = []
         if ours:
-            block = self._rewrite(block, local)
+            block = self._rewrite(block, local, warnings)
         if not present.isdisjoint(self._drop_names):
             block = self._drop.sub(b"", block)
         extra = b""
@@ -160,9 +164,11 @@ class Cleanup:
         parts = [part for part in (received, block, extra, rest) if part]
         seen = block + extra
         resent = b"resent-message-id" in present or (b"Resent-Message-Id" in extra)
-        return Cleaned(parts, _first(MESSAGE_ID, seen), _first(RESENT_ID, seen) if resent else "")
+        return Cleaned(
+            parts, _first(MESSAGE_ID, seen), _first(RESENT_ID, seen) if resent else "", tuple(warnings)
+        )
 
-    def _rewrite(self, block: bytes, local: bool) -> bytes:
+    def _rewrite(self, block: bytes, local: bool, warnings: list[str]) -> bytes:
         """Addresses of headers completed, as a local client's or as remote_header_rewrite_domain says."""
         canonical = self._header_maps
         complete: Callable[[str], str] = self._rewriter.complete
@@ -179,7 +185,11 @@ class Cleanup:
 
         def change(name: bytes, address: str) -> str:
             kind = HEADER_SENDER if name in SENDERS else HEADER_RECIPIENT
-            return canonical.apply(kind, complete(address))
+            try:
+                return canonical.apply(kind, complete(address))
+            except MapError as error:
+                warnings.append(str(error))
+                return error.address
 
         return rewrite_headers(block, change, self._token_limit)
 

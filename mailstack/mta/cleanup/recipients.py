@@ -80,10 +80,10 @@ class Recipients:
                     replaced.append(record)
                 asked = asked._replace(notify=without_success(asked.notify))
             for result in results:
-                key = result.lower()
+                key = self._key(result, given)
                 if key in found and (not self._duplicates or len(found) <= self._duplicates):
                     continue
-                original = given if self._keep_original and result != given else ""
+                original = given if result != given else ""
                 found[key] = Recipient(result, original, asked.notify, asked.orcpt)
         for copy in copies:
             self._add_copy(found, copy)
@@ -91,7 +91,7 @@ class Recipients:
 
     def add_copies(self, recipients: tuple[Recipient, ...], copies: Iterable[str]) -> tuple[Recipient, ...]:
         """`recipients` and who a BCC action names (as it names them)."""
-        found = {one.address.lower(): one for one in recipients}
+        found = {self._key(one.address, one.original or one.address): one for one in recipients}
         for copy in copies:
             self._add_copy(found, self._rewriter.complete(_parsed(copy)))
         return tuple(found.values())
@@ -101,12 +101,21 @@ class Recipients:
         if self._canonical is not None:
             copy = self._canonical.apply(ENVELOPE_RECIPIENT, copy)
         for result in self.expand(copy) if self._aliases else (copy,):
-            original = copy if self._keep_original and result != copy else ""
-            found.setdefault(result.lower(), Recipient(result, original, "NEVER"))
+            original = copy if result != copy else ""
+            key = self._key(result, copy)
+            found.setdefault(f"{key}\n" if self._keep_original else key, Recipient(result, original, "NEVER"))
 
-    def redirected(self, address: str) -> tuple[Recipient, ...]:
-        """The one recipient that a REDIRECT action names (as it names it); no map is asked."""
-        return (Recipient(self._rewriter.complete(_parsed(address))),)
+    def _key(self, result: str, given: str) -> str:
+        """What makes two recipients one: with enable_original_recipient, as whom they were given as well."""
+        return f"{result}\n{given}".lower() if self._keep_original else result.lower()
+
+    def redirected(self, address: str, given: str) -> tuple[Recipient, ...]:
+        """The one recipient that a REDIRECT action names (as it names it), as the first that was given.
+
+        No map is asked.
+        """
+        result = self._rewriter.complete(_parsed(address))
+        return (Recipient(result, given if given != result else ""),)
 
     def expand(self, address: str) -> list[str]:
         """What the virtual aliases make of one completed address; itself where no alias is known."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.smtpd.connection import Connection
+from mailstack.mta.smtpd.recipients import Unlisted
 from mailstack.mta.smtpd.verdicts import Phase, Rejection
 from mailstack.storage.tables import TableError
 from mailstack.wire.smtp import Reply
@@ -91,7 +93,9 @@ class Judging(Connection):
     def change(self, action: str, argument: str, text: str) -> None:
         transaction = self._transaction
         if action not in ("info", "warn") and (transaction is None or self._where == "VRFY"):
-            self._log.warning(f"action {action.upper()} is always skipped in {self._where}: there is no message")
+            self._log.warning(
+                f"action {action.upper()} is always skipped in {self._where}: there is no message"
+            )
             return
         self._log_event(action, text)
         if transaction is not None:
@@ -114,18 +118,30 @@ class Judging(Connection):
             return None
         try:
             if settings.reject_unlisted_recipient:
-                found = settings.recipients.unlisted(settings.rewriter.complete(recipient))
+                sender = self.sender
+                if sender:
+                    sender = settings.rewriter.complete(sender)
+                found = await self._unlisted(recipient, sender)
                 if found is not None:
                     text = f"<{recipient}>: Recipient address rejected: {found.text}"
                     return Reply(found.code, found.enhanced, text)
             if settings.reject_unlisted_sender and self.sender:
-                found = settings.recipients.unlisted(settings.rewriter.complete(self.sender))
+                found = await self._unlisted(self.sender)
                 if found is not None:
                     text = f"<{self.sender}>: Sender address rejected: {found.text}"
                     return Reply(found.code, "5.1.0", text)
         except (OSError, TableError) as error:
             return self._lookup_failed(error)
         return None
+
+    async def _unlisted(self, address: str, sender: str | None = None) -> Unlisted | None:
+        settings = self._settings
+        try:
+            return settings.recipients.unlisted(settings.rewriter.complete(address), sender)
+        except Pending:
+            return await settled(
+                lambda: settings.recipients.unlisted(settings.rewriter.complete(address), sender)
+            )
 
     async def _judge(self, phases: tuple[Phase, ...]) -> Reply | None:
         restrictions = self._settings.restrictions

@@ -209,6 +209,8 @@ class Transaction:
             inspector=self._inspector,
         )
         self.message_id, self.resent_id = cleaned.message_id, cleaned.resent_id
+        for text in cleaned.warnings:
+            self._shared.cleanup_log.warning(f"{self.queue_id}: {text}")
         return cleaned.parts
 
     def _from(self) -> str:
@@ -318,7 +320,7 @@ class Transaction:
         cleanup, changes = self._settings.cleanup, self._changes
         replaced: list[str] = []
         if changes is not None and changes.redirect:
-            return cleanup.redirected(changes.redirect), replaced
+            return cleanup.redirected(changes.redirect, self.recipients[0]), replaced
         complete = self._settings.rewriter.complete
         named = ((complete(given), given) for given in self.recipients)
         recipients = cleanup.recipients(named, self._asked, replaced, copies_for=self._from())

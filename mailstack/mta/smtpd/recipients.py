@@ -6,12 +6,16 @@ list of tables means that every recipient of the class is taken.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, OpenTable
 from mailstack.mta.rewrite import AddressClass, Rewriter
 from mailstack.wire.smtp.address import split_address
+
+
+_DSN = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,13 @@ class Recipients:
 
     def __init__(self, conf: MainCf, rewriter: Rewriter, aliases: AddressMaps, open_table: OpenTable) -> None:
         self._rewriter = rewriter
-        self._aliases = aliases
+        canonical = [
+            AddressMaps(conf.list(name), open_table, delimiters=rewriter.delimiters, is_local=rewriter.is_own)
+            for name in ("recipient_canonical_maps", "canonical_maps")
+            if conf.list(name)
+        ]
+        self._rewritten = [maps for maps in (*canonical, aliases) if maps]
+        """Tables that make another address of one: what they name exists."""
         table_name = conf.bool("show_user_unknown_table_name")
         self._always = frozenset(
             name.lower().partition("@")[0]
@@ -48,16 +58,21 @@ class Recipients:
             text = f"User unknown in {words} table" if table_name else "User unknown"
             self._unknown[kind] = Unlisted(conf.int(code), "5.1.1", text)
 
-    def unlisted(self, address: str) -> Unlisted | None:
-        """Why nobody can get mail at a completed address; None: somebody may. Raises what a table raises."""
-        resolution = self._rewriter.resolve(address)
+    def unlisted(self, address: str, sender: str | None = None) -> Unlisted | None:
+        """Why nobody can get mail at a completed address; None: somebody may. Raises what a table raises.
+
+        `sender` (completed) is whom the mail is from, for routes that depend on it.
+        """
+        resolution = self._rewriter.resolve(address, sender)
         kind = resolution.address_class
-        if self._rewriter.relocated:
-            moved = self._rewriter.relocated.find(resolution.recipient)
-            if moved is not None:
-                return Unlisted(550, "5.1.6", f"User has moved to {moved.value}")
-        if self._aliases and self._aliases.find(resolution.recipient) is not None:
-            return None
+        for rewritten in self._rewritten:
+            if rewritten.find(resolution.recipient) is not None:
+                return None
+        if resolution.transport == "error" and resolution.nexthop != self._rewriter.no_alias:
+            given = _DSN.match(resolution.nexthop)
+            if given is not None:
+                return Unlisted(550, given[1], resolution.nexthop[given.end() :])
+            return Unlisted(550, "5.1.1", resolution.nexthop)
         if kind is AddressClass.ALIAS:
             return self._unknown[kind]
         maps = self._maps.get(kind)

@@ -86,6 +86,7 @@ def test_recipients_are_expanded_once_each(tmp_path: Path) -> None:
     assert cleanup.recipients([("ali@alias.test", "ali@alias.test"), ("zs@dgtlinux.com", "zs")]) == (
         Recipient("zs@dgtlinux.com", "ali@alias.test"),
         Recipient("bob@other.test", "ali@alias.test"),
+        Recipient("zs@dgtlinux.com", "zs"),  # given in another way: a delivery of its own
     )
     assert cleanup.expand("ALI+tag@alias.test") == ["zs+tag@dgtlinux.com", "bob+tag@other.test"]
     assert cleanup.expand("loop@alias.test") == ["loop@alias.test"]
