@@ -251,12 +251,11 @@ def _add(command: _Command, kind: str, name: str) -> None:
 
 
 def _create(command: _Command, kind: str, path: str) -> None:
-    missing = ""
+    text, missing = read(path), ""
     try:
         check_kind(kind)
     except NotHere as error:
         missing = error.reason
-    text = read(path)
     entries: dict[str, str] = {}
     for key, value in _records(command, text, path):
         if key in entries and "r" not in command.flags:

@@ -78,12 +78,10 @@ def _rule(text: str, line: int, condition: bool) -> _Rule:
     """Raises `ValueError` with Postfix's words."""
     bare = text.lstrip("!")
     negated = (len(text) - len(bare)) % 2 == 1
-    words = bare.split(None, 1)
+    words = [bare.strip()] if condition else bare.split(None, 1)
     pattern = words[0] if words else ""
     if len(words) < 2 and not condition:
         raise ValueError("no lookup result")
-    if len(words) == 2 and condition:
-        raise ValueError(f'garbage after IF pattern: "{words[1][:50]}"')
     literal = pattern
     if literal.startswith("["):
         literal, bracket, behind = literal[1:].partition("]")

@@ -212,7 +212,7 @@ def parse_texthash(text: str, path: str, warn: Warn, *, fold: bool = True) -> Lo
     for line, key, value in map_entries(text, path, warn, skipped=" -- ignoring this line"):
         folded = key.lower() if fold else key
         if folded in entries:
-            warn(f'{path}, line {line}: duplicate entry: "{folded}"')
+            warn(f'{path}, line {line}: duplicate entry: "{key}"')
         else:
             entries[folded] = value
     return _folded(entries) if fold else entries.get

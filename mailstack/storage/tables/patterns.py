@@ -74,7 +74,7 @@ def _parse(
             elif word not in ("", "if"):
                 raise _Skip("ignoring unrecognized request")
             else:
-                negated, source, flags, value = _split(rest.lstrip(), letters, default)
+                negated, source, flags, value = _split(rest.lstrip(), letters, default, warn, where)
                 rule = _Rule(line, _compiled(source, flags, compile_pattern), negated, None)
                 if word:
                     if value:
@@ -85,7 +85,7 @@ def _parse(
                     if not value:
                         warn(f"{where}: no replacement text: using empty string")
                     groups = rule.match.__self__.groups  # type: ignore[attr-defined]  # a bound `search`
-                    rule.value = _replacement(value, groups, negated, partial(_warn_at, warn, where))
+                    rule.value = _replacement(value, groups, negated, partial(_warn_at, warn, where), warn)
                 rules.append(rule)
         except _Skip as reason:
             warn(f"{where}: {reason}")
@@ -99,7 +99,9 @@ def _warn_at(warn: Warn, where: str, text: str) -> None:
     warn(f"{where}: {text}")
 
 
-def _split(text: str, letters: dict[str, int], default: int) -> tuple[bool, str, int, str]:
+def _split(
+    text: str, letters: dict[str, int], default: int, warn: Warn, where: str
+) -> tuple[bool, str, int, str]:
     """(negated, pattern, flags, what follows). Raises `_Skip`."""
     bare = text.lstrip("!")
     negated = (len(text) - len(bare)) % 2 == 1
@@ -110,7 +112,8 @@ def _split(text: str, letters: dict[str, int], default: int) -> tuple[bool, str,
     while position < len(bare) and bare[position] != delimiter:
         position += 2 if bare[position] == "\\" else 1
     if position >= len(bare):
-        raise _Skip(f'no closing regexp delimiter "{delimiter}": skipping this rule')
+        verb = "ignoring" if where.startswith("pcre") else "skipping"  # as each of them says
+        raise _Skip(f'no closing regexp delimiter "{delimiter}": {verb} this rule')
     options, _, value = bare[position + 1 :].partition(" ")
     options, tab, after = options.partition("\t")
     value = f"{after} {value}" if tab else value
@@ -118,6 +121,8 @@ def _split(text: str, letters: dict[str, int], default: int) -> tuple[bool, str,
     for letter in options:
         if letter not in letters:
             raise _Skip(f'unknown regexp option "{letter}": skipping this rule')
+        if not letters[letter]:
+            warn(f'{where}: ignoring obsolete regexp option "{letter}"')
         flags ^= letters[letter]
     return negated, bare[1:position], flags, value.strip()
 
@@ -131,7 +136,9 @@ def _compiled(
         raise _Skip(str(error)) from None
 
 
-def _replacement(value: str, groups: int, negated: bool, warn: Warn) -> tuple[str | int, ...]:
+def _replacement(
+    value: str, groups: int, negated: bool, warn: Warn, warn_bare: Warn
+) -> tuple[str | int, ...]:
     """The pieces of a value. Raises `_Skip`."""
     pieces: list[str | int] = []
     last, bad = 0, False
@@ -142,6 +149,7 @@ def _replacement(value: str, groups: int, negated: bool, warn: Warn) -> tuple[st
         if found[1]:
             pieces.append("$")
         elif not name:
+            warn_bare(f'empty macro name: "{value}"')
             bad = True
         elif not (name.isdecimal() and name.isascii()):
             warn(f'non-numeric replacement index "{name}"')

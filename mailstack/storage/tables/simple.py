@@ -118,9 +118,7 @@ def unionmap(name: str, rest: str, opener: Opener) -> Table:
 
 def randmap(name: str, rest: str) -> Table:
     """`randmap:{value, …}`: one of the values, by chance, for every key."""
-    values = [
-        value[1:-1].strip() if value.startswith("{") else value for value in members(name, rest, "value")
-    ]
+    values = members(name, rest, "value")
     return Fixed(name, lambda key: random.choice(values))  # noqa: S311 - spreads load, hides nothing
 
 

@@ -108,7 +108,7 @@ def test_no_key_leaves_its_quotes(tmp_path: Path, key: str) -> None:
 
 def test_what_sqlite_refuses(tmp_path: Path) -> None:
     warnings: list[str] = []
-    with pytest.raises(TableError, match="Expansion limit exceeded for key 'zs@x.test'"):
+    with pytest.raises(TableError, match=r"Expansion limit exceeded for key 'zs@x.test'"):
         table(tmp_path, QUERY + "expansion_limit = 1\nfoo = bar\n", warnings).query("zs@x.test")
     assert "unused parameter: foo=bar" in warnings[0]
     with pytest.raises(TableError, match="no such table: nowhere"):
