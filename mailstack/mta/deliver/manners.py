@@ -46,6 +46,7 @@ def smtp_manners(conf: MainCf, open_table: OpenTable) -> Manners:
         xforward=conf.bool("smtp_send_xforward_command"),
         note_starttls=conf.bool("smtp_tls_note_starttls_offer"),
         log_tls=conf.int("smtp_tls_loglevel") > 0,
+        must_bind=conf.bool("smtp_bind_address_enforce"),
         wrapped=conf.bool("smtp_tls_wrappermode"),
         discard=discarded(
             conf, "smtp_discard_ehlo_keywords", "smtp_discard_ehlo_keyword_address_maps", open_table

@@ -6,6 +6,7 @@ RFC 3207, RFC 4954, RFC 8314 §3.3 (TLS from the first octet).
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from mailstack.mta.deliver.session import (
     said,
 )
 from mailstack.mta.deliver.tls_policy import PLAIN, Policy, TLSLevel
+from mailstack.mta.lookup import settled
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream, connect, connect_unix
 from mailstack.net.tls import describe
@@ -49,6 +51,8 @@ class Manners:
     log_tls: bool = False
     wrapped: bool = False
     """TLS from the first octet, without STARTTLS."""
+    must_bind: bool = False
+    """A host is out of reach where the address to come from cannot be had."""
     discard: Callable[[str], frozenset[str]] | None = None
     """EHLO keywords (upper case) that are not to be seen, by the host's address."""
 
@@ -70,7 +74,7 @@ async def open_session(
 
     Raises `SiteError`.
     """
-    stream = await _connect(host, timeouts, local_address)
+    stream = await _connect(host, manners, timeouts, local_address, log)
     session = Session(host, stream, ClientConnection(mode), timeouts, now())
     session.line_limit, session.wait_for_goodbye = manners.line_limit, manners.wait_for_goodbye
     try:
@@ -101,7 +105,9 @@ async def open_session(
     return session
 
 
-async def _connect(host: Host, timeouts: Timeouts, local_address: str | None) -> Stream:
+async def _connect(
+    host: Host, manners: Manners, timeouts: Timeouts, local_address: str | None, log: Log | None
+) -> Stream:
     seconds = timeouts.connect or 120.0
     try:
         if host.port:
@@ -110,6 +116,10 @@ async def _connect(host: Host, timeouts: Timeouts, local_address: str | None) ->
     except TimeoutError:
         reason = "Connection timed out"
     except OSError as error:
+        if local_address and error.errno in (errno.EADDRNOTAVAIL, errno.EADDRINUSE) and not manners.must_bind:
+            if log is not None:
+                log.warning(f"smtp_connect_addr: bind {local_address}: {os.strerror(error.errno)}")
+            return await _connect(host, manners, timeouts, None, log)
         reason = os.strerror(error.errno) if error.errno else str(error)
     raise SiteError(Deferred(f"connect to {host.relay}: {reason}", "4.4.1"), unreachable=True)
 
@@ -144,7 +154,8 @@ async def _hello(session: Session, manners: Manners, *, esmtp: bool = True) -> N
     words = reply.text.split(None, 1)
     session.greeted_as = words[0] if words else ""
     if manners.discard is not None:
-        for keyword in manners.discard(host.address):
+        discard = manners.discard
+        for keyword in await settled(lambda: discard(host.address)):
             engine.extensions.pop(keyword, None)
 
 

@@ -19,6 +19,7 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, Table
 from mailstack.mta.deliver.request import Bounced, Deferred
 from mailstack.mta.deliver.session import Session, SiteError, said
+from mailstack.mta.lookup import settled
 from mailstack.storage.tables import TableError
 from mailstack.wire.sasl import Credentials, SASLError
 from mailstack.wire.sasl_client import OPTIONS, ScramClient, choose, mechanism
@@ -72,7 +73,8 @@ class SASLClient:
     async def authenticate(self, session: Session, credentials: Credentials, *, verified: bool) -> None:
         """Log in. `verified`: the server's certificate was the one asked for. Raises `SiteError`."""
         host = session.host
-        offered = [name for name in session.engine.auth_mechanisms if self._filter(name)]
+        names, wanted = session.engine.auth_mechanisms, self._filter
+        offered = await settled(lambda: [name for name in names if wanted(name)])
         if not offered:
             raise SiteError(
                 Deferred(

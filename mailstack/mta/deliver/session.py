@@ -11,15 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from mailstack.mta.deliver.pieces import CHUNK, chunks, fold, forwarded
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.mta.dsn import original_recipient
 from mailstack.net.stream import Stream
 from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import NEED_DATA, ClientConnection, Mode, RemoteError, Reply, Response
-from mailstack.wire.smtp.command import encode_xtext
 from mailstack.wire.smtp.content import stuff
 
-CHUNK = 64 * 1024
 Convert = Callable[[Iterable[bytes]], Iterator[bytes]]
 
 
@@ -284,7 +283,7 @@ class Session:
         self.engine.content(())
         self.engine.data_to_send()
         try:
-            parts: Iterator[bytes] = _chunks(fd, size)
+            parts: Iterator[bytes] = chunks(fd, size)
             if convert is not None:
                 parts = convert(parts)
             if self.line_limit:
@@ -446,63 +445,3 @@ def refusal_status(reply: Reply) -> str:
 
 def _body(body: str) -> str:
     return "8BITMIME" if body == "8bitmime" else ""
-
-
-def _chunks(fd: int, size: int) -> Iterator[bytes]:
-    while size > 0:
-        part = os.read(fd, min(CHUNK, size))
-        if not part:
-            raise OSError("the queue file has become shorter")
-        size -= len(part)
-        yield part
-
-
-def fold(parts: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """Content with no line over `limit` octets: longer ones go on behind CRLF and a space, as in Postfix.
-
-    `parts` hold lines that end in CRLF, cut anywhere.
-    """
-    column = 0
-    """Octets of the line that the last part has begun."""
-    for part in parts:
-        lines = part.split(b"\n")
-        if column + len(lines[0]) <= limit and max(map(len, lines)) <= limit:
-            yield part
-            column = len(lines[-1]) + (column if len(lines) == 1 else 0)
-            continue
-        folded: list[bytes] = []
-        for number, line in enumerate(lines):
-            last = number == len(lines) - 1
-            # The CR belongs to the line's end, which may be cut between the parts.
-            text, end = (line, b"") if last else (line + b"\n", b"")
-            if not last:
-                text, end = (text[:-2], b"\r\n") if text.endswith(b"\r\n") else (text[:-1], b"\n")
-            elif text.endswith(b"\r"):
-                text, end = text[:-1], b"\r"
-            while column + len(text) > limit:
-                room = limit - column
-                folded += [text[:room], b"\r\n "]
-                text, column = text[room:], 1
-            folded += [text, end]
-            column = column + len(text) if last else 0
-        yield b"".join(folded)
-
-
-def forwarded(message: Message, offered: tuple[str, ...]) -> list[str]:
-    """The arguments of the XFORWARD commands for a message: what is known of its client."""
-    envelope = message.envelope
-    values = {
-        "NAME": envelope.client_name,
-        "ADDR": envelope.client_address,
-        "PORT": envelope.attributes.get("client_port", ""),
-        "PROTO": envelope.protocol,
-        "HELO": envelope.helo_name,
-        "IDENT": message.queue_id,
-        "SOURCE": "REMOTE" if envelope.client_address else "LOCAL",
-    }
-    lines = []
-    for group in (("NAME", "ADDR", "PORT"), ("PROTO", "HELO", "IDENT", "SOURCE")):
-        words = [f"{n}={encode_xtext(values[n] or '[UNAVAILABLE]')}" for n in group if n in offered]
-        if words:
-            lines.append(" ".join(words))
-    return lines

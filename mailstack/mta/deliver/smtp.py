@@ -111,9 +111,12 @@ class SMTPAgent:
         try:
             tried = await self._over_kept_connection(request, delivery)
             await self._try_destinations(delivery, tried)
-        except (TableError, MapError, OSError) as error:
+        except (TableError, MapError) as error:
             self._log.warning(f"{request.message.queue_id}: {error}")
             delivery.note(Deferred("table lookup problem", "4.3.0"))
+        except OSError as error:
+            self._log.warning(f"{request.message.queue_id}: {error}")
+            delivery.note(Deferred("cannot read a table or the queue file", "4.3.0"))
         if delivery.open and delivery.loops and self._best_mx and self._other is not None:
             return [*delivery.results, *await self._pass_on(delivery.remaining())]
         request.site_failure = delivery.site_failure
@@ -156,7 +159,13 @@ class SMTPAgent:
         return request.nexthop
 
     async def _put_away(self, session: Session, request: Request) -> None:
-        if self._demand.wants(request.nexthop, _domain(request.nexthop)):
+        nexthop = request.nexthop
+        try:
+            kept = await settled(lambda: self._demand.wants(nexthop, _domain(nexthop)))
+        except (TableError, OSError) as error:
+            self._log.warning(str(error))
+            kept = False
+        if kept:
             self._cache.give(self._key(request), session)
         else:
             await session.leave()
@@ -288,8 +297,8 @@ class SMTPAgent:
     ) -> bool:
         """One transaction for the recipients left; False when the session is of no more use."""
         request = delivery.remaining()
-        prepared = await self._outgoing.prepare(request, session)
         try:
+            prepared = await self._outgoing.prepare(request, session)
             results: Sequence[Result] = await session.send(prepared, self._queue, connect=connect)
         except ConnectionLost as lost:
             session.stream.abort()

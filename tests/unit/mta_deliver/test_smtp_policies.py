@@ -13,8 +13,9 @@ import pytest
 from mailstack.config.errors import ConfigError
 from mailstack.mta.deliver.connection_cache import BACK_TO_BACK, Demand
 from mailstack.mta.deliver.destination import Destinations, balanced
+from mailstack.mta.deliver.pieces import fold, forwarded
 from mailstack.mta.deliver.request import Request, Result
-from mailstack.mta.deliver.session import Host, SiteError, fold, forwarded
+from mailstack.mta.deliver.session import Host, SiteError
 from mailstack.mta.deliver.smtp import SMTPAgent
 from mailstack.mta.deliver.tls_policy import (
     TLSLevel,
@@ -439,3 +440,18 @@ def test_scram_trusts_no_server(challenge: bytes) -> None:
 )
 def test_the_best_mechanism_that_is_allowed(offered: str, options: str, chosen: str | None) -> None:
     assert choose(offered.split(), options.split()) == chosen
+
+
+def test_an_address_to_come_from_that_cannot_be_had(tmp_path: Path) -> None:
+    conf = "smtp_bind_address = 192.0.2.1\n"
+    assert summary(deliver(tmp_path, [Peer()], conf))[0][1] == "Sent"
+    results = deliver(tmp_path, [Peer()], conf + "smtp_bind_address_enforce = yes\n")
+    assert summary(results)[0][1:3] == ("Deferred", "4.4.1")
+    assert summary(results)[0][3].endswith(": Cannot assign requested address")
+
+
+def test_a_table_that_cannot_be_read_defers(tmp_path: Path) -> None:
+    peer = Peer(extensions=("AUTH PLAIN",))
+    conf = "smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = fail:x\n"
+    assert summary(deliver(tmp_path, [peer], conf))[0][1:] == ("Deferred", "4.3.0", "table lookup problem")
+    assert not peer.connections
