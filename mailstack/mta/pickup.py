@@ -16,6 +16,7 @@ Logs `postfix/pickup[…]: ID: uid=UID from=<SENDER>` and cleanup's line.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
@@ -124,16 +125,16 @@ class Pickup:
         self._next = 0.0
 
     def tick(self) -> None:
-        """Look when the wake-up time has come."""
+        """Look when the wake-up time has come, and once under each configuration."""
         settings = self._settings
-        if settings is not None and settings.wakeup and self._clock.monotonic() >= self._next:
+        if settings is not None and self._clock.monotonic() >= self._next:
             self.wake()
 
     def wake(self) -> None:
         """Look into maildrop/ now, or once more when a look is under way."""
         if self._settings is None:
             return
-        self._next = self._clock.monotonic() + self._settings.wakeup
+        self._next = self._clock.monotonic() + (self._settings.wakeup or math.inf)
         self._again = True
         if not self._looking:
             self._looking = True
@@ -169,6 +170,9 @@ class Pickup:
             self._cleanup_log.warning(f"maildrop/{name}: {error}")
         except OSError as error:
             self._log.warning(f"maildrop/{name}: {error.strerror or error}")
+        except Exception as error:
+            # A fault of ours: the file stays, and the others go on.
+            self._log.exception(f"maildrop/{name}", error)
 
     def _acceptable(self, name: str) -> bool:
         """Whether a file is complete. Raises `DamagedFile` for what no program of ours leaves."""
