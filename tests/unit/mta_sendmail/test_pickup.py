@@ -93,6 +93,26 @@ class World:
         found = [self.queue.read("incoming", name) for name in self.queue.names("incoming")]
         return sorted(found, key=lambda message: message.envelope.arrival)
 
+    def looks(self, pauses: Sequence[float]) -> list[bool]:
+        """Whether `tick` looks into maildrop/, after each of these pauses in seconds."""
+        found: list[bool] = []
+
+        async def tick() -> None:
+            tasks = TaskSet(lambda name, error: None)
+            rewriter = Rewriter(self._conf, open_table)
+            cleanup = Cleanup(self._conf, rewriter, open_table)
+            pickup = Pickup(self.queue, GroupCommit(), self.clock, self._log, tasks, self.taken.append)
+            settings = Settings.read(self._conf, self._services, cleanup, open_table)
+            pickup.configure(settings, self._bounce, "postfix")
+            for pause in pauses:
+                self.clock.advance(pause)
+                pickup.tick()
+                found.append(len(tasks) == 1)
+                await tasks.drain(10)
+
+        asyncio.run(tick())
+        return found
+
     async def _bounce(self, message: Message, results: Sequence[Result]) -> None:
         self.bounced.append((message, results))
 
@@ -323,3 +343,28 @@ def test_without_a_pickup_line_nothing_is_taken(directory: Path) -> None:
     world = World(directory)
     assert world.pick_up() == []
     assert len(world.left()) == 1
+
+
+def test_a_fault_of_ours_stops_no_other_message(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Queue.read
+
+    def faulty(self: Queue, queue: str, queue_id: str) -> Message:
+        if queue_id == "0FAULTY":
+            raise ValueError("nobody thought of this")
+        return read(self, queue, queue_id)
+
+    drop_beside(directory, "0FAULTY")
+    drop_beside(directory, "GOOD000")
+    world = World(directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(Queue, "read", faulty)
+        assert len(world.pick_up()) == 1
+    assert world.left() == ["0FAULTY"]
+    assert "error: maildrop/0FAULTY: ValueError: nobody thought of this" in world.log()
+    assert len(world.pick_up()) == 2
+
+
+def test_the_wake_up_time(directory: Path) -> None:
+    for wakeup, ticks in (("60", [True, False, True]), ("0", [True, False, False])):
+        (directory / "master.cf").write_text(f"pickup unix n - n {wakeup} 1 pickup\n")
+        assert World(directory).looks([0.0, 59.0, 1.0]) == ticks
