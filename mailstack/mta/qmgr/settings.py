@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix import MainCf, read_master
+from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.bouncer import Bouncer
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.local import ForwardMail, LocalRouter
@@ -86,6 +87,14 @@ class Configuration:
     """None where master.cf has no pickup line."""
 
 
+def _local_conf(conf: MainCf, services: Sequence[MasterService]) -> MainCf:
+    """main.cf as local's line of master.cf sees it. Raises `ConfigError`."""
+    for service in services:
+        if (service.name, service.type, service.command) == ("local", "unix", "local"):
+            return conf.with_overrides(service.overrides, service.origin)
+    return conf
+
+
 def load(
     config_dir: Path,
     queue: Queue,
@@ -104,7 +113,11 @@ def load(
         rewriter = Rewriter(conf, open_table)
         cleanup = Cleanup(conf, rewriter, open_table)
         local = LocalRouter(
-            conf, rewriter, open_table, log.child(f"{conf.str('syslog_name')}/local"), clock=clock
+            _local_conf(conf, services),
+            rewriter,
+            open_table,
+            log.child(f"{conf.str('syslog_name')}/local"),
+            clock=clock,
         )
         transports = Transports(
             conf, services, queue, commit, resolver, clock, log, open_table, rewriter, local, forward

@@ -214,6 +214,24 @@ def test_a_forward_file_for_an_extension(root: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "one", "two"),
+    [
+        ("canonical", "a@other.test", "b@other.test"),
+        ("alias, include", "a+x@other.test", "b@other.test"),
+        ("forward", "a@other.test", "b+x@other.test"),
+    ],
+)
+def test_extensions_go_on_where_they_are_wanted(root: Path, wanted: str, one: str, two: str) -> None:
+    conf = f"propagate_unmatched_extensions = {wanted}\n"
+    machine = Machine(root, conf, aliases=f"team: :include:{root}/list\n")
+    (root / "list").write_text("a@other.test\n")
+    machine.forward("b@other.test")
+    machine.deliver("team+x@x.test")
+    machine.deliver("zs+x@x.test")
+    assert [forward.addresses for _, forward in machine.forwarded] == [(one,), (two,)]
+
+
 def test_unsafe_forward_files_are_left_aside(root: Path) -> None:
     machine = Machine(root)
     machine.forward("out@other.test", mode=0o666)

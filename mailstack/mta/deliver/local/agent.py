@@ -172,9 +172,11 @@ class LocalAgent:
             text = f"cannot access home directory {account.pw_dir}"
             return Result(target, Deferred(text, "4.3.0"), "local")
         if account is not None and step.forward and users.forward:
-            targets = await in_thread(lambda: users.forward_targets(step.address, account))
+            targets, matched = await in_thread(lambda: users.forward_targets(step.address, account))
             if targets:
-                return await self._forwarded(targets, step.address, request, target)
+                local, user, _ = users.split(step.address)
+                extension = "" if matched else local[len(user) :]
+                return await self._forwarded(targets, step.address, extension, request, target)
         decision = await self._known(lambda: self._router.mailbox(step.address))
         if isinstance(decision, Deliver) and account is not None and _is_account(decision):
             outcome = await self._into(account, step.address, request.message, target)
@@ -182,7 +184,7 @@ class LocalAgent:
         return await self._carry_out(decision, request, target)
 
     async def _forwarded(
-        self, targets: Sequence[str], address: str, request: Request, target: Target
+        self, targets: Sequence[str], address: str, extension: str, request: Request, target: Target
     ) -> Result:
         """Do what a forward file says."""
         user = self._router.users.split(address)[1]
@@ -190,7 +192,7 @@ class LocalAgent:
         def expand() -> Found:
             found = Found()
             for word in targets:
-                self._router.target(word, found, "forward", user, self_address=address)
+                self._router.target(word, found, "forward", user, self_address=address, extension=extension)
             return found
 
         found = await self._known(expand)

@@ -80,6 +80,7 @@ class LocalRouter:
         self._mailbox_transport = conf.str("mailbox_transport")
         self._fallback = conf.str("fallback_transport")
         self._relay = conf.raw("luser_relay")
+        self._propagate = frozenset(conf.list("propagate_unmatched_extensions"))
         self.by = f"{conf.str('myhostname')} ({conf.str('mail_name')})"
         self._owners = conf.bool("owner_request_special")
         self._expand_owner = conf.bool("expand_owner_alias")
@@ -185,10 +186,11 @@ class LocalRouter:
                 raise Problem(Bounced(f"alias expansion of {address} has too many addresses", "5.4.6"))
             return None
         seen = seen | {name}
+        extension = local[len(name) :]
         targets = split_alias(value)
         user = self._table_owner(table) if any(_rights_matter(target) for target in targets) else ""
         for target in targets:
-            self.target(target, found, "alias", user, seen, depth)
+            self.target(target, found, "alias", user, seen, depth, extension=extension)
         owner = f"owner-{name}"
         if not self._owners or name.startswith("owner-") or name.endswith("-request"):
             return None
@@ -206,12 +208,14 @@ class LocalRouter:
         seen: frozenset[str] = frozenset(),
         depth: int = 0,
         self_address: str = "",
+        extension: str = "",
     ) -> None:
         """Add one target of an alias or a forward file to `found`.
 
         `user`: whose rights commands and files have. `self_address`: whose forward file it is; its
         user's name means his mailbox, and other local addresses are left to the new message's own
-        delivery. Raises `Problem`, `OSError`, `TableError`.
+        delivery. `extension` (with its delimiter) goes on to addresses where
+        propagate_unmatched_extensions says so. Raises `Problem`, `OSError`, `TableError`.
         """
         if target.startswith(("|", "/")):
             found.steps[Action(target, user, source)] = None
@@ -221,7 +225,7 @@ class LocalRouter:
             for line in targets_of(text):
                 if line.startswith(":include:") and depth >= DEPTH:
                     raise Problem(Bounced(f"alias database loop for {line}", "5.4.6"))
-                self.target(line, found, "include", owner, seen, depth + 1, self_address)
+                self.target(line, found, "include", owner, seen, depth + 1, self_address, extension)
             return
         direct = target.startswith("\\")
         try:
@@ -230,6 +234,9 @@ class LocalRouter:
             raise Problem(Bounced(f"bad recipient address syntax: {target}", "5.1.3")) from None
         if not address:
             return
+        if extension and source in self._propagate:
+            name, domain = split_address(address)
+            address = f"{name}{extension}@{domain}" if domain else name + extension
         if not self._is_local(address):
             found.addresses[address] = None
         elif direct or (self_address and self._same_user(address, self_address)):

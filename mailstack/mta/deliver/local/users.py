@@ -86,8 +86,8 @@ class Users:
         }
         return {name: value for name, value in values.items() if value}
 
-    def forward_targets(self, address: str, account: pwd.struct_passwd) -> list[str] | None:
-        """The targets in a user's forward file; None where there is none that counts.
+    def forward_targets(self, address: str, account: pwd.struct_passwd) -> tuple[list[str], bool]:
+        """The targets in a user's forward file, none where no file counts; and whether it is the extension's.
 
         Reads files: call it on a thread. What is wrong with a file is a warning, and the mailbox gets
         the mail.
@@ -107,10 +107,9 @@ class Users:
                 self._log.warning(f"cannot open file {path}: {error.strerror or error}")
                 continue
             if text is None:
-                return None
-            targets = self._targets(path, text)
-            return targets or None
-        return None
+                break
+            return self._targets(path, text), "extension" in template
+        return [], False
 
     def _read(self, path: str, account: pwd.struct_passwd) -> str | None:
         """The text of a forward file that is safe, or None. Raises `OSError`."""
