@@ -30,7 +30,7 @@ VOCABULARY = {"postfix_parameters"}
 """Top-level modules that are pure data and belong to no room."""
 
 SERVER_ROOMS = {"mta", "mailbox", "dns", "config", "net", "storage", "wire"}
-SERVER_MAY_IMPORT = {"uvloop", "dns", "cryptography", "mailstack"}
+SERVER_MAY_IMPORT = {"uvloop", "dns", "cryptography", "lmdb", "mailstack"}
 
 
 def modules() -> list[Path]:
