@@ -43,6 +43,13 @@ def start_server(pause: float, report: int | None = None) -> tuple[int, int]:
         return pid, int(os.read(reading, 10))
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the queue manager has been stopped in the middle of a delivery
+        writer.close()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 sink LMTP\r\n")
         recipient = b""
         while line := await reader.readline():
