@@ -228,10 +228,10 @@ class World:
                 name = str(path.relative_to(self.directory))
                 name = re.sub(r"/new/[^/]*$", "/new", name)
                 owner = path.stat()
-                text = path.read_bytes().decode("utf-8", "replace").replace("\r", "<CR>")
-                if top == "spool":
+                text = self._same(path.read_bytes().decode("utf-8", "replace").replace("\r", "<CR>"))
+                if top == "spool":  # deliveries to one user overtake each other
                     text = "".join(sorted(re.split(r"(?m)^(?=From a@)", text)))
-                found[name] = f"{owner.st_uid}:{owner.st_gid}:{owner.st_mode:o}\n{self._same(text)}"
+                found[name] = f"{owner.st_uid}:{owner.st_gid}:{owner.st_mode:o}\n{text}"
         return found
 
 
