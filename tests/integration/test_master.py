@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import smtplib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +98,40 @@ def test_what_master_cf_asks_for_in_vain_is_in_the_log(mta: MTA, sinks: Sinks) -
         file.write("127.0.0.1:1 inet n - n - 1 postscreen\n")
     mta.start()
     assert mta.log(r"warning: .*/master\.cf, line \d+: 127\.0\.0\.1:1/inet: postscreen is not served here")
+
+
+def test_mail_of_local_programs_outlives_its_queue_manager(mta: MTA, sinks: Sinks) -> None:
+    with (mta.config / "master.cf").open("a") as file:
+        file.write("pickup unix n - n 1 1 pickup\n")
+    mta.start()
+    mta.send("zs@x.test")
+    wait_for(lambda: mta.log(": removed"), "the first delivery")
+    [qmgr] = mta.children("qmgr")
+    command = [
+        sys.executable,
+        "-m",
+        "mailstack.mta.sendmail",
+        "--config",
+        str(mta.config),
+        "-f",
+        "a@x.test",
+        "zs@x.test",
+    ]
+    wanted = [b"number %d." % number for number in range(16)]
+    for start in range(0, len(wanted), 4):
+        programs = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(4)]
+        for program, text in zip(programs, wanted[start:], strict=False):
+            assert program.stdin is not None
+            program.stdin.write(b"Subject: t\n\n" + text + b"\n")
+            program.stdin.close()
+        if start == 8:
+            os.kill(qmgr, signal.SIGKILL)
+        assert [program.wait(30) for program in programs] == [0] * 4
+    wait_for(
+        lambda: all(any(text in found for found in sinks.lmtp.contents) for text in wanted),
+        "all messages",
+        30,
+    )
+    wait_for(lambda: mta.queue() == [], "the empty queue")
+    assert len(mta.log(r"postfix/pickup\[\d+\]: [0-9A-F]+: uid=\d+ from=<a@x\.test>$")) >= len(wanted)
+    assert not list((mta.root / "queue/corrupt").iterdir())
