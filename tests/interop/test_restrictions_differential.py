@@ -242,6 +242,27 @@ CASES: list[Case] = [
         ("!127.0.0.9, 127.0.0.0/8", ["EHLO x", "XCLIENT NAME=a.test"]))),
     Case({"smtpd_authorized_xforward_hosts": "127.0.0.9"}, ["EHLO x", "XFORWARD NAME=a.test ADDR=192.0.2.1 SOURCE=REMOTE IDENT=1 PROTO=ESMTP HELO=x PORT=5", "XFORWARD", "XFORWARD NAME", "XFORWARD FOO=1", "XFORWARD ADDR=x", "XFORWARD PORT=x", "XFORWARD SOURCE=X", "MAIL FROM:<a@b.test>", "XFORWARD NAME=x", "RCPT TO:<zs@dgtlinux.com>"]),
 ]  # fmt: skip
+BARE: list[bytes | str] = [
+    "EHLO x", "MAIL FROM:<a@b.test>", "RCPT TO:<zs@dgtlinux.com>", "DATA",
+    b"Subject: x\n\na\n.\nMAIL FROM:<evil@b.test>\n.\r\n\r\n.\r\n", "NOOP",
+    "MAIL FROM:<a@b.test>", "RCPT TO:<zs@dgtlinux.com>", b"BDAT 4 LAST\r\na\nb\n" + b"NOOP\r\n", "", "NOOP\n",
+]  # fmt: skip
+EAGER: list[bytes | str] = ["EHLO x", b"VRFY zs\r\nNOOP\r\nNOOP\r\n", "", ""]
+CASES += [
+    *(Case({"smtpd_forbid_bare_newline": how, "smtpd_forbid_bare_newline_exclusions": ""}, BARE)
+      for how in ("yes", "normalize", "reject")),
+    Case({"smtpd_forbid_bare_newline": "reject", "smtpd_forbid_bare_newline_exclusions": "",
+          "smtpd_forbid_bare_newline_reject_code": "521"}, BARE[:6]),
+    Case({"smtpd_forbid_unauth_pipelining": "yes"}, EAGER),
+    Case({"smtpd_forbid_unauth_pipelining": "yes"}, PIPELINED),
+    Case({"smtpd_forbid_unauth_pipelining": "no"}, EAGER),
+    Case({"stress": "yes"}, ["EHLO x", "XX", "NOOP"]),
+    Case({"smtpd_helo_required": "yes"}, ["MAIL FROM:<a@b.test>", "RCPT TO:<zs@dgtlinux.com>", "DATA", b"BDAT 7 LAST\r\nhello\r\n", "ETRN relay.test", "HELO x", "MAIL FROM:<>"]),
+    Case({"disable_vrfy_command": "yes", "smtpd_discard_ehlo_keywords": "dsn, chunking, etrn"}, ["EHLO x", "VRFY zs", "ETRN far.test"]),
+    Case({"soft_bounce": "yes", "smtpd_client_restrictions": "reject"}),
+    Case({"smtpd_recipient_limit": "2", "smtpd_recipient_overshoot_limit": "1"}, ["EHLO x", "MAIL FROM:<>", *["RCPT TO:<zs@dgtlinux.com>"] * 5]),
+    Case({"smtpd_soft_error_limit": "1", "smtpd_hard_error_limit": "4"}, ["XX"] * 5),
+]  # fmt: skip
 CASES.append(Case({"smtpd_per_request_deadline": "yes", "smtpd_timeout": "2s"}))
 DRIPPED = len(CASES) - 1
 PROXY = {

@@ -45,6 +45,7 @@ class Connection:
         self._engine.chunking = "chunking" not in settings.discarded_keywords
         self._engine.utf8 = settings.utf8
         self._engine.strict_utf8 = settings.strict_utf8
+        self._engine.soft_bounce = settings.soft_bounce
         self._engine.dsn = settings.dsn
         if settings.notices is not None:
             self._engine.transcript = []
@@ -124,8 +125,8 @@ class Connection:
         await self._stream.drain(WRITE_TIMEOUT)
 
     def _reply(self, verb: str, reply: Reply) -> None:
-        if self._settings.soft_bounce and 500 <= reply.code < 600:
-            reply = Reply(reply.code - 100, "4" + reply.enhanced[1:], reply.text)
+        if self._settings.soft_bounce:
+            reply = reply.softened()
         self._engine.reply(reply)
         good = reply.code < 400
         self._account.count(verb, good)

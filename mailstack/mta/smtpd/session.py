@@ -17,6 +17,7 @@ from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.commands import HANDLERS, Commands
 from mailstack.mta.smtpd.connection import Over
 from mailstack.mta.smtpd.deadline import Deadline
+from mailstack.mta.smtpd.verdicts import dsn_for
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
 from mailstack.wire.smtp.command import SIZE_LIMIT
@@ -155,6 +156,8 @@ class Session(Commands):
                 raise Over
 
     async def _handle(self, event: events.Event) -> None:
+        if self._engine.bare_newline and self._settings.bare_newline_code:
+            self._refuse_bare_newline()
         if isinstance(event, events.Refused):
             self._refused(event)
             if self._engine.state is State.CLOSED:
@@ -185,6 +188,17 @@ class Session(Commands):
             )
         elif event.verb == "AUTH":
             self._authentication.refused(event.reply, self.peer)
+
+    def _refuse_bare_newline(self) -> None:
+        """End the session of a client that ends commands in a bare LF, unless it may (CVE-2023-51764)."""
+        settings = self._settings
+        self._engine.bare_newline = False
+        if settings.bare_newline_exclusions.match(self.client_address):
+            return
+        code = settings.bare_newline_code
+        self._log_event("reject", "bare <LF> received")
+        self._say(Reply(code, dsn_for(code, "5.5.2"), f"{settings.host} Error: bare <LF> received"))
+        raise Over
 
     def _improper_pipelining(self) -> None:
         text = self._engine.pending().decode("ascii", "replace").replace("\r", "\\r").replace("\n", "\\n")

@@ -34,6 +34,12 @@ class Reply:
         """The enhanced status code, or the code's class followed by `.0.0` where the peer gave none."""
         return self.enhanced or f"{self.code // 100}.0.0"
 
+    def softened(self) -> Reply:
+        """The same with 4xx in place of 5xx."""
+        if not 500 <= self.code < 600:
+            return self
+        return Reply(self.code - 100, self.enhanced and "4" + self.enhanced[1:], self.text)
+
     def encode(self) -> bytes:
         """The reply on the wire; every line carries code and enhanced code."""
         if not self._wire:

@@ -31,6 +31,7 @@ from mailstack.wire.smtp.states import (
     BEFORE_HELLO,
     BEFORE_TLS,
     COMMANDS,
+    ETRN_HELLO_FIRST,
     HELLO_FIRST,
     LMTP_COMMANDS,
     OUT_OF_SEQUENCE,
@@ -101,12 +102,14 @@ class ServerConnection(CommandReaders):
         "_replies_due",
         "_skipping",
         "auth_refusal",
+        "bare_newline",
         "chunking",
         "denial",
         "helo_required",
         "mode",
         "recipients",
         "require_tls",
+        "soft_bounce",
         "state",
         "transcript",
     )
@@ -126,6 +129,10 @@ class ServerConnection(CommandReaders):
         """What STARTTLS is told; None where it is offered."""
         self.auth_refusal: Reply | None = NOT_ENABLED
         """What AUTH is told; None where it is offered."""
+        self.bare_newline = False
+        """A command line has ended in a bare LF."""
+        self.soft_bounce = False
+        """Refusals are temporary: 4xx in place of 5xx (Postfix `soft_bounce`)."""
         self.denial: Reply | None = None
         """What every command but QUIT is told, where the client is not welcome."""
         self.chunking = True
@@ -372,6 +379,8 @@ class ServerConnection(CommandReaders):
         self._position = end + 1
         if end > start and buffer[end - 1] == 0x0D:
             end -= 1
+        else:
+            self.bare_newline = True
         if self._skipping or end - start > limit:
             self._skipping = False
             return LINE_TOO_LONG
@@ -452,6 +461,8 @@ class ServerConnection(CommandReaders):
         return events.ContentEnd(reader.size, reader.too_big, reader.bare_newline)
 
     def _refuse(self, verb: str, reply: Reply, line: str) -> Event:
+        if self.soft_bounce:
+            reply = reply.softened()
         self._out.append(reply.encode())
         return events.Refused(verb, reply, _printable(line[:_QUOTED_LINE]))
 
@@ -498,7 +509,7 @@ class ServerConnection(CommandReaders):
         if self.require_tls and verb not in BEFORE_TLS:
             return MUST_STARTTLS
         if self.helo_required and self.state is State.IDLE and verb in BEFORE_HELLO:
-            return HELLO_FIRST
+            return ETRN_HELLO_FIRST if verb == "ETRN" else HELLO_FIRST
         if verb == "AUTH" and self.auth_refusal is not None:
             return self.auth_refusal
         refusal = OUT_OF_SEQUENCE.get((self.state, verb))
@@ -526,6 +537,8 @@ class ServerConnection(CommandReaders):
         elif refusal is None and self.limits.message and so_far + self._left > self.limits.message:
             refusal = CHUNK_TOO_BIG
         if refusal is not None:
+            if self.soft_bounce:
+                refusal = refusal.softened()
             self._refuse_chunk(refusal)
             return events.Refused("BDAT", refusal, _printable(line[:_QUOTED_LINE]))
         self._awaiting = "BDAT"

@@ -45,6 +45,7 @@ NEED_RCPT = Reply(503, "5.5.1", "Error: need RCPT command")
 NO_RECIPIENTS = Reply(554, "5.5.1", "Error: no valid recipients")
 HELLO_FIRST = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
 IN_TRANSACTION = Reply(503, "5.5.1", "Error: MAIL transaction in progress")
+ETRN_HELLO_FIRST = Reply(503, "", "Error: send HELO/EHLO first")
 ETRN_IN_TRANSACTION = Reply(503, "", "Error: MAIL transaction in progress")
 
 MAIL_AFTER_BDAT = Reply(503, "5.5.1", "Error: MAIL after BDAT")
@@ -94,8 +95,9 @@ AFTER_BDAT: dict[str, Reply] = {
 }
 """What is refused behind a failed chunk, in whatever state, until RSET or the last chunk."""
 
-BEFORE_HELLO: frozenset[str] = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "ETRN"})
-"""Refused in `State.IDLE` with `HELLO_FIRST` where the server insists on a greeting."""
+BEFORE_HELLO: frozenset[str] = frozenset({"MAIL", "ETRN"})
+"""Refused in `State.IDLE` with `HELLO_FIRST` where the server insists on a greeting; what needs one of these
+is refused for want of it."""
 
 BEFORE_TLS: frozenset[str] = frozenset({"EHLO", "HELO", "LHLO", "STARTTLS", "NOOP", "QUIT"})
 """All that a server which insists on TLS takes in plain text (RFC 3207 §4)."""

@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD: a trusted host says which client it speaks for (Postfix XCLIENT_README, XFORWARD_README).
+"""XCLIENT and XFORWARD: a trusted host says for which client it speaks (XCLIENT_README, XFORWARD_README).
 
 `XCLIENT` changes who the client of this session is, `XFORWARD` only who is named in the log. Both hold
 `NAME=value` words, the values in xtext; `[UNAVAILABLE]` is no value, `[TEMPUNAVAIL]` none for now.

@@ -304,9 +304,9 @@ def test_chunks_need_a_greeting_and_tls_where_the_server_insists_on_them() -> No
     def insist(connection: ServerConnection) -> None:
         connection.helo_required = True
 
-    hello_first = b"503 5.5.1 Error: send HELO/EHLO first"
+    need_rcpt = b"503 5.5.1 Error: need RCPT command"
     _, out, _ = serve([b"BDAT 4\r\nQUITEHLO x\r\nMAIL FROM:<>\r\n"], prepare=insist)
-    assert out.splitlines() == [hello_first, GOOD, GOOD]
+    assert out.splitlines() == [need_rcpt, GOOD, GOOD]
 
     def insist_on_tls(connection: ServerConnection) -> None:
         connection.require_tls = True

@@ -271,3 +271,34 @@ def test_no_octets_whatever_upset_the_engine(pieces: list[bytes], lmtp: bool, wi
     assert len(connection._buffer) - connection._position <= max(limits.line, limits.auth_line) + width + 2
     for line in out.splitlines():
         assert line[:3].isdigit()
+
+
+def test_who_is_not_welcome_may_only_leave() -> None:
+    connection = ServerConnection()
+    connection.denial = Reply(503, "5.7.0", "Error: access denied for x[192.0.2.1]")
+    connection.greet(Reply(554, "5.7.1", "no"))
+    connection.receive_data(b"EHLO x\r\nMAIL FROM:<>\r\nQUIT\r\n")
+    assert [type(connection.next_event()).__name__ for _ in range(3)] == ["Refused", "Refused", "Quit"]
+    denied = b"503 5.7.0 Error: access denied for x[192.0.2.1]\r\n"
+    assert connection.data_to_send() == b"554 5.7.1 no\r\n" + 2 * denied
+
+
+def test_refusals_can_be_softened() -> None:
+    connection = ServerConnection()
+    connection.soft_bounce = True
+    connection.greet(Reply(220, "", "x"))
+    connection.receive_data(b"FOO\r\nBDAT 0 LAST\r\n")
+    assert [type(connection.next_event()).__name__ for _ in range(2)] == ["Refused", "Refused"]
+    said = b"400 4.5.2 Error: command not recognized\r\n403 4.5.1 Error: need RCPT command\r\n"
+    assert connection.data_to_send() == b"220 x\r\n" + said
+
+
+def test_a_bare_newline_behind_a_command_is_noticed() -> None:
+    connection = ServerConnection()
+    connection.greet(Reply(220, "", "x"))
+    connection.receive_data(b"FOO\r\n")
+    connection.next_event()
+    assert not connection.bare_newline
+    connection.receive_data(b"FOO\n")
+    connection.next_event()
+    assert connection.bare_newline
