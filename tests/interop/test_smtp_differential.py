@@ -32,7 +32,6 @@ inet_protocols = ipv4
 defer_transports = local virtual relay smtp
 smtpd_forbid_bare_newline = normalize
 smtpd_forbid_bare_newline_exclusions =
-smtpd_discard_ehlo_keywords = dsn
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 """
 POSTFIX = """\
