@@ -116,4 +116,5 @@ async def close_all() -> None:
     """Close every connection that is kept: for a program that asks, and ends."""
     for channel in list(_channels):
         channel.close()
-    await asyncio.sleep(0)
+    for _ in range(3):  # until transports have closed their sockets
+        await asyncio.sleep(0)

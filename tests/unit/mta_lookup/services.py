@@ -25,11 +25,13 @@ class Service:
         self.stored: dict[str, str] = {}
 
     async def answer(self, key: str) -> str | None:
-        """What the service knows: keys that begin with `no` are unknown, the value is the key in capitals."""
+        """What is stored; in a service without anything a key in capitals, and nothing for `no…`."""
         self.asked.append(key)
         self.question.set()
         if key in self.held:
             await self.held[key].wait()
+        if self.stored:
+            return self.stored.get(key)
         return None if key.startswith("no") else key.upper()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +57,8 @@ async def running(handler: object, path: str = "") -> AsyncIterator[Service]:
         yield service
     finally:
         server.close()
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
 
 async def tcp(service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -231,7 +231,9 @@ def test_memcache_with_a_backup(tmp_path: Path) -> None:
 def test_memcache_alone(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(services.memcached) as cache:
-            (tmp_path / "conf").write_text(f"memcache = {cache.address}\ndata_size_limit = 5\nretry_pause = 0\n")
+            (tmp_path / "conf").write_text(
+                f"memcache = {cache.address}\ndata_size_limit = 5\nretry_pause = 0\n"
+            )
             table = opener()(f"memcache:{tmp_path}/conf")
             cache.stored["k"] = "value"
             assert await ask(table, "K") == "value"
