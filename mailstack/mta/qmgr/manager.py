@@ -31,6 +31,7 @@ from mailstack.mta.qmgr.intake import NOT_NOW, Found, Intake, Site
 from mailstack.mta.qmgr.removal import Removal
 from mailstack.mta.qmgr.scheduler import Transport
 from mailstack.mta.qmgr.settings import Configuration
+from mailstack.mta.qmgr.transports import Transports
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
@@ -92,6 +93,7 @@ class QueueManager:
         self._removal = Removal(queue, log, tasks, self._removed)
         self._wanted = asyncio.Event()
         self._current: Configuration | None = None
+        self._retired: list[Transports] = []
 
     # ---- control
 
@@ -103,6 +105,8 @@ class QueueManager:
     def configure(self, configuration: Configuration) -> Configuration | None:
         """Use another configuration from the next message on; return the one before."""
         before, self._current = self._current, configuration
+        if before is not None:
+            self._retired.append(before.transports)
         return before
 
     def recover(self) -> None:
@@ -461,7 +465,10 @@ class QueueManager:
                 self._move_to_active(entry.message)
         if self._intake.is_due(self._clock.time()):
             self._wanted.set()
-        return min(PAUSE, self.configuration.transports.tick(self._tasks, self._run))
+        # What waits under an earlier configuration is still delivered under it, after its pauses.
+        self._retired = [transports for transports in self._retired if transports.busy]
+        used = (self.configuration.transports, *self._retired)
+        return min(PAUSE, *(transports.tick(self._tasks, self._run) for transports in used))
 
     def _move_to_active(self, message: Message) -> None:
         try:

@@ -231,6 +231,23 @@ def test_rate_delay(tmp_path: Path) -> None:
     bench_test(tmp_path, test, main_cf="fake_destination_rate_delay = 10s\n")
 
 
+def test_a_reload_does_not_stop_what_is_paused(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        await fill(bench, 3, "slow.test")
+        await turns()
+        bench.configure()
+        for count in (2, 3):
+            bench.clock.advance(10)
+            bench.manager.tick()
+            await turns()
+            assert len(bench.agent.requests) == count
+        await bench.settle()
+        assert bench.where() == {}
+
+    bench_test(tmp_path, test, main_cf="fake_destination_rate_delay = 10s\n")
+
+
 def test_single_recipients_have_limits_of_their_own(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.agent.default = SENT
