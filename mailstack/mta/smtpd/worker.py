@@ -23,9 +23,9 @@ from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import AliasExpansionError
 from mailstack.mta.site import load_resolver
-from mailstack.mta.smtpd.life import Life
 from mailstack.mta.smtpd.anvil import SHARED, Anvil
 from mailstack.mta.smtpd.capacity import Capacity, Load
+from mailstack.mta.smtpd.life import Life
 from mailstack.mta.smtpd.peer import ClientNames, look_up_names
 from mailstack.mta.smtpd.session import Session
 from mailstack.mta.smtpd.settings import Settings, load_settings
