@@ -78,8 +78,15 @@ class Rewriter:
         )
         table_name = conf.bool("show_user_unknown_table_name")
         self.no_alias = f"5.1.1 User unknown{' in virtual alias table' if table_name else ''}"
-        self._sender_relays = self._by_sender(conf, open_table, "relayhost")
-        self._sender_transports = self._by_sender(conf, open_table, "default_transport")
+        self._sender_relays = self._by_sender(
+            conf, open_table, "sender_dependent_relayhost_maps", "empty_address_relayhost_maps_lookup_key"
+        )
+        self._sender_transports = self._by_sender(
+            conf,
+            open_table,
+            "sender_dependent_default_transport_maps",
+            "empty_address_default_transport_maps_lookup_key",
+        )
         self._default = {
             AddressClass.LOCAL: _split_transport(conf.str("local_transport")),
             AddressClass.VIRTUAL: _split_transport(conf.str("virtual_transport")),
@@ -88,13 +95,15 @@ class Rewriter:
         }
         self._relayhost = conf.str("relayhost").strip()
 
-    def _by_sender(self, conf: MainCf, open_table: OpenTable, what: str) -> tuple[AddressMaps, str] | None:
-        """sender_dependent_`what`_maps and the key for `<>`; None where there are none."""
-        names = conf.list(f"sender_dependent_{what}_maps")
+    def _by_sender(
+        self, conf: MainCf, open_table: OpenTable, parameter: str, null_key: str
+    ) -> tuple[AddressMaps, str] | None:
+        """The maps of a parameter and the key for `<>` that another one gives; None where there are none."""
+        names = conf.list(parameter)
         if not names:
             return None
         maps = AddressMaps(names, open_table, delimiters=self.delimiters, is_local=self.is_own)
-        return maps, conf.str(f"empty_address_{what}_maps_lookup_key")
+        return maps, conf.str(null_key)
 
     # ---- rewriting
 
