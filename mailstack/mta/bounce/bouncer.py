@@ -21,6 +21,7 @@ from typing import NamedTuple
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.bounce.report import Line, Notification, Site, compose, message_id
 from mailstack.mta.bounce.templates import DELAY, FAILURE, SUCCESS, Template
+from mailstack.mta.bounce.transcript import notify_classes
 from mailstack.mta.cleanup import AliasExpansionError, Cleanup
 from mailstack.mta.deliver.request import Result, Sent
 from mailstack.mta.dsn import original_recipient
@@ -79,7 +80,7 @@ class Bouncer:
         self._limit = conf.size("bounce_size_limit")
         self._hours = int(conf.time("delay_warning_time") // 3600)
         self._lifetime = conf.time("maximal_queue_lifetime")
-        classes = frozenset(conf.list("notify_classes"))
+        classes = notify_classes(conf)
 
         def notified(parameter: str, *names: str) -> str:
             """Where the postmaster's copies go; "" for none."""

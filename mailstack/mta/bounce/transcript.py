@@ -22,6 +22,7 @@ from mailstack.wire.smtp import quote
 
 CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
 """The classes that have transcripts."""
+NOTIFY_CLASSES = CLASSES | {"2bounce", "delay"}
 HISTORY = 100
 """Lines after which a transcript begins anew with the next MAIL (Postfix's
 smtpd_history_flush_threshold)."""
@@ -43,8 +44,8 @@ class Notices:
 
     @classmethod
     def read(cls, conf: MainCf, rewriter: Rewriter, cleanup: Cleanup) -> Notices | None:
-        """What main.cf says; None where no session is to be reported."""
-        classes = frozenset(conf.list("notify_classes")) & CLASSES
+        """What main.cf says; None where no session is to be reported. Raises `ConfigError`."""
+        classes = notify_classes(conf) & CLASSES
         if not classes:
             return None
         host = conf.str("myhostname")
@@ -93,6 +94,15 @@ class Notices:
             "For other details, see the local mail logfile",
         ]
         return message_id, "".join(f"{line}\r\n" for line in lines).encode("utf-8", "replace")
+
+
+def notify_classes(conf: MainCf) -> frozenset[str]:
+    """What the postmaster wants to be told. Raises `ConfigError` for a class that does not exist."""
+    words = conf.list("notify_classes")
+    for word in words:
+        if word not in NOTIFY_CLASSES:
+            raise conf.error("notify_classes", f'unknown value "{word}" in "{" ".join(words)}"')
+    return frozenset(words)
 
 
 def transcript(history: Iterable[bytes]) -> list[str]:

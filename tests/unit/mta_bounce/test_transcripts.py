@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mailstack.config.errors import ConfigError
 from mailstack.mta.bounce.transcript import transcript
-from tests.unit.mta_smtpd.serving import running
+from tests.unit.mta_smtpd.serving import running, settings_of
 
 ALL = "bounce, data, policy, protocol, resource, software"
 START = [b"EHLO x.test", b"MAIL FROM:<a@b.test>"]
@@ -66,6 +67,11 @@ def test_why_a_session_was_broken_off(tmp_path: Path) -> None:
             assert "\r\nSession aborted, reason: lost connection\r\n" in smtpd.content(message).decode()
 
     asyncio.run(main())
+
+
+def test_a_class_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'notify_classes.*unknown value "bounces" in "policy bounces"'):
+        settings_of(tmp_path, "notify_classes = policy, bounces\n")
 
 
 def test_lines_are_folded_and_secrets_left_out() -> None:
