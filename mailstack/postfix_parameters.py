@@ -387,7 +387,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("delay_logging_resolution_limit", _I, "2", _QMGR, "digits after the point in delays=", 0, 6),
     # ---- delivery
     _P("alias_maps", _L, "hash:/etc/aliases, nis:mail.aliases", _LOCAL, "aliases(5) tables of local"),
-    _P("default_database_type", _S, "hash", ("postmap", "newaliases"), "the type of tables that are named without one"),
+    _P("default_database_type", _S, "hash", ("postmap", "newaliases"), "the type of tables without one"),
     _P("alias_database", _L, "hash:/etc/aliases", _NOBODY, "what newaliases builds"),
     _P("mailbox_transport", _S, "", _LOCAL, "transport:nexthop that delivers every local user's mail"),
     _P("mailbox_transport_maps", _L, "", _LOCAL, "user to transport:nexthop, asked before mailbox_transport"),
@@ -580,6 +580,12 @@ PARAMETERS = MappingProxyType({parameter.name: parameter for parameter in _TABLE
 
 HONOURED = frozenset(parameter.name for parameter in _TABLE if parameter.honoured)
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
+
+INSTALLATION = frozenset(
+    "alias_database command_directory data_directory html_directory mail_owner meta_directory "
+    "readme_directory setgid_group shlib_directory".split()
+)
+"""Names that say where a Postfix is installed: every main.cf has them, and nothing follows from them here."""
 
 _PER_TRANSPORT = {
     "destination_concurrency_limit": (_I, "deliveries to one destination at once"),

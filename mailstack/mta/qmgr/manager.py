@@ -25,6 +25,7 @@ from mailstack.mta import flow, lines
 from mailstack.mta.deliver.local import Forward
 from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result, Sent
 from mailstack.mta.dsn import REPLACED
+from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.qmgr import copies
 from mailstack.mta.qmgr.assign import Assigned, assign
 from mailstack.mta.qmgr.intake import NOT_NOW, Found, Intake, Site
@@ -225,7 +226,25 @@ class QueueManager:
 
     def _activate(self, message: Message, found: Found) -> None:
         entry = Active(message, self._clock.monotonic(), forced=found.forced)
-        requests = self._requests(entry, list(message.pending))
+        try:
+            requests = self._requests(entry, list(message.pending))
+        except Pending:
+            self.active[message.queue_id] = entry  # nobody else takes it up meanwhile
+            self._tasks.start(self._activate_later(entry, found), f"route {message.queue_id}")
+            return
+        self._begin(entry, found, requests)
+
+    async def _activate_later(self, entry: Active, found: Found) -> None:
+        """Go on with a message whose ways a slow table knows."""
+        message = entry.message
+        try:
+            requests = await settled(lambda: self._requests(entry, list(message.pending)))
+        finally:
+            del self.active[message.queue_id]
+        self._begin(entry, found, requests)
+
+    def _begin(self, entry: Active, found: Found, requests: Assigned) -> None:
+        message = entry.message
         if len(self.active) * 2 > self.configuration.limits.active_messages and not entry.forced:
             site = self._crowded(requests)
             if site is not None:
@@ -247,6 +266,16 @@ class QueueManager:
             self._finish(entry)
             return
         self._schedule(entry, requests)
+
+    def _schedule_rest(self, entry: Active, todo: list[int]) -> None:
+        """The recipients that there was no room for."""
+        try:
+            self._schedule(entry, self._requests(entry, todo))
+        except Pending:
+            self._tasks.start(self._schedule_later(entry, todo), f"route {entry.message.queue_id}")
+
+    async def _schedule_later(self, entry: Active, todo: list[int]) -> None:
+        self._schedule(entry, await settled(lambda: self._requests(entry, todo)))
 
     def _schedule(self, entry: Active, requests: Assigned) -> None:
         self._recipients += entry.recipients
@@ -346,7 +375,7 @@ class QueueManager:
         if entry.todo:
             self._recipients -= entry.recipients
             todo, entry.todo = entry.todo, []
-            self._schedule(entry, self._requests(entry, todo))
+            self._schedule_rest(entry, todo)
             return
         if entry.bounced or entry.deferred or entry.confirmed or _expanded(entry.message):
             self._tasks.start(self._report(entry), f"report on {entry.message.queue_id}")

@@ -22,6 +22,7 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import AliasExpansionError
+from mailstack.mta.lookup import opener, settled
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.anvil import SHARED, Anvil
 from mailstack.mta.smtpd.capacity import Capacity, Load
@@ -39,7 +40,7 @@ from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
-from mailstack.storage.tables import TableError, open_table
+from mailstack.storage.tables import TableError
 from mailstack.wire.smtp.reply import Reply
 
 DRAIN = 8.0
@@ -150,7 +151,7 @@ class Shared:
         now = self.clock.time()
         queue_id = self.queue.new_id(now)
         try:
-            envelope = notices.envelope(errors, queue_id, now)
+            envelope = await settled(lambda: notices.envelope(errors, queue_id, now))
             message_id, content = notices.compose(peer, history, reason, queue_id, now)
             await self.queue.enqueue(envelope, (content,), self.commit)
         except (OSError, AliasExpansionError, TableError) as error:
@@ -179,7 +180,7 @@ def run_worker(config_dir: Path, services: Sequence[Service], log: Log, life: Li
                     conf.with_overrides(service.overrides, service.origin),
                     config_dir,
                     resolver=resolver,
-                    open_table=open_table,
+                    open_table=opener(log.warning),
                     log=log,
                 ),
                 sock,
