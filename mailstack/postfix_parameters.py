@@ -582,9 +582,9 @@ HONOURED = frozenset(parameter.name for parameter in _TABLE if parameter.honoure
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
 
 INSTALLATION = frozenset(
-    "alias_database command_directory data_directory html_directory mail_owner meta_directory "
-    "readme_directory setgid_group shlib_directory".split()
-)
+    ("alias_database", "command_directory", "data_directory", "html_directory", "mail_owner",
+     "meta_directory", "readme_directory", "setgid_group", "shlib_directory")
+)  # fmt: skip
 """Names that say where a Postfix is installed: every main.cf has them, and nothing follows from them here."""
 
 _PER_TRANSPORT = {

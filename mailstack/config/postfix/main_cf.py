@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.expand import ExpansionError, expand, references
 from mailstack.config.postfix.lines import logical_lines, read_text, words
-from mailstack.postfix_parameters import Kind, Parameter, parameter, parse_time
+from mailstack.postfix_parameters import INSTALLATION, Kind, Parameter, parameter, parse_time
 
 # The types, for the methods below that have their names.
 _Str: TypeAlias = str
@@ -169,8 +169,19 @@ class MainCf:
         warnings = []
         for name, (path, line) in self._origins.items():
             known = parameter(name, self._transports)
-            if known is None and name not in used:
-                warnings.append(f"{path}, line {line}: unused parameter: {name}={self._raw[name]}")
+            if (known is not None and known.honoured) or name in used or name in INSTALLATION:
+                continue
+            if name == "biff" and self._raw[name] == "no":
+                continue  # as every main.cf has it, and as it is here
+            from mailstack.postfix_refusals import REFUSED  # seldom needed
+
+            reason = REFUSED.get(name)
+            text = (
+                f"{name} is not honoured: {reason}"
+                if reason
+                else f"unused parameter: {name}={self._raw[name]}"
+            )
+            warnings.append(f"{path}, line {line}: {text}")
         return warnings
 
     # ---- values

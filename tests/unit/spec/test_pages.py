@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from mailstack.postfix_parameters import HONOURED, PARAMETERS
+from mailstack.postfix_refusals import REFUSED
 from mailstack.spec import loads
 from mailstack.spec.postfix_keys import FIXED, OWNED, key_problem
 from mailstack.spec.schema import json_schema
@@ -155,6 +156,21 @@ def parameters_page() -> str:
     lines += [f"| `{name}` | `{key}` |" for name, key in sorted(OWNED.items())]
     fixed = ", ".join(f"`{name}`" for name in sorted(FIXED))
     lines += ["", f"These are fixed, because the services agree on them: {fixed}.", ""]
+    lines += [
+        "## Not honoured",
+        "",
+        "Parameters of Postfix 3.7 that nothing acts on here. A spec may not set them; a main.cf that does is read, and",
+        "the log says so at start. What a transport of master.cf has, `TRANSPORT_destination_concurrency_limit` and its",
+        "like, works for every transport, whatever its name.",
+        "",
+        "| reason | parameters |",
+        "|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in REFUSED.items():
+        reasons.setdefault(reason, []).append(f"`{name}`")
+    lines += [f"| {reason} | {' '.join(names)} |" for reason, names in reasons.items()]
+    lines.append("")
     return "\n".join(lines)
 
 

@@ -1,0 +1,320 @@
+"""What of Postfix 3.7 this MTA does not honour, and why: all that `postfix_parameters` has no use for.
+
+A main.cf that sets such a parameter is read all the same, with a warning at start that gives the reason. It
+is data, as the table that it completes; loaded when a main.cf names a parameter that nobody acts on, and for
+the manual.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+# A reason, then the parameters, indented.
+_REFUSED = """\
+there are no delivery slots: destinations take turns, and new mail goes first
+    default_delivery_slot_cost default_delivery_slot_discount default_delivery_slot_loan
+    default_extra_recipient_limit default_minimum_delivery_slots default_recipient_limit
+    default_recipient_refill_delay default_recipient_refill_limit error_delivery_slot_cost
+    error_delivery_slot_discount error_delivery_slot_loan error_extra_recipient_limit
+    error_minimum_delivery_slots error_recipient_limit error_recipient_refill_delay
+    error_recipient_refill_limit lmtp_delivery_slot_cost lmtp_delivery_slot_discount
+    lmtp_delivery_slot_loan lmtp_extra_recipient_limit lmtp_minimum_delivery_slots lmtp_recipient_limit
+    lmtp_recipient_refill_delay lmtp_recipient_refill_limit local_delivery_slot_cost
+    local_delivery_slot_discount local_delivery_slot_loan local_extra_recipient_limit
+    local_minimum_delivery_slots local_recipient_limit local_recipient_refill_delay
+    local_recipient_refill_limit relay_delivery_slot_cost relay_delivery_slot_discount
+    relay_delivery_slot_loan relay_extra_recipient_limit relay_minimum_delivery_slots
+    relay_recipient_limit relay_recipient_refill_delay relay_recipient_refill_limit
+    retry_delivery_slot_cost retry_delivery_slot_discount retry_delivery_slot_loan
+    retry_extra_recipient_limit retry_minimum_delivery_slots retry_recipient_limit
+    retry_recipient_refill_delay retry_recipient_refill_limit smtp_delivery_slot_cost
+    smtp_delivery_slot_discount smtp_delivery_slot_loan smtp_extra_recipient_limit
+    smtp_minimum_delivery_slots smtp_recipient_limit smtp_recipient_refill_delay
+    smtp_recipient_refill_limit virtual_delivery_slot_cost virtual_delivery_slot_discount
+    virtual_delivery_slot_loan virtual_extra_recipient_limit virtual_minimum_delivery_slots
+    virtual_recipient_limit virtual_recipient_refill_delay virtual_recipient_refill_limit
+of OpenSSL's settings; TLS 1.2 and later, sessions and ciphers are as Python's ssl module has them
+    smtp_tls_block_early_mail_reply smtp_tls_chain_files smtp_tls_connection_reuse
+    smtp_tls_dane_insecure_mx_policy smtp_tls_dcert_file smtp_tls_dkey_file smtp_tls_eccert_file
+    smtp_tls_eckey_file smtp_tls_force_insecure_host_tlsa_lookup smtp_tls_per_site
+    smtp_tls_scert_verifydepth smtp_tls_session_cache_database smtp_tls_session_cache_timeout
+    smtp_tls_trust_anchor_file smtpd_tls_CApath smtpd_tls_always_issue_session_ids
+    smtpd_tls_ccert_verifydepth smtpd_tls_chain_files smtpd_tls_ciphers smtpd_tls_dcert_file
+    smtpd_tls_dh1024_param_file smtpd_tls_dh512_param_file smtpd_tls_dkey_file smtpd_tls_eccert_file
+    smtpd_tls_eckey_file smtpd_tls_eecdh_grade smtpd_tls_exclude_ciphers smtpd_tls_mandatory_ciphers
+    smtpd_tls_mandatory_exclude_ciphers smtpd_tls_mandatory_protocols smtpd_tls_protocols
+    smtpd_tls_session_cache_database smtpd_tls_session_cache_timeout tls_append_default_CA
+    tls_config_file tls_config_name tls_daemon_random_bytes tls_dane_digests tls_disable_workarounds
+    tls_eecdh_auto_curves tls_eecdh_strong_curve tls_eecdh_ultra_curve tls_export_cipherlist
+    tls_fast_shutdown_enable tls_high_cipherlist tls_legacy_public_key_fingerprints tls_low_cipherlist
+    tls_medium_cipherlist tls_null_cipherlist tls_preempt_cipherlist tls_random_bytes
+    tls_random_exchange_name tls_random_prng_update_period tls_random_reseed_period tls_random_source
+    tls_server_sni_maps tls_session_ticket_cipher tls_ssl_options tls_wildcard_matches_multiple_labels
+    tlsmgr_service_name
+a transport of Debian's master.cf; name the ones you use in master.cf and set their limits there
+    bsmtp_delivery_slot_cost bsmtp_delivery_slot_discount bsmtp_delivery_slot_loan
+    bsmtp_extra_recipient_limit bsmtp_minimum_delivery_slots bsmtp_recipient_limit
+    bsmtp_recipient_refill_delay bsmtp_recipient_refill_limit bsmtp_transport_rate_delay
+    ifmail_delivery_slot_cost ifmail_delivery_slot_discount ifmail_delivery_slot_loan
+    ifmail_extra_recipient_limit ifmail_minimum_delivery_slots ifmail_recipient_limit
+    ifmail_recipient_refill_delay ifmail_recipient_refill_limit ifmail_transport_rate_delay
+    maildrop_delivery_slot_cost maildrop_delivery_slot_discount maildrop_delivery_slot_loan
+    maildrop_extra_recipient_limit maildrop_minimum_delivery_slots maildrop_recipient_limit
+    maildrop_recipient_refill_delay maildrop_recipient_refill_limit maildrop_transport_rate_delay
+    mailman_delivery_slot_cost mailman_delivery_slot_discount mailman_delivery_slot_loan
+    mailman_extra_recipient_limit mailman_minimum_delivery_slots mailman_recipient_limit
+    mailman_recipient_refill_delay mailman_recipient_refill_limit mailman_transport_rate_delay
+    scalemail-backend_delivery_slot_cost scalemail-backend_delivery_slot_discount
+    scalemail-backend_delivery_slot_loan scalemail-backend_extra_recipient_limit
+    scalemail-backend_minimum_delivery_slots scalemail-backend_recipient_limit
+    scalemail-backend_recipient_refill_delay scalemail-backend_recipient_refill_limit
+    scalemail-backend_transport_rate_delay uucp_delivery_slot_cost uucp_delivery_slot_discount
+    uucp_delivery_slot_loan uucp_extra_recipient_limit uucp_minimum_delivery_slots uucp_recipient_limit
+    uucp_recipient_refill_delay uucp_recipient_refill_limit uucp_transport_rate_delay
+LMTP goes to the mailbox service beside us, without TLS and AUTH
+    lmtp_enforce_tls lmtp_sasl_auth_cache_name lmtp_sasl_auth_cache_time lmtp_sasl_auth_enable
+    lmtp_sasl_auth_soft_bounce lmtp_sasl_mechanism_filter lmtp_sasl_password_maps lmtp_sasl_path
+    lmtp_sasl_security_options lmtp_sasl_tls_security_options lmtp_sasl_tls_verified_security_options
+    lmtp_sasl_type lmtp_starttls_timeout lmtp_tls_CAfile lmtp_tls_CApath lmtp_tls_block_early_mail_reply
+    lmtp_tls_cert_file lmtp_tls_chain_files lmtp_tls_ciphers lmtp_tls_connection_reuse
+    lmtp_tls_dcert_file lmtp_tls_dkey_file lmtp_tls_eccert_file lmtp_tls_eckey_file
+    lmtp_tls_enforce_peername lmtp_tls_exclude_ciphers lmtp_tls_fingerprint_cert_match
+    lmtp_tls_fingerprint_digest lmtp_tls_force_insecure_host_tlsa_lookup lmtp_tls_key_file
+    lmtp_tls_loglevel lmtp_tls_mandatory_ciphers lmtp_tls_mandatory_exclude_ciphers
+    lmtp_tls_mandatory_protocols lmtp_tls_note_starttls_offer lmtp_tls_per_site lmtp_tls_policy_maps
+    lmtp_tls_protocols lmtp_tls_scert_verifydepth lmtp_tls_secure_cert_match lmtp_tls_security_level
+    lmtp_tls_servername lmtp_tls_session_cache_database lmtp_tls_session_cache_timeout
+    lmtp_tls_trust_anchor_file lmtp_tls_verify_cert_match lmtp_tls_wrappermode lmtp_use_tls
+there is no postscreen; smtpd asks DNS block lists itself (reject_rbl_client)
+    dnsblog_reply_delay dnsblog_service_name postscreen_access_list postscreen_allowlist_interfaces
+    postscreen_bare_newline_action postscreen_bare_newline_enable postscreen_bare_newline_ttl
+    postscreen_cache_cleanup_interval postscreen_cache_map postscreen_cache_retention_time
+    postscreen_client_connection_count_limit postscreen_command_count_limit postscreen_command_filter
+    postscreen_command_time_limit postscreen_denylist_action postscreen_disable_vrfy_command
+    postscreen_discard_ehlo_keyword_address_maps postscreen_discard_ehlo_keywords
+    postscreen_dnsbl_action postscreen_dnsbl_allowlist_threshold postscreen_dnsbl_max_ttl
+    postscreen_dnsbl_min_ttl postscreen_dnsbl_reply_map postscreen_dnsbl_sites
+    postscreen_dnsbl_threshold postscreen_dnsbl_timeout postscreen_enforce_tls
+    postscreen_forbidden_commands postscreen_greet_action postscreen_greet_banner postscreen_greet_ttl
+    postscreen_greet_wait postscreen_helo_required postscreen_non_smtp_command_action
+    postscreen_non_smtp_command_enable postscreen_non_smtp_command_ttl postscreen_pipelining_action
+    postscreen_pipelining_enable postscreen_pipelining_ttl postscreen_post_queue_limit
+    postscreen_pre_queue_limit postscreen_reject_footer postscreen_reject_footer_maps
+    postscreen_tls_security_level postscreen_upstream_proxy_protocol postscreen_upstream_proxy_timeout
+    postscreen_use_tls postscreen_watchdog_timeout
+there is no tlsproxy: postscreen is its only user
+    tlsproxy_client_CAfile tlsproxy_client_CApath tlsproxy_client_cert_file tlsproxy_client_chain_files
+    tlsproxy_client_dcert_file tlsproxy_client_dkey_file tlsproxy_client_eccert_file
+    tlsproxy_client_eckey_file tlsproxy_client_enforce_tls tlsproxy_client_fingerprint_digest
+    tlsproxy_client_key_file tlsproxy_client_loglevel tlsproxy_client_loglevel_parameter
+    tlsproxy_client_per_site tlsproxy_client_policy_maps tlsproxy_client_scert_verifydepth
+    tlsproxy_client_security_level tlsproxy_client_use_tls tlsproxy_enforce_tls tlsproxy_service_name
+    tlsproxy_tls_CAfile tlsproxy_tls_CApath tlsproxy_tls_always_issue_session_ids tlsproxy_tls_ask_ccert
+    tlsproxy_tls_ccert_verifydepth tlsproxy_tls_cert_file tlsproxy_tls_chain_files tlsproxy_tls_ciphers
+    tlsproxy_tls_dcert_file tlsproxy_tls_dh1024_param_file tlsproxy_tls_dh512_param_file
+    tlsproxy_tls_dkey_file tlsproxy_tls_eccert_file tlsproxy_tls_eckey_file tlsproxy_tls_eecdh_grade
+    tlsproxy_tls_exclude_ciphers tlsproxy_tls_fingerprint_digest tlsproxy_tls_key_file
+    tlsproxy_tls_loglevel tlsproxy_tls_mandatory_ciphers tlsproxy_tls_mandatory_exclude_ciphers
+    tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
+    tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
+there is no address verification (verify(8))
+    address_verify_cache_cleanup_interval address_verify_default_transport
+    address_verify_local_transport address_verify_map address_verify_negative_cache
+    address_verify_negative_expire_time address_verify_negative_refresh_time
+    address_verify_pending_request_limit address_verify_poll_count address_verify_poll_delay
+    address_verify_positive_expire_time address_verify_positive_refresh_time
+    address_verify_relay_transport address_verify_relayhost address_verify_sender
+    address_verify_sender_dependent_default_transport_maps
+    address_verify_sender_dependent_relayhost_maps address_verify_sender_ttl address_verify_service_name
+    address_verify_transport_maps address_verify_virtual_transport lmtp_address_verify_target
+    smtp_address_verify_target unverified_recipient_defer_code unverified_recipient_reject_code
+    unverified_recipient_reject_reason unverified_recipient_tempfail_action unverified_sender_defer_code
+    unverified_sender_reject_code unverified_sender_reject_reason unverified_sender_tempfail_action
+of Postfix's process model: ours has no daemons of its own for this
+    bounce_service_name cleanup_service_name defer_service_name error_service_name fork_attempts
+    fork_delay import_environment ipc_idle ipc_timeout ipc_ttl pickup_service_name process_id
+    process_name queue_service_name rewrite_service_name service_name showq_service_name
+    smtpd_service_name trace_service_name trigger_timeout
+there are no milters
+    milter_command_timeout milter_connect_macros milter_connect_timeout milter_content_timeout
+    milter_data_macros milter_default_action milter_end_of_data_macros milter_end_of_header_macros
+    milter_header_checks milter_helo_macros milter_macro_daemon_name milter_macro_defaults
+    milter_macro_v milter_mail_macros milter_protocol milter_rcpt_macros milter_unknown_command_macros
+    non_smtpd_milters smtpd_milter_maps smtpd_milters
+of an installation of Postfix
+    command_directory config_directory daemon_table_open_error_is_fatal daemon_timeout data_directory
+    html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path
+    readme_directory sample_directory sendmail_fix_line_endings sendmail_path setgid_group
+    shlib_directory
+LMTP goes to the host that the nexthop names, without MX look-ups
+    lmtp_address_preference lmtp_balance_inet_protocols lmtp_bind_address lmtp_bind_address6
+    lmtp_bind_address_enforce lmtp_cname_overrides_servername lmtp_defer_if_no_mx_address_found
+    lmtp_dns_resolver_options lmtp_dns_support_level lmtp_fallback_relay lmtp_host_lookup
+    lmtp_mx_address_limit lmtp_mx_session_limit lmtp_randomize_addresses
+replies and status codes are not rewritten by patterns
+    default_delivery_status_filter lmtp_delivery_status_filter lmtp_dns_reply_filter lmtp_reply_filter
+    local_delivery_status_filter pipe_delivery_status_filter smtp_delivery_status_filter
+    smtp_dns_reply_filter smtp_reply_filter smtpd_command_filter smtpd_dns_reply_filter
+    verp_delimiter_filter virtual_delivery_status_filter
+messages are not changed by patterns on their way out; header_checks does so on their way in
+    lmtp_body_checks lmtp_header_checks lmtp_mime_header_checks lmtp_nested_header_checks
+    smtp_body_checks smtp_header_checks smtp_mime_header_checks smtp_nested_header_checks
+no workaround for old PIX firewalls
+    lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
+    lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
+    smtp_pix_workaround_threshold_time smtp_pix_workarounds
+pauses are made for each destination: default_destination_rate_delay
+    default_transport_rate_delay error_transport_rate_delay lmtp_transport_rate_delay
+    local_transport_rate_delay relay_transport_rate_delay retry_transport_rate_delay
+    smtp_transport_rate_delay virtual_transport_rate_delay
+there is no proxymap and no before-queue filter
+    proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name smtpd_proxy_ehlo
+    smtpd_proxy_filter smtpd_proxy_options smtpd_proxy_timeout
+log lines go to standard error; the runtime keeps them
+    maillog_file maillog_file_compressor maillog_file_prefixes maillog_file_rotate_suffix
+    postlog_service_name postlogd_watchdog_timeout syslog_facility
+one instance per configuration folder; start another with its own
+    multi_instance_directories multi_instance_enable multi_instance_group multi_instance_wrapper
+    postmulti_control_commands postmulti_start_commands postmulti_stop_commands
+LMTP goes to the mailbox service beside us
+    lmtp_assume_final lmtp_generic_maps lmtp_quit_timeout lmtp_sender_dependent_authentication
+    lmtp_skip_quit_response
+ETRN asks the queue manager itself
+    fast_flush_domains fast_flush_purge_time fast_flush_refresh_time flush_service_name
+of the SASL implementation; ours has the mechanisms that smtpd.conf or Dovecot offers
+    smtp_sasl_auth_cache_name smtp_sasl_auth_cache_time smtp_sasl_path smtpd_sasl_mechanism_filter
+the time-outs of each step are the deadline
+    lmtp_min_data_rate lmtp_per_request_deadline smtp_min_data_rate smtp_per_request_deadline
+there is no QMQP server
+    qmqpd_authorized_clients qmqpd_client_port_logging qmqpd_error_delay qmqpd_timeout
+there is no scache: the client keeps its own connections
+    connection_cache_protocol_timeout connection_cache_service_name connection_cache_status_update_time
+    connection_cache_ttl_limit
+MAIL FROM carries no AUTH= of ours
+    lmtp_send_dummy_mail_auth send_cyrus_sasl_authzid smtp_send_dummy_mail_auth
+always yes
+    frozen_delivered_to helpful_warnings respectful_logging
+of a database library that is not used
+    berkeley_db_create_buffer_size berkeley_db_read_buffer_size lmdb_map_size
+the resolver is our own
+    dns_ncache_ttl_fix_enable dnssec_probe smtp_dns_resolver_options
+there is no VERP; envelope senders are passed on untouched
+    default_verp_delimiters disable_verp_bounces smtpd_authorized_verp_clients
+LMTP connections are always kept and used again
+    lmtp_connection_cache_destinations lmtp_connection_cache_on_demand
+addresses are always quoted where RFC 5321 asks for it
+    lmtp_quote_rfc821_envelope smtp_quote_rfc821_envelope
+always no
+    resolve_null_domain resolve_numeric_domain
+counts are kept by the smtpd processes themselves
+    anvil_status_update_time application_event_drain_time
+for Postfix's own tests
+    destination_concurrency_feedback_debug fault_injection_code
+local users may use any sender address
+    empty_address_local_login_sender_maps_lookup_key local_login_sender_maps
+of Postfix's process model
+    qmgr_daemon_timeout qmgr_ipc_timeout
+of Postfix's queue file format
+    backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
+old name: smtpd_tls_security_level, smtp_tls_security_level
+    smtpd_enforce_tls smtpd_use_tls
+replies have no footer
+    smtpd_reject_footer smtpd_reject_footer_maps
+there is no debug log for single peers
+    debug_peer_level debug_peer_list
+values are never given to a shell
+    postscreen_expansion_filter smtpd_expansion_filter
+who may read the queue folder may list and flush it
+    authorized_flush_users authorized_mailq_users
+MIME parts are not taken apart
+    mime_nesting_limit
+NOOP is the only command that does nothing
+    smtpd_noop_commands
+a body with octets above 127 counts as 8BITMIME whatever its headers say
+    detect_8bit_encoding_header
+a configuration is the folder that a command is given
+    alternate_config_directories
+a delayed message that arrives is not reported again
+    confirm_delay_cleared
+a message needs SMTPUTF8 when its sender says so
+    smtputf8_autodetect_classes
+a transport is an agent in the queue manager and cannot be lost
+    transport_retry_time
+always CONNECT, GET, POST and what looks like a header
+    smtpd_forbidden_commands
+always no: an alias's owner stays what it is
+    reset_owner_alias
+always the external form of addresses
+    info_log_address_format
+always the standard form, "Name" <address>
+    header_from_format
+always yes: a stray CR becomes a space, a bare LF an end of line
+    cleanup_replace_stray_cr_lf
+always yes: nothing is written before a recipient has been accepted
+    smtpd_delay_open_until_valid_rcpt
+an address may not begin with -
+    allow_min_user
+boundaries may be as long as a header
+    mime_boundary_length_limit
+deferred is hashed and nothing else
+    hash_queue_names
+delivered mail is removed
+    dont_remove
+mail made here passes no filter
+    internal_mail_filter_classes
+names outside ASCII follow IDNA 2008 (UTS 46)
+    enable_idna2003_compatibility
+never: user@remote@here is not passed on for strangers
+    allow_untrusted_routing
+newaliases makes what alias_maps names
+    alias_database
+nobody is told of new mail by comsat; IMAP IDLE does that
+    biff
+notifications do not refer to the message they are about
+    enable_threaded_bounces
+old
+    sun_mailtool_compatibility
+old name: reject_rbl_client
+    maps_rbl_domains
+openssl is not called
+    openssl_path
+ports have the names of /etc/services
+    known_tcp_ports
+put a # before the line in master.cf
+    master_service_disable
+recipients of one message are not spread over deliveries
+    qmgr_fudge_factor
+see mail_version
+    mail_release_date
+set mynetworks itself
+    mynetworks_style
+smtpd_discard_ehlo_keywords counts for every client of a service
+    smtpd_discard_ehlo_keyword_address_maps
+the name that was asked for is the one that counts
+    smtp_cname_overrides_servername
+the system chooses
+    tcp_windowsize
+the texts of notifications are fixed
+    bounce_template_file
+there is no debugger hook
+    debugger_command
+transcripts are kept whole
+    smtpd_history_flush_threshold
+what is let in is not logged by its rule
+    smtpd_log_access_permit_actions
+"""
+
+
+def _read(text: str) -> dict[str, str]:
+    found = {}
+    reason = ""
+    for line in text.splitlines():
+        if line.startswith(" "):
+            found.update((name, reason) for name in line.split())
+        else:
+            reason = line
+    return found
+
+
+REFUSED = MappingProxyType(_read(_REFUSED))
+"""Parameter -> why it is not honoured."""
