@@ -306,7 +306,7 @@ what is let in is not logged by its rule
 
 
 def _read(text: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     reason = ""
     for line in text.splitlines():
         if line.startswith(" "):

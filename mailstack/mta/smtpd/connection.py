@@ -54,9 +54,9 @@ class Connection:
         self._transaction: Transaction | None = None
         self._authentication = Authentication(settings, self._log)
         self._where = "CONNECT"
+        self._begun = shared.clock.time()
         self._reason = ""
         """Why the session was broken off, for the postmaster."""
-        self._begun = shared.clock.time()
         self._account = Accounting(settings.soft_errors, settings.hard_errors, settings.junk_commands)
         self._extended = False
         self._chunked = False

@@ -14,7 +14,6 @@ from mailstack.mta.address_maps import AddressMaps, OpenTable
 from mailstack.mta.rewrite import AddressClass, Rewriter
 from mailstack.wire.smtp.address import split_address
 
-
 _DSN = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s+")
 
 

@@ -100,7 +100,9 @@ class Session(Commands):
             if self._settings.tls_wrapper:
                 await self._shake_hands()
                 if self._over_rate(Event.TLS):
-                    text = f"{self._settings.host} Error: too many new TLS sessions from {self.client_address}"
+                    text = (
+                        f"{self._settings.host} Error: too many new TLS sessions from {self.client_address}"
+                    )
                     self._stream.write(Reply(421, "4.7.0", text).encode())
                     raise Over
             self._offer()
