@@ -145,7 +145,8 @@ def listed(project: Project, user: str) -> int:
     context = ssl.create_default_context(cafile=where.ca_file)
     with imaplib.IMAP4_SSL(where.host, where.ports["imaps"], ssl_context=context, timeout=15) as client:
         client.login(user, where.users[user])
-        _, (count,) = client.select("INBOX", readonly=True)
+        status, (count,) = client.select("INBOX", readonly=True)
+        assert status == "OK", count
         _, (uids,) = client.uid("SEARCH", "ALL")
         assert count is not None
         assert len(set(uids.split())) == int(count)

@@ -13,6 +13,7 @@ rename when everything is rewritten.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from array import array
@@ -20,6 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 FILE = "dovecot-uidlist"
+OUR_MARK = 271_828_182
+"""Nanoseconds of the modification time of a lock file that this program has made."""
 LOCK_STALE = 120.0
 """Seconds after which another program's lock file counts as left behind (Dovecot's own limit)."""
 UID_MAX = (1 << 32) - 1
@@ -115,8 +118,29 @@ def new_guid() -> str:
     return os.urandom(16).hex()
 
 
+def _flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # held by another process; or a filesystem without such locks
+    return True
+
+
+def _mark(fd: int) -> None:
+    try:
+        seconds = int(time.time())
+        os.utime(fd, ns=(seconds * 1_000_000_000, seconds * 1_000_000_000 + OUR_MARK))
+    except OSError:
+        pass  # it counts as another program's then
+
+
 class Lock:
-    """A dot lock: `<path>.lock`, made with O_EXCL. Its file may replace the locked one by `replace`."""
+    """A dot lock: `<path>.lock`, made with O_EXCL. Its file may replace the locked one by `replace`.
+
+    Other programs leave a lock behind when they are killed, and it counts for `LOCK_STALE` seconds. Ours say
+    by the nanoseconds of their modification time whose they are, and hold a flock(2), which ends with the
+    process: one that nobody holds is taken over at once.
+    """
 
     __slots__ = ("_fd", "_path", "_target")
 
@@ -126,17 +150,38 @@ class Lock:
         try:
             self._fd = self._open()
         except FileExistsError:
-            try:
-                age = time.time() - os.stat(self._path).st_mtime
-            except FileNotFoundError:
-                age = 0.0
-            if age < LOCK_STALE:
+            if not self._remove_abandoned():
                 raise LockBusyError(f"{self._path} is held by another program") from None
-            os.unlink(self._path)
-            self._fd = self._open()
+            try:
+                self._fd = self._open()
+            except FileExistsError:
+                raise LockBusyError(f"{self._path} is held by another program") from None
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        _flock(fd)
+        _mark(fd)
+        return fd
+
+    def _remove_abandoned(self) -> bool:
+        """Remove the lock file when it is old, or of a process of ours that is gone."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        try:
+            status = os.fstat(fd)
+            ours = status.st_mtime_ns % 1_000_000_000 == OUR_MARK
+            if not ours and time.time() - status.st_mtime < LOCK_STALE:
+                return False
+            if not _flock(fd) or not os.fstat(fd).st_nlink:
+                return False  # it is held, or somebody else has just removed it
+            os.unlink(self._path)
+            return True
+        finally:
+            os.close(fd)
 
     def __enter__(self) -> Lock:
         return self
@@ -155,6 +200,7 @@ class Lock:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+        _mark(self._fd)
         os.fdatasync(self._fd)
         os.close(self._fd)
         self._fd = -1

@@ -181,3 +181,18 @@ def test_a_folder_at_rest_is_not_read_again(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     folder.load(lambda: 1)
     assert not folder.is_stale()
+
+
+def test_a_lock_of_ours_whose_process_is_gone_is_taken_over_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "dovecot-uidlist")
+    child = os.fork()
+    if not child:
+        uidlist.Lock(path)
+        os._exit(0)  # as when it is killed: the file stays
+    os.waitpid(child, 0)
+    assert Path(path + ".lock").exists()
+    with uidlist.Lock(path):
+        with pytest.raises(uidlist.LockBusyError):
+            uidlist.Lock(path)
+        assert Path(path + ".lock").exists()
+    assert not Path(path + ".lock").exists()
