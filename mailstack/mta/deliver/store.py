@@ -7,6 +7,7 @@ have to be locked, on a thread of their own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -51,6 +52,7 @@ class Store:
         locking: Locking,
         limit: int,
     ) -> None:
+        self._device = 0
         self._queue = queue
         self._commit = commit
         self._clock = clock
@@ -80,6 +82,11 @@ class Store:
         yield head
         yield from content(self._queue, message)
 
+    def _queue_device(self) -> int:
+        if not self._device:
+            self._device = os.stat(self._queue.directory).st_dev
+        return self._device
+
     async def maildir(
         self, folder: str, message: Message, head: bytes, identity: Identity | None
     ) -> Sent | Deferred | Bounced:
@@ -92,10 +99,11 @@ class Store:
                 return _foreign(identity)
             else:
                 with acting_as(identity):
-                    item = replace(
-                        prepare_delivery(folder, data, self._clock.time(), self._host), owner=identity
-                    )
-            await self._commit.publish(item)
+                    item = prepare_delivery(folder, data, self._clock.time(), self._host)
+                item = replace(item, owner=identity)
+            # The queue file goes after the rename: in one journal it cannot be gone without the new name.
+            same_journal = os.stat(os.path.dirname(item.final)).st_dev == self._queue_device()
+            await self._commit.publish(replace(item, ordered=True) if same_journal else item)
         except OSError as error:
             return Deferred(f"maildir delivery failed: {error.strerror or error}", "4.2.0")
         return Sent("delivered to maildir")
