@@ -41,8 +41,9 @@ from mailstack.storage.queue import Queue
 
 STOP_TIME = 9.5
 """Seconds after SIGTERM in which children that are left are killed."""
-STEADY = 30.0
-"""Seconds after which a child counts as having run well."""
+STEADY = 2.0
+"""Seconds after which a child has started well: one that dies later is replaced at once, as in Postfix, where
+only a daemon that dies before it has served anybody is throttled."""
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 RETIRE = signal.SIGUSR1
 """To a worker: accept no more and end with the last session."""
