@@ -33,6 +33,7 @@ from mailstack.mta.cleanup import (
     MapError,
     Origin,
     TooManyHops,
+    headers,
     mail_date,
 )
 from mailstack.mta.deliver.request import Bounced, Result, Target
@@ -218,11 +219,15 @@ class Pickup:
         last = complete(given.recipients[-1].address) if given.recipients else ""
         inspector: Inspector | None = None
 
+        head = self._queue.read_content(message, HEADER_LIMIT)
+        if len(head) < given.size and not headers.whole(head):
+            head = self._queue.read_content(message, headers.MOST)
+
         def clean() -> Cleaned:
             nonlocal inspector
             inspector = cleanup.inspector(queue_id, Origin("local", sender, last), self._cleanup_log)
             return cleanup.headers(
-                self._queue.read_content(message, HEADER_LIMIT),
+                head,
                 received=received.encode("utf-8", "replace"),
                 queue_id=queue_id,
                 sender=sender,
@@ -264,8 +269,8 @@ class Pickup:
             attributes={FILTER: cleanup.filter} if cleanup.filter else {},
         )
         try:
-            if given.size > HEADER_LIMIT:
-                found = await self._copy(cleanup, message, envelope, cleaned.parts, inspector)
+            if given.size > len(head):
+                found = await self._copy(message, envelope, cleaned.parts, len(head), inspector, cleanup)
             else:
                 end = [inspector.finish()] if inspector is not None else []
                 found, envelope = _decided(cleanup, envelope, inspector)
@@ -281,19 +286,23 @@ class Pickup:
 
     async def _copy(
         self,
-        cleanup: Cleanup,
         message: Message,
         envelope: Envelope,
         parts: Sequence[bytes],
+        start: int,
         inspector: Inspector | None,
+        cleanup: Cleanup,
     ) -> Findings:
-        """A large message, piece by piece; what was decided about it. Raises `OSError`, `_Rejected`."""
+        """A large message, piece by piece: `parts` for its first `start` octets, then the rest.
+
+        What was decided about it. Raises `OSError`, `_Rejected`.
+        """
         spool = self._queue.spool(envelope.arrival, queue_id=envelope.queue_id)
         try:
             spool.append(parts)
             with os.fdopen(self._queue.open_content(message), "rb") as file:
-                file.seek(HEADER_LIMIT, os.SEEK_CUR)
-                left = message.envelope.size - HEADER_LIMIT
+                file.seek(start, os.SEEK_CUR)
+                left = message.envelope.size - start
                 while left > 0 and (piece := file.read(min(left, COPY))):
                     left -= len(piece)
                     spool.append((piece if inspector is None else inspector.body(piece),))

@@ -21,12 +21,14 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from mailstack.storage.durable import fsync_directory, write_all
 
 LOCKS = ("fcntl", "flock", "dotlock")
+LONG = 64 * 1024
+"""Octets of a line that are held until its end comes."""
 
 
 class MailboxError(Exception):
@@ -102,25 +104,33 @@ def from_line(sender: str, now: float) -> bytes:
 
 def quoted(parts: Iterable[bytes]) -> Iterable[bytes]:
     """A message with LF line ends and `From ` quoted, ending in a newline and an empty line."""
-    rest = b""
-    for part in parts:
-        # Whole lines only, so that neither CRLF nor `From ` is cut in two.
-        text = rest + part
-        end = text.rfind(b"\n") + 1
-        rest = text[end:]
-        if end:
-            yield _quote(text[:end])
-    if rest:
-        yield _quote(rest) + b"\n"
+    for text, starts in whole_lines(parts):
+        if b"\r\n" in text:
+            text = text.replace(b"\r\n", b"\n")
+        if b"\nFrom " in text:
+            text = text.replace(b"\nFrom ", b"\n>From ")
+        yield b">" + text if starts and text.startswith(b"From ") else text
     yield b"\n"
 
 
-def _quote(text: bytes) -> bytes:
-    if b"\r\n" in text:
-        text = text.replace(b"\r\n", b"\n")
-    if b"\nFrom " in text:
-        text = text.replace(b"\nFrom ", b"\n>From ")
-    return b">" + text if text.startswith(b"From ") else text
+def whole_lines(parts: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The same text in parts that end where lines end, and whether each begins where a line does.
+
+    Only a line over `LONG` octets is cut, and never between CR and LF; a last line without an end gets one.
+    """
+    rest = b""
+    starts = True
+    for part in parts:
+        text = rest + part
+        end = text.rfind(b"\n") + 1
+        if not end and len(text) > LONG:
+            end = len(text) - 1
+        rest = text[end:]
+        if end:
+            yield text[:end], starts
+            starts = text[end - 1] == 10
+    if rest:
+        yield rest + b"\n", starts
 
 
 def _open(path: str) -> tuple[int, bool]:

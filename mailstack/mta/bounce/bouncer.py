@@ -23,6 +23,7 @@ from mailstack.mta.bounce.report import Line, Notification, Site, compose, messa
 from mailstack.mta.bounce.templates import DELAY, FAILURE, SUCCESS, Template
 from mailstack.mta.bounce.transcript import notify_classes
 from mailstack.mta.cleanup import AliasExpansionError, Cleanup
+from mailstack.mta.deliver.apart import copy
 from mailstack.mta.deliver.request import Result, Sent
 from mailstack.mta.dsn import original_recipient
 from mailstack.mta.lookup import settled
@@ -36,6 +37,8 @@ from mailstack.wire.smtp import quote
 
 HEADER_LIMIT = 100 * 1024
 """Octets of an original's headers that are returned at the most."""
+LARGE = 256 * 1024
+"""Octets from which on an original is copied piece by piece."""
 
 
 class _Whom(NamedTuple):
@@ -141,6 +144,7 @@ class Bouncer:
     ) -> None:
         """Put a notification into the queue. `whole`: with all of the original."""
         envelope = message.envelope
+        large = whole and envelope.size > LARGE
         now = self._clock.time()
         queue_id = self._queue.new_id(now)
         stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
@@ -159,23 +163,39 @@ class Bouncer:
             envelope,
             envelope.sender or self._null_sender,
             lines,
-            self._original(message, whole),
+            b"" if large else self._original(message, whole),
             not whole,
         )
         parts = compose(self._site, notification, stamp)
+        eight_bit = (large and envelope.body == "8bitmime") or not all(part.isascii() for part in parts)
         report = Envelope(
             self._double if whom.postmaster else "",
             await self._recipients(message, whom.address),
             now,
             queue_id=queue_id,
-            body="7bit" if all(part.isascii() for part in parts) and not self._site.utf8 else "8bitmime",
+            body="8bitmime" if eight_bit or self._site.utf8 else "7bit",
             smtputf8=envelope.smtputf8,
         )
-        await self._queue.enqueue(report, parts, self._commit)
+        if large:
+            await self._spool(report, message, parts[0], parts[-1])
+        else:
+            await self._queue.enqueue(report, parts, self._commit)
         self._cleanup_log.info(f"{queue_id}: message-id=<{message_id(queue_id, stamp, self._site.host)}>")
         logged = template.postmaster_log if whom.postmaster else template.sender_log
-        self._log.info(f"{message.queue_id}: {logged}: {queue_id}")
+        self._log.info(f"{envelope.queue_id}: {logged}: {queue_id}")
         self._wake(queue_id)
+
+    async def _spool(self, report: Envelope, message: Message, head: bytes, tail: bytes) -> None:
+        """Put a notification with a large original between `head` and `tail` into the queue."""
+        spool = self._queue.spool(report.arrival, queue_id=report.queue_id)
+        try:
+            spool.append((head,))
+            await copy(self._queue, message, spool)
+            spool.append((tail,))
+        except BaseException:
+            spool.abort()
+            raise
+        await spool.commit(report, self._commit)
 
     async def _recipients(self, message: Message, address: str) -> tuple[Recipient, ...]:
         """Whom the notification goes to; virtual_alias_maps apply as to any new mail."""

@@ -12,7 +12,7 @@ and warnings for rules that cannot be carried out. Standards: header_checks(5), 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -100,6 +100,8 @@ class Checks:
         "domain",
         "eight_body",
         "eight_headers",
+        "header_limit",
+        "line_limit",
         "stripped_characters",
         "understand",
     )
@@ -124,6 +126,9 @@ class Checks:
         self.eight_headers = strict or conf.bool("strict_7bit_headers")
         self.eight_body = strict or conf.bool("strict_8bitmime_body")
         self.domain = conf.bool("strict_mime_encoding_domain")
+        self.line_limit = conf.int("line_length_limit")
+        """Octets; a longer line is looked at in parts of that length, as in Postfix."""
+        self.header_limit = conf.size("header_size_limit")
         self.understand = not conf.bool("disable_mime_input_processing")
         self.bad_characters = _characters(conf, "message_reject_characters")
         self.stripped_characters = _characters(conf, "message_strip_characters")
@@ -172,15 +177,28 @@ _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v
 class Inspector:
     """One message under inspection."""
 
-    __slots__ = ("_checks", "_log", "_offset", "_on", "_origin", "_queue_id", "_rest", "_scanner", "found")
+    __slots__ = (
+        "_checks",
+        "_continued",
+        "_log",
+        "_offset",
+        "_on",
+        "_origin",
+        "_queue_id",
+        "_rest",
+        "_scanner",
+        "found",
+    )
 
     def __init__(self, checks: Checks, queue_id: str, origin: Origin, log: Log) -> None:
         self._checks = checks
         self._queue_id = queue_id
         self._origin = origin
         self._log = log
-        self._scanner = Scanner(understand=checks.understand)
+        self._scanner = Scanner(understand=checks.understand, header_limit=checks.header_limit)
         self._rest = b""
+        self._continued = False
+        """`_rest` goes on with a line of which parts have been given already."""
         self._offset = 0
         self._on = True
         """Tables are still asked: nothing final has been decided."""
@@ -202,7 +220,7 @@ class Inspector:
     def finish(self) -> bytes:
         """The message is over."""
         rest, self._rest = self._rest, b""
-        out = self._feed(rest + b"\r\n") if rest else b""
+        out = self._feed(rest + b"\r\n") if rest or self._continued else b""
         out += self._pieces(self._scanner.finish())
         if self._scanner.nested_too_deep and (self._checks.eight_headers or self._checks.domain):
             self._mime_error(_NESTING, b"")
@@ -217,8 +235,40 @@ class Inspector:
             data = data.translate(None, checks.stripped_characters)
         lines = (self._rest + data).split(b"\r\n")
         self._rest = lines.pop()
+        if (
+            self._continued
+            or len(self._rest) > checks.line_limit
+            or max(map(len, lines), default=0) > (checks.line_limit)
+        ):
+            return self._long(lines)
         line = self._scanner.line
         return b"".join([self._pieces(line(one)) for one in lines])
+
+    def _long(self, lines: list[bytes]) -> bytes:
+        """Lines some of which are too long, and as much of an unfinished one as is."""
+        out = [part for line in lines for part in self._parts(line, ends=True)]
+        out += self._parts(self._rest, ends=False)
+        return b"".join(out)
+
+    def _parts(self, line: bytes, *, ends: bool) -> Iterator[bytes]:
+        """A line in parts; one that has not ended keeps its last part in `_rest`."""
+        limit = self._checks.line_limit
+        start = 0
+        while len(line) - start > limit:
+            yield self._part(line[start : start + limit], ends=False)
+            start += limit
+        if ends:
+            yield self._part(line[start:], ends=True)
+        else:
+            self._rest = line[start:]
+
+    def _part(self, part: bytes, *, ends: bool) -> bytes:
+        scanner = self._scanner
+        pieces = scanner.more(part) if self._continued else scanner.line(part)
+        self._continued = not ends
+        out = self._pieces(pieces)
+        unfinished = not ends and pieces and pieces[-1][0] is Piece.BODY
+        return out.removesuffix(b"\r\n") if unfinished else out
 
     def _reject_characters(self) -> None:
         self.found.rejected = Reply(550, "5.7.1", "disallowed character")

@@ -16,6 +16,8 @@ from mailstack.wire.smtp.address import quote
 
 BLOCK = re.compile(rb"(?:[!-9;-~]+[ \t]*+:[^\r]*+\r\n(?:[ \t][^\r]*+\r\n)*+)*+")
 """Headers from the first octet on, as many as there are."""
+MOST = 1024 * 1024
+"""Octets of a message in which its header block is looked for; what is beyond them is body."""
 VALUE = rb"[ \t]*:[^\r]*\r\n(?:[ \t][^\r]*\r\n)*"
 """What a header has behind its name."""
 NAMES = re.compile(rb"^([!-9;-~]+)[ \t]*:", re.MULTILINE)
@@ -34,6 +36,14 @@ _MAILBOX = rb"[ \t\r\n]*(?:" + _PLAIN + rb'|(?:"[^"\\]*"|[^"\\<>@,;:()%!|\[\]]*)
 _COMPLETE = re.compile(_MAILBOX + rb"(?:," + _MAILBOX + rb")*\Z")
 """A value in which nothing is left to complete."""
 
+
+def whole(head: bytes) -> bool:
+    """Whether the header block ends within the beginning of a message: what follows is no header."""
+    end = BLOCK.match(head).end()  # type: ignore[union-attr]  # matches the empty string
+    return head.find(b"\r\n", end) >= 0 or _BEGUN.match(head, end) is None
+
+
+_BEGUN = re.compile(rb"[ \t]|[!-9;-~]{0,1000}[ \t]*(?::|\Z)")
 _SPACED = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mailstack.storage.queue import Message, Queue
+from mailstack.storage.queue import Message, Queue, Spool
 
 T = TypeVar("T")
 PIECE = 256 * 1024
@@ -48,21 +48,35 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await done
 
 
-def content(queue: Queue, message: Message) -> Iterator[bytes]:
-    """A message's content with LF line ends, in pieces. Raises `OSError`."""
+def pieces(queue: Queue, message: Message) -> Iterator[bytes]:
+    """A message's content as it lies in the queue, in pieces. Raises `OSError`."""
     if message.content is not None:
-        yield message.content.replace(b"\r\n", b"\n")
+        yield message.content
         return
     try:
         fd = queue.open_content(message)
     except FileNotFoundError:
         fd = queue.open_content(message)  # it has been moved to active/ just now
-    with os.fdopen(fd, "rb") as file:
-        left, held = message.envelope.size, b""
+    with os.fdopen(fd, "rb", 0) as file:
+        left = message.envelope.size
         while left > 0 and (part := file.read(min(left, PIECE))):
             left -= len(part)
-            part = held + part
-            held = b"\r" if part.endswith(b"\r") else b""
-            yield (part[:-1] if held else part).replace(b"\r\n", b"\n")
-        if held:
-            yield held
+            yield part
+
+
+def content(queue: Queue, message: Message) -> Iterator[bytes]:
+    """A message's content with LF line ends, in pieces. Raises `OSError`."""
+    held = b""
+    for part in pieces(queue, message):
+        part = held + part
+        held = b"\r" if part.endswith(b"\r") else b""
+        yield (part[:-1] if held else part).replace(b"\r\n", b"\n")
+    if held:
+        yield held
+
+
+async def copy(queue: Queue, message: Message, spool: Spool) -> None:
+    """Add a message's content to another one that is being written. Raises `OSError`."""
+    for part in pieces(queue, message):
+        spool.append((part,))
+        await asyncio.sleep(0)  # others have their turn

@@ -25,7 +25,7 @@ import grp
 import os
 import pwd
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mailstack.config.errors import ConfigError
@@ -281,17 +281,19 @@ class PipeAgent:
         if "F" in flags:
             first = mbox.from_line(quote(request.message.envelope.sender), self._clock.time())
             yield first.replace(b"\n", eol)
-        for part in self._lines(request):
+        for part, starts in self._lines(request):
+            head, part = (b"", part) if starts else _rest_of_line(part)
             if "." in flags:
                 part = _DOT.sub(b"..", part)
             if ">" in flags:
                 part = _FROM.sub(b">From ", part)
+            part = head + part
             yield part if eol == b"\n" else part.replace(b"\n", eol)
         if "B" in flags:
             yield eol
 
-    def _lines(self, request: Request) -> Iterator[bytes]:
-        """Whole lines with LF ends."""
+    def _lines(self, request: Request) -> Iterator[tuple[bytes, bool]]:
+        """Lines with LF ends, whole but for very long ones; and whether each part begins a line."""
         flags, message, target = self._line.flags, request.message, request.targets[0]
         head = ""
         if "R" in flags:
@@ -301,24 +303,17 @@ class PipeAgent:
         if "D" in flags:
             head += f"Delivered-To: {target.address}\n"
         if head:
-            yield head.encode("utf-8", "surrogateescape")
-        yield from whole_lines(content(self._queue, message))
+            yield head.encode("utf-8", "surrogateescape"), True
+        yield from mbox.whole_lines(content(self._queue, message))
 
     async def close(self) -> None:
         """There is nothing to let go of."""
 
 
-def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The same text in parts that end where lines end; a last line without an end gets one."""
-    rest = b""
-    for part in parts:
-        text = rest + part
-        end = text.rfind(b"\n") + 1
-        rest = text[end:]
-        if end:
-            yield text[:end]
-    if rest:
-        yield rest + b"\n"
+def _rest_of_line(part: bytes) -> tuple[bytes, bytes]:
+    """A part that goes on with a line: what belongs to that line, and the lines behind it."""
+    end = part.find(b"\n") + 1 or len(part)
+    return part[:end], part[end:]
 
 
 def _names(word: str) -> list[str]:

@@ -16,12 +16,15 @@ from mailstack.mta.deliver.apart import content, in_thread
 from mailstack.mta.deliver.request import Bounced, Deferred, Sent, Target
 from mailstack.net.clock import Clock
 from mailstack.storage import mbox
-from mailstack.storage.durable import GroupCommit
+from mailstack.storage.durable import GroupCommit, Publication
 from mailstack.storage.identity import Identity, acting_as
-from mailstack.storage.maildir.delivery import prepare_delivery
+from mailstack.storage.maildir.delivery import prepare_delivery, write_delivery
 from mailstack.storage.mbox import LOCKS, Locking
 from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import quote
+
+LARGE = 256 * 1024
+"""Octets from which on a message is never in memory as a whole."""
 
 
 def read_locking(conf: MainCf, name: str) -> Locking:
@@ -92,21 +95,34 @@ class Store:
     ) -> Sent | Deferred | Bounced:
         """Deliver into a Maildir; `identity` None: our own."""
         try:
-            data = (head, self._queue.read_content(message))
-            if identity is None or identity.ours:
-                item = prepare_delivery(folder, data, self._clock.time(), self._host)
-            elif not identity.possible:
+            if identity is not None and not identity.possible:
                 return _foreign(identity)
+            if message.content is None and message.envelope.size > LARGE:
+                item = await in_thread(lambda: self._write(folder, message, head, identity))
             else:
-                with acting_as(identity):
+                data = (head, self._queue.read_content(message))
+                if identity is None or identity.ours:
                     item = prepare_delivery(folder, data, self._clock.time(), self._host)
-                item = replace(item, owner=identity)
+                else:
+                    with acting_as(identity):
+                        item = prepare_delivery(folder, data, self._clock.time(), self._host)
+                    item = replace(item, owner=identity)
             # The queue file goes after the rename: in one journal it cannot be gone without the new name.
             same_journal = os.stat(os.path.dirname(item.final)).st_dev == self._queue_device()
             await self._commit.publish(replace(item, ordered=True) if same_journal else item)
         except OSError as error:
             return Deferred(f"maildir delivery failed: {error.strerror or error}", "4.2.0")
         return Sent("delivered to maildir")
+
+    def _write(self, folder: str, message: Message, head: bytes, identity: Identity | None) -> Publication:
+        """Write a large message into a Maildir's tmp/ (on a thread). Raises `OSError`."""
+        now, parts = self._clock.time(), self.whole(head, message)
+        if identity is None or identity.ours:
+            return write_delivery(folder, parts, now, self._host)
+        ready = [next(parts), next(parts, b"")]  # the queue is ours to read, not theirs
+        with acting_as(identity):
+            item = write_delivery(folder, _chain(ready, parts), now, self._host)
+        return replace(item, owner=identity)
 
     async def mbox(
         self,

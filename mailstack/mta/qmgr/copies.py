@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from mailstack.mta.cleanup import Cleanup, mail_date
+from mailstack.mta.deliver.apart import copy
 from mailstack.mta.deliver.local import EXPANDED, Forward
 from mailstack.mta.dsn import forwarded, forwarded_attributes
 from mailstack.mta.lookup import settled
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Envelope, Message, Queue
-
-COPY = 256 * 1024
-"""Octets copied at once."""
 
 
 async def forward(
@@ -29,7 +25,7 @@ async def forward(
     owned = forward.sender is not None
     named = [(target, target if owned else address) for target in forward.addresses]
     recipients = await settled(lambda: cleanup.recipients(named))
-    copy = Envelope(
+    new = Envelope(
         envelope.sender if forward.sender is None else forward.sender,
         forwarded(envelope, address, recipients, owned=owned),
         now,
@@ -46,13 +42,13 @@ async def forward(
         envid=envelope.envid,
         attributes=_attributes(envelope, forward),
     )
-    trace = f"Received: by {forward.by}\r\n\tid {copy.queue_id}; {mail_date(now)}\r\n" if forward.by else ""
+    trace = f"Received: by {forward.by}\r\n\tid {new.queue_id}; {mail_date(now)}\r\n" if forward.by else ""
     head = f"{trace}Delivered-To: {address}\r\n".encode("utf-8", "surrogateescape")
     if message.content is not None:
-        await queue.enqueue(copy, (head, message.content), commit)
+        await queue.enqueue(new, (head, message.content), commit)
     else:
-        await _copy(queue, commit, message, copy, head)
-    return copy.queue_id
+        await _copy(queue, commit, message, new, head)
+    return new.queue_id
 
 
 def _attributes(envelope: Envelope, forward: Forward) -> dict[str, str]:
@@ -69,12 +65,8 @@ async def _copy(queue: Queue, commit: GroupCommit, message: Message, envelope: E
     spool = queue.spool(envelope.arrival, queue_id=envelope.queue_id)
     try:
         spool.append((head,))
-        with os.fdopen(queue.open_content(message), "rb") as file:
-            left = message.envelope.size
-            while left > 0 and (part := file.read(min(left, COPY))):
-                spool.append((part,))
-                left -= len(part)
-    except OSError:
+        await copy(queue, message, spool)
+    except BaseException:
         spool.abort()
         raise
     await spool.commit(envelope, commit)

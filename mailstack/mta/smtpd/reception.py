@@ -21,6 +21,7 @@ from mailstack.mta.cleanup import (
     Inspector,
     MapError,
     TooManyHops,
+    headers,
     received_header,
 )
 from mailstack.mta.cleanup import Origin as Sender
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from mailstack.mta.smtpd.worker import Shared
 
 SPOOL_AT = 256 * 1024
-"""Octets of one message that are held in memory; every header lies within them."""
+"""Octets of one message that are held in memory, or all of a longer header block."""
 
 TOO_BIG = Reply(552, "5.3.4", "Error: message file too big")
 TOO_MANY_HOPS = Reply(554, "5.4.0", "Error: too many hops")
@@ -148,23 +149,30 @@ class Transaction:
         self._parts.clear()
         self.held = 0
 
-    def add(self, data: bytes, origin: Origin) -> None:
-        """Take content. What goes wrong is told by `finish`."""
+    def add(self, data: bytes) -> bool:
+        """Take content; True when it is time to `unload` it. What goes wrong is told by `finish`."""
         self.size += len(data)
         if not self.eight_bit and not data.isascii():
             self.eight_bit = True
         if self._failure is not None:
-            return
+            return False
         self._parts.append(data)
         self.held += len(data)
-        if self.held >= SPOOL_AT:
-            self._unload(origin)
+        return self.held >= SPOOL_AT and (self._spool is not None or self._has_headers())
 
-    def _unload(self, origin: Origin) -> None:
+    def _has_headers(self) -> bool:
+        """The header block has ended, or is longer than any that is understood."""
+        self._parts = [b"".join(self._parts)]
+        return self.held >= headers.MOST or headers.whole(self._parts[0])
+
+    async def unload(self, origin: Origin) -> None:
         """Write what is held to the spool file."""
         try:
             if self._spool is None:
-                parts = self._clean(origin)
+                try:
+                    parts = self._clean(origin)
+                except Pending:
+                    parts = await settled(lambda: self._clean(origin))
                 self._spool = self._shared.queue.spool(self.arrival, queue_id=self.name())
                 self._spool.append(parts)
             else:

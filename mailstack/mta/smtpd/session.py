@@ -139,7 +139,8 @@ class Session(Commands):
                 continue
             if isinstance(event, events.Content):
                 assert self._transaction is not None
-                self._transaction.add(event.data, self._origin())
+                if self._transaction.add(event.data):
+                    await self._transaction.unload(self._origin())
                 continue
             if isinstance(event, events.Closed):
                 await self._flush()

@@ -7,9 +7,9 @@ the wire comes back when a message is sent. Raises `OSError` when the folders ca
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from mailstack.storage.durable import Publication, fsync_directory
+from mailstack.storage.durable import Publication, fsync_directory, write_all
 from mailstack.storage.maildir.names import suffix_of, unique_name
 from mailstack.storage.placement import spread
 
@@ -77,6 +77,30 @@ def virtual_size(parts: Sequence[bytes], size: int, lines: int) -> int:
     """Octets when each LF that has no CR before it is sent as CRLF."""
     already = sum(part.count(b"\r\n") for part in parts)
     return size + lines - already
+
+
+def write_delivery(root: str, parts: Iterable[bytes], now: float, hostname: str) -> Publication:
+    """Write a large message, in parts with LF line ends, into `root/tmp/`; what is left to be published.
+
+    Blocks: call it on a thread. Raises `OSError`; nothing is left then.
+    """
+    make_folder(root)
+    name = unique_name(now, hostname)
+    temporary = os.path.join(root, "tmp", name)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    size = more = 0
+    try:
+        try:
+            for part in parts:
+                write_all(fd, (part,))
+                size += len(part)
+                more += part.count(b"\n") - part.count(b"\r\n")
+        finally:
+            os.close(fd)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return Publication(temporary, f"{root}/new/{name},S={size},W={size + more}", (), append=True)
 
 
 def prepare_delivery(

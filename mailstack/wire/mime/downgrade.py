@@ -6,12 +6,13 @@ says so says 7bit. What does not declare its eight bits is left alone: nobody kn
 
 from __future__ import annotations
 
+from binascii import b2a_qp
 from collections.abc import Iterable, Iterator
 
 from mailstack.wire.mime.scan import Encoding, Piece, Scanner
 
-LINE = 76
-"""Octets of a quoted-printable line at the most, its `=` included (RFC 2045 §6.7 (5))."""
+LONG = 64 * 1024
+"""Octets of a line that are held until its end comes."""
 _EIGHT = (Encoding.EIGHT, Encoding.BINARY)
 _HEADER_NAME = b"content-transfer-encoding"
 
@@ -24,18 +25,49 @@ def downgrade(content: Iterable[bytes]) -> Iterator[bytes]:
     scanner = Scanner()
     rest = b""
     headers: list[bytes] = []
+    continued = False
+    """`rest` goes on with a line of which a part has been given already."""
     for data in content:
         lines = (rest + data).split(b"\r\n")
         rest = lines.pop()
-        out = b"".join(_line(scanner, line, headers) for line in lines)
+        out = b""
+        if continued and lines:
+            out, continued = _more(scanner, lines.pop(0)) + b"\r\n" * (scanner.state is Piece.BODY), False
+        out += b"".join([_line(scanner, line, headers) for line in lines])
+        if len(rest) > LONG:
+            part, rest = rest[:-1], rest[-1:]
+            out += _more(scanner, part) if continued else _begin(scanner, part, headers)
+            out += _soft_break(scanner)
+            continued = True
         if out:
             yield out
-    if rest:
+    if continued:
+        yield _more(scanner, rest)
+    elif rest:
         out = _line(scanner, rest, headers)
         yield out[:-2] if out.endswith(b"\r\n") else out
     tail = b"".join(_piece(scanner, piece, text, headers, None) for piece, text in scanner.finish())
     if headers or tail:
         yield tail + _headers(headers, None)
+
+
+def _begin(scanner: Scanner, part: bytes, headers: list[bytes]) -> bytes:
+    """What the beginning of a long line makes ready."""
+    return _line(scanner, part, headers).removesuffix(b"\r\n")
+
+
+def _more(scanner: Scanner, part: bytes) -> bytes:
+    """A long line goes on."""
+    pieces = scanner.more(part)
+    if not pieces:
+        return b""
+    return _body(part, scanner.encoding, scanner.composite).removesuffix(b"\r\n")
+
+
+def _soft_break(scanner: Scanner) -> bytes:
+    """What may stand within a line: quoted-printable is broken there."""
+    quoting = scanner.state is Piece.BODY and scanner.encoding in _EIGHT and not scanner.composite
+    return b"=\r\n" if quoting else b""
 
 
 def _line(scanner: Scanner, line: bytes, headers: list[bytes]) -> bytes:
@@ -100,14 +132,5 @@ def _body(line: bytes, encoding: Encoding, composite: bool) -> bytes:
 
 def quoted_printable(line: bytes) -> bytes:
     """One line in quoted-printable, in as many lines as it takes; no line end behind the last."""
-    out: list[bytes] = []
-    length, last = 0, len(line) - 1
-    for index, octet in enumerate(line):
-        plain = 33 <= octet <= 126 and octet != 61
-        word = bytes((octet,)) if plain or (octet in (32, 9) and index != last) else b"=%02X" % octet
-        if length + len(word) > LINE - (index != last):
-            out.append(b"=\r\n")
-            length = 0
-        out.append(word)
-        length += len(word)
-    return b"".join(out)
+    # It breaks lines with `=` and a newline; any other `=` is encoded.
+    return b2a_qp(line).replace(b"=\n", b"=\r\n")

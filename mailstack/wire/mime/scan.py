@@ -3,7 +3,8 @@
 `Scanner.line` takes a line without its end and gives the pieces that are complete by it: a whole header
 (`Piece.PRIMARY`, `MULTIPART`, `NESTED`: of the message, of a part, of a message in a message), the line that
 ends a header block, a line of a body. Nothing is ever left out: the pieces' texts, a line end behind each,
-are the message again, but for the empty line that is put in where a header block runs into its body.
+are the message again, but for the empty line that is put in where a header block runs into its body, and what
+of a header is over its limit.
 
 `mailstack.wire.mime.structure` is for whole messages in memory; this one remembers one header at a time.
 Standards: RFC 2045 §5 and §6, RFC 2046 §5.1 and §5.2.
@@ -17,6 +18,8 @@ from enum import Enum
 from mailstack.wire.mime.params import find, parse_content_type
 
 _HEADER = re.compile(rb"([!-9;-~]+)[ \t]*:")
+HEADER_LIMIT = 102400
+"""Octets of one header that are kept; what is beyond them is left out (header_size_limit)."""
 NESTING_LIMIT = 100
 """Multiparts in multiparts that are understood; what is deeper is text (mime_nesting_limit)."""
 _BOUNDARY_LIMIT = 2048
@@ -60,6 +63,8 @@ class Scanner:
         "_boundary",
         "_digest",
         "_header",
+        "_header_limit",
+        "_header_size",
         "_understand",
         "content_type",
         "encoding",
@@ -68,9 +73,11 @@ class Scanner:
         "subtype",
     )
 
-    def __init__(self, *, understand: bool = True) -> None:
+    def __init__(self, *, understand: bool = True, header_limit: int = HEADER_LIMIT) -> None:
         self._understand = understand
+        self._header_limit = header_limit
         self._header: list[bytes] = []
+        self._header_size = 0
         self._boundaries: list[tuple[bytes, bool]] = []
         self._boundary: bytes | None = None
         self._digest = False
@@ -98,11 +105,14 @@ class Scanner:
                 self._find_boundary(line)
             return [(Piece.BODY, line)]
         if self._header and line[:1] in (b" ", b"\t"):
-            self._header.append(line)
+            if self._header_size < self._header_limit:
+                self._header.append(line)
+                self._header_size += len(line)
             return []
         pieces = self._flush()
         if _HEADER.match(line):
             self._header.append(line)
+            self._header_size = len(line)
             return pieces
         self._headers_end()
         if not line:
@@ -116,6 +126,15 @@ class Scanner:
             self._find_boundary(line)
         pieces.append((Piece.BODY, line))
         return pieces
+
+    def more(self, part: bytes) -> list[tuple[Piece, bytes]]:
+        """The line given last goes on: for lines that are too long to be held as a whole."""
+        if not self._header:
+            return [(Piece.BODY, part)]
+        if self._header_size < self._header_limit:
+            self._header[-1] += part
+            self._header_size += len(part)
+        return []
 
     def finish(self) -> list[tuple[Piece, bytes]]:
         """What is left when the message is over."""

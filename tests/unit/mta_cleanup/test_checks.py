@@ -121,6 +121,25 @@ def test_only_the_beginning_of_each_part_is_checked(tmp_path: Path) -> None:
     assert out == b"A: b\r\n\r\nline\r\n"
 
 
+@pytest.mark.parametrize("step", [700, 10_000])
+def test_a_long_line_is_looked_at_in_parts(tmp_path: Path, step: int) -> None:
+    message = b"A: b\r\n\r\n" + b"a" * 2500 + b"\r\nz\r\n" + b"a" * 1024 + b"\r\n"
+    (tmp_path / "rules").write_text("/^a+$/ WARN part\n/^z$/ REPLACE Z\n")
+    extra = f"body_checks = regexp:{tmp_path}/rules\nline_length_limit = 1024\n"
+    out, _, log = inspect(tmp_path, extra, message, step=step)
+    assert out == message.replace(b"z", b"Z")
+    assert len([line for line in log if "warning: body aaa" in line]) == 4
+
+
+def test_a_header_of_a_part_is_cut_at_its_limit(tmp_path: Path) -> None:
+    head = b'Subject: s\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\nX-Long: '
+    message = head + b"x" * 5000 + b"\r\n\ty\r\nNext: 1\r\n\r\nline\r\n--b--\r\n"
+    extra = "mime_header_checks = inline:{ {X = WARN} }\nheader_size_limit = 3000\nline_length_limit = 1024\n"
+    out, _, _ = inspect(tmp_path, extra, message, step=100)
+    assert out.startswith(head) and out.endswith(b"x\r\nNext: 1\r\n\r\nline\r\n--b--\r\n")
+    assert 3000 <= len(out) - len(head) < 5000
+
+
 @pytest.mark.parametrize(
     "setting, content, expected",
     [

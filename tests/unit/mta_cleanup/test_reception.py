@@ -72,6 +72,14 @@ def test_discard(tmp_path: Path) -> None:
     assert reply.startswith(b"250 2.0.0 Ok: queued as") and not queued
 
 
+def test_a_header_block_beyond_what_is_held_of_a_message(tmp_path: Path) -> None:
+    block = b"".join(b"X-Header-%d: %s\r\n" % (number, b"h" * 980) for number in range(500))
+    content = block + b"X-Hold: yes\r\n\r\nbody\r\n" + (b"x" * 78 + b"\r\n") * 5000
+    reply, queued, _, _ = play(tmp_path, CHECKS, content)
+    assert reply.startswith(b"250 ") and list(queued) == ["hold"]
+    assert queued["hold"].endswith(content)
+
+
 def test_filter_and_redirect(tmp_path: Path) -> None:
     _, queued, recipients, attributes = play(tmp_path, CHECKS, b"X-Filter: yes\r\nX-To: x\r\n\r\nx\r\n")
     assert list(queued) == ["incoming"]

@@ -23,7 +23,7 @@ from tests.unit.mta_deliver.support import CONTENT, configuration, request, summ
 
 
 def deliver(
-    tmp_path: Path, *targets: Target, conf: str = "", table: str = "", log: int = -1
+    tmp_path: Path, *targets: Target, conf: str = "", table: str = "", log: int = -1, content: bytes = CONTENT
 ) -> Sequence[Result]:
     (tmp_path / "vmailbox").write_text(table or "zs@x.test x.test/zs/\nbox@x.test x.test/box\n")
 
@@ -37,7 +37,7 @@ def deliver(
         )
         lines = Log("postfix/virtual", "mail", log)
         agent = VirtualAgent(configuration(text), queue, commit, open_table, ManualClock(), lines)
-        job = await request(queue, "", *(target.address for target in targets))
+        job = await request(queue, "", *(target.address for target in targets), content=content)
         job.targets[:] = targets
         results = await agent.deliver(job)
         await agent.close()
@@ -54,6 +54,19 @@ def test_a_maildir(tmp_path: Path) -> None:
     [path] = (tmp_path / "mail" / "x.test" / "zs" / "new").iterdir()
     head = b"Return-Path: <zs@x.test>\nX-Original-To: info@x.test\nDelivered-To: ZS+ext@x.test\n"
     assert path.read_bytes() == head + CONTENT.replace(b"\r\n", b"\n")
+
+
+def test_a_large_message_in_a_maildir(tmp_path: Path) -> None:
+    content = CONTENT + b"large\r\n" * 100_000
+    results = deliver(tmp_path, Target(0, "zs@x.test"), content=content)
+    assert summary(results) == [("zs@x.test", "Sent", "2.0.0", "delivered to maildir")]
+    folder = tmp_path / "mail" / "x.test" / "zs"
+    [path] = (folder / "new").iterdir()
+    delivered = path.read_bytes()
+    assert delivered.endswith(b"\n" + content.replace(b"\r\n", b"\n")) and not list(
+        (folder / "tmp").iterdir()
+    )
+    assert f",S={len(delivered)},W={len(delivered) + delivered.count(10)}" in path.name
 
 
 def test_what_cannot_be_delivered(tmp_path: Path) -> None:

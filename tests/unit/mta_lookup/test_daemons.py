@@ -59,6 +59,32 @@ def test_smtpd_waits_for_one_recipient_only(tmp_path: Path, monkeypatch: pytest.
     asyncio.run(main())
 
 
+def test_headers_of_a_large_message_wait_for_their_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "open_table", opener())
+    content = b"From: ali@dgtlinux.com\r\n\r\n" + (b"x" * 78 + b"\r\n") * 10_000
+
+    async def main() -> None:
+        async with services.running(services.tcp) as service:
+            service.stored = {"ali@dgtlinux.com": "zs@dgtlinux.com"}
+            extra = f"canonical_maps = tcp:{service.address}\nlocal_recipient_maps =\n"
+            async with serving.running(tmp_path, extra + "message_size_limit = 0\n") as smtpd:
+                client = Client(await smtpd.connect())
+                assert (await client.reply()).startswith("220 ")
+                lines = ("HELO x", "MAIL FROM:<a@x.test>", "RCPT TO:<ali@dgtlinux.com>", "DATA")
+                assert (await client.say(*lines)).startswith("354 ")
+                client.stream.write(content + b".\r\n")
+                assert (await client.reply()).startswith("250 2.0.0 Ok: queued as ")
+                [message] = smtpd.messages()
+                assert [one.address for one in message.envelope.recipients] == ["zs@dgtlinux.com"]
+                head, _, body = smtpd.content(message).partition(b"\r\n\r\n")
+                assert b"From: zs@dgtlinux.com" in head and content.endswith(b"\r\n" + body)
+                await close_all()
+
+    asyncio.run(main())
+
+
 def test_the_queue_manager_routes_other_mail_meanwhile(tmp_path: Path) -> None:
     async def main() -> None:
         async with services.running(services.tcp) as service:

@@ -162,6 +162,15 @@ def test_a_large_message_is_the_same_when_it_has_gone_through(directory: Path) -
     assert world.queue.read_content(message).partition(b"\r\n\r\n")[2] == body.replace(b"\n", b"\r\n")
 
 
+def test_a_header_block_beyond_what_is_read_first(directory: Path) -> None:
+    block = b"".join(b"X-Header-%d: %s\n" % (number, b"h" * 980) for number in range(500))
+    assert sendmail(directory, "a@y.test", text=block + b"Subject: last\n\nbody\n").returncode == 0
+    world = World(directory)
+    [message] = world.pick_up()
+    head, _, body = world.queue.read_content(message).partition(b"\r\n\r\n")
+    assert body == b"body\r\n" and b"\r\nSubject: last\r\n" in head and block.replace(b"\n", b"\r\n") in head
+
+
 def test_gateway_submissions_are_not_completed(directory: Path) -> None:
     assert sendmail(directory, "-G", "-f", "a@y.test", "b@y.test", text=b"To: b\n\nx\n").returncode == 0
     world = World(directory)

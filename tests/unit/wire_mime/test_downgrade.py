@@ -7,7 +7,7 @@ from email import policy
 
 import pytest
 
-from mailstack.wire.mime.downgrade import LINE, downgrade, quoted_printable
+from mailstack.wire.mime.downgrade import LONG, downgrade, quoted_printable
 
 TEXT = "grün = groß \r\n" + "ü" * 60 + "\r\n\tend\t\r\n"
 MESSAGE = (
@@ -25,7 +25,7 @@ MESSAGE = (
 def test_every_part_means_what_it_meant(step: int) -> None:
     out = b"".join(downgrade(MESSAGE[i : i + step] for i in range(0, len(MESSAGE), step)))
     assert out.isascii()
-    assert max(map(len, out.split(b"\r\n"))) <= LINE
+    assert max(map(len, out.split(b"\r\n"))) <= 76
     parsed = email.message_from_bytes(out, policy=policy.SMTP)
     text, plain, nested = parsed.iter_parts()
     assert text.get_payload(decode=True) == TEXT.encode().removesuffix(b"\r\n")
@@ -34,6 +34,27 @@ def test_every_part_means_what_it_meant(step: int) -> None:
     assert parsed["Content-Transfer-Encoding"] == nested["Content-Transfer-Encoding"] == "7bit"
     [inner] = nested.iter_parts()
     assert inner.get_payload(decode=True) == b"\xe4"
+
+
+@pytest.mark.parametrize("step", [1000, LONG, 1_000_000])
+@pytest.mark.parametrize("before", [b"", b"short\r\n"])
+def test_a_line_without_end_is_never_held_as_a_whole(step: int, before: bytes) -> None:
+    head = b"Subject: x\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    body = before + "lång rad ".encode() * 40_000 + b"\r\nlast\r\n"
+    message = head + body
+    parts = list(downgrade(message[i : i + step] for i in range(0, len(message), step)))
+    out = b"".join(parts)
+    assert max(map(len, out.split(b"\r\n"))) <= 76
+    assert email.message_from_bytes(out, policy=policy.SMTP).get_payload(decode=True) == body
+    assert max(map(len, parts)) <= 3 * (LONG + step) + 3 * len(message) // 76
+
+
+def test_a_header_without_end_is_cut() -> None:
+    message = b"Subject: x\r\nX-Long: " + b"y" * 300_000 + b"\r\nNext: 1\r\n\r\nbody\r\n"
+    parts = (message[i : i + 50_000] for i in range(0, len(message), 50_000))
+    out = b"".join(downgrade(parts))
+    assert out.startswith(b"Subject: x\r\nX-Long: yyy") and out.endswith(b"y\r\nNext: 1\r\n\r\nbody\r\n")
+    assert len(out) < 250_000
 
 
 @pytest.mark.parametrize(
