@@ -97,6 +97,7 @@ def parse_time(value: str, unit: str = "s") -> float | None:
 _LEVELS = ("", "none", "may", "encrypt")
 _CLIENT_LEVELS = ("", "none", "may", "encrypt", "fingerprint", "verify", "secure")
 _GRADES = ("export", "low", "medium", "high")
+_SERVER_GRADES = (*_GRADES, "null")
 _P = Parameter
 _S, _B, _I, _Z, _T, _L, _E = Kind.STR, Kind.BOOL, Kind.INT, Kind.SIZE, Kind.TIME, Kind.LIST, Kind.ENUM
 
@@ -270,6 +271,36 @@ _TABLE: tuple[Parameter, ...] = (
        _SMTPD, "how fingerprints are made", choices=("md5", "sha1", "sha224", "sha256", "sha384", "sha512")),
     _P("smtpd_tls_received_header", _B, "no", _SMTPD, "TLS details in Received:"),
     _P("smtpd_tls_loglevel", _I, "0", _SMTPD, "1: a log line per TLS session", 0, 4),
+    _P("smtpd_use_tls", _B, "no", _SMTPD, "old: smtpd_tls_security_level = may"),
+    _P("smtpd_enforce_tls", _B, "no", _SMTPD, "old: smtpd_tls_security_level = encrypt"),
+    _P("smtpd_tls_chain_files", _L, "", _SMTPD,
+       "keys, each with its certificates behind it, PEM; in place of the files below"),
+    _P("smtpd_tls_eccert_file", _S, "", _SMTPD, "certificate chain of an elliptic curve key, PEM"),
+    _P("smtpd_tls_eckey_file", _S, "$smtpd_tls_eccert_file", _SMTPD, "that key"),
+    _P("smtpd_tls_dcert_file", _S, "", _SMTPD, "certificate chain of a DSA key, PEM"),
+    _P("smtpd_tls_dkey_file", _S, "$smtpd_tls_dcert_file", _SMTPD, "that key"),
+    _P("tls_server_sni_maps", _L, "", _SMTPD, "keys and certificates by the name that a client asks for"),
+    _P("smtpd_tls_CApath", _S, "", _SMTPD, "a folder of authorities of client certificates, by hash"),
+    _P("tls_append_default_CA", _B, "no", ("smtpd", "smtp"), "the system's authorities beside those"),
+    _P("smtpd_tls_protocols", _S, ">=TLSv1", _SMTPD, "TLS versions where it is offered"),
+    _P("smtpd_tls_mandatory_protocols", _S, ">=TLSv1", _SMTPD, "TLS versions where it is demanded"),
+    _P("smtpd_tls_ciphers", _E, "medium", _SMTPD, "the least cipher grade where it is offered",
+       choices=_SERVER_GRADES),
+    _P("smtpd_tls_mandatory_ciphers", _E, "medium", _SMTPD, "the least cipher grade where it is demanded",
+       choices=_SERVER_GRADES),
+    _P("smtpd_tls_exclude_ciphers", _L, "", _SMTPD, "ciphers that are not taken"),
+    _P("smtpd_tls_mandatory_exclude_ciphers", _L, "", _SMTPD, "the same where TLS is demanded, beside them"),
+    _P("smtpd_tls_dh1024_param_file", _S, "", _SMTPD, "DH parameters, PEM; else a group of 2048 bits"),
+    _P("tls_high_cipherlist", _S, "aNULL:-aNULL:HIGH:@STRENGTH", _SMTPD, "OpenSSL's list for the grade high"),
+    _P("tls_medium_cipherlist", _S, "aNULL:-aNULL:HIGH:MEDIUM:+RC4:@STRENGTH", _SMTPD, "… medium"),
+    _P("tls_low_cipherlist", _S, "aNULL:-aNULL:HIGH:MEDIUM:LOW:+RC4:@STRENGTH", _SMTPD, "… low"),
+    _P("tls_export_cipherlist", _S, "aNULL:-aNULL:HIGH:MEDIUM:LOW:EXPORT:+RC4:@STRENGTH", _SMTPD, "… export"),
+    _P("tls_null_cipherlist", _S, "eNULL:!aNULL", _SMTPD, "… null"),
+    _P("tls_preempt_cipherlist", _B, "no", _SMTPD, "the server's order of ciphers counts"),
+    _P("tls_eecdh_auto_curves", _S, "X25519 X448 prime256v1 secp521r1 secp384r1", _SMTPD,
+       "curves: this list, which is OpenSSL's own, or a single one"),
+    _P("tls_ssl_options", _L, "", _SMTPD, "OpenSSL's options that are set: names, or a number as 0x…"),
+    _P("tls_disable_workarounds", _L, "", _SMTPD, "OpenSSL's workarounds that are turned off"),
     # ---- addresses and cleanup
     _P("relay_domains", _L, "${{$compatibility_level} <level {2} ? {$mydestination} : {}}", _REWRITE,
        "domains that $relay_transport delivers"),
@@ -384,6 +415,8 @@ _TABLE: tuple[Parameter, ...] = (
     _P("transport_retry_time", _T, "60s", _NOBODY, "how long a transport that fails is left alone", 1),
     _P("defer_transports", _L, "", _QMGR, "transports that deliver only on flush"),
     _P("soft_bounce", _B, "no", ("smtpd", "qmgr"), "5xx becomes 4xx: nothing is lost while testing"),
+    _P("info_log_address_format", _E, "external", ("smtpd", "qmgr"),
+       "addresses in log lines: quoted as in SMTP, or as they are", choices=("external", "internal")),
     _P("delay_logging_resolution_limit", _I, "2", _QMGR, "digits after the point in delays=", 0, 6),
     # ---- delivery
     _P("alias_maps", _L, "hash:/etc/aliases, nis:mail.aliases", _LOCAL, "aliases(5) tables of local"),
@@ -569,7 +602,8 @@ _TABLE: tuple[Parameter, ...] = (
     _P("shlib_directory", _S, "/usr/lib/postfix", _NOBODY, "Postfix's libraries"),
     _P("mail_owner", _S, "postfix", _NOBODY, "Postfix's account"),
     _P("setgid_group", _S, "postdrop", _NOBODY, "Postfix's submission group"),
-    _P("maillog_file", _S, "", _NOBODY, "postlogd's file; we log to standard error"),
+    _P("maillog_file", _S, "", _EVERY, "where log lines go; empty: to standard error"),
+    _P("maillog_file_prefixes", _L, "/var, /dev/stdout", ("master",), "what its name may begin with"),
     _P("biff", _B, "yes", _NOBODY, "tell comsat of new mail"),
     _P("readme_directory", _S, "/usr/share/doc/postfix", _NOBODY, "Postfix's own manual"),
     _P("html_directory", _S, "/usr/share/doc/postfix/html", _NOBODY, "the same as HTML"),

@@ -38,19 +38,7 @@ of OpenSSL's settings; TLS 1.2 and later, sessions and ciphers are as Python's s
     smtp_tls_dane_insecure_mx_policy smtp_tls_dcert_file smtp_tls_dkey_file smtp_tls_eccert_file
     smtp_tls_eckey_file smtp_tls_force_insecure_host_tlsa_lookup smtp_tls_per_site
     smtp_tls_scert_verifydepth smtp_tls_session_cache_database smtp_tls_session_cache_timeout
-    smtp_tls_trust_anchor_file smtpd_tls_CApath smtpd_tls_always_issue_session_ids
-    smtpd_tls_ccert_verifydepth smtpd_tls_chain_files smtpd_tls_ciphers smtpd_tls_dcert_file
-    smtpd_tls_dh1024_param_file smtpd_tls_dh512_param_file smtpd_tls_dkey_file smtpd_tls_eccert_file
-    smtpd_tls_eckey_file smtpd_tls_eecdh_grade smtpd_tls_exclude_ciphers smtpd_tls_mandatory_ciphers
-    smtpd_tls_mandatory_exclude_ciphers smtpd_tls_mandatory_protocols smtpd_tls_protocols
-    smtpd_tls_session_cache_database smtpd_tls_session_cache_timeout tls_append_default_CA
-    tls_config_file tls_config_name tls_daemon_random_bytes tls_dane_digests tls_disable_workarounds
-    tls_eecdh_auto_curves tls_eecdh_strong_curve tls_eecdh_ultra_curve tls_export_cipherlist
-    tls_fast_shutdown_enable tls_high_cipherlist tls_legacy_public_key_fingerprints tls_low_cipherlist
-    tls_medium_cipherlist tls_null_cipherlist tls_preempt_cipherlist tls_random_bytes
-    tls_random_exchange_name tls_random_prng_update_period tls_random_reseed_period tls_random_source
-    tls_server_sni_maps tls_session_ticket_cipher tls_ssl_options tls_wildcard_matches_multiple_labels
-    tlsmgr_service_name
+    smtp_tls_trust_anchor_file tls_dane_digests tls_wildcard_matches_multiple_labels
 a transport of Debian's master.cf; name the ones you use in master.cf and set their limits there
     bsmtp_delivery_slot_cost bsmtp_delivery_slot_discount bsmtp_delivery_slot_loan
     bsmtp_extra_recipient_limit bsmtp_minimum_delivery_slots bsmtp_recipient_limit
@@ -170,9 +158,9 @@ pauses are made for each destination: default_destination_rate_delay
 there is no proxymap and no before-queue filter
     proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name smtpd_proxy_ehlo
     smtpd_proxy_filter smtpd_proxy_options smtpd_proxy_timeout
-log lines go to standard error; the runtime keeps them
-    maillog_file maillog_file_compressor maillog_file_prefixes maillog_file_rotate_suffix
-    postlog_service_name postlogd_watchdog_timeout syslog_facility
+there is no postlogd: log lines go to maillog_file or to standard error
+    maillog_file_compressor maillog_file_rotate_suffix postlog_service_name postlogd_watchdog_timeout
+    syslog_facility
 one instance per configuration folder; start another with its own
     multi_instance_directories multi_instance_enable multi_instance_group multi_instance_wrapper
     postmulti_control_commands postmulti_start_commands postmulti_stop_commands
@@ -216,8 +204,6 @@ of Postfix's process model
     qmgr_daemon_timeout qmgr_ipc_timeout
 of Postfix's queue file format
     backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
-old name: smtpd_tls_security_level, smtp_tls_security_level
-    smtpd_enforce_tls smtpd_use_tls
 replies have no footer
     smtpd_reject_footer smtpd_reject_footer_maps
 there is no debug log for single peers
@@ -244,8 +230,6 @@ always CONNECT, GET, POST and what looks like a header
     smtpd_forbidden_commands
 always no: an alias's owner stays what it is
     reset_owner_alias
-always the external form of addresses
-    info_log_address_format
 always the standard form, "Name" <address>
     header_from_format
 always yes: a stray CR becomes a space, a bare LF an end of line
@@ -302,6 +286,25 @@ transcripts are kept whole
     smtpd_history_flush_threshold
 what is let in is not logged by its rule
     smtpd_log_access_permit_actions
+Python's ssl does not set how long a chain may be; list fewer authorities in smtpd_tls_CAfile
+    smtpd_tls_ccert_verifydepth
+OpenSSL has no export ciphers any more; smtpd_tls_dh1024_param_file is for all others
+    smtpd_tls_dh512_param_file
+TLS sessions are resumed by tickets, which clients keep; tls_ssl_options = NO_TICKET forbids that
+    smtpd_tls_always_issue_session_ids smtpd_tls_session_cache_database smtpd_tls_session_cache_timeout
+OpenSSL encrypts tickets by its own choice (AES-256-CBC)
+    tls_session_ticket_cipher
+OpenSSL reads its openssl.cnf by itself; the variable OPENSSL_CONF names another
+    tls_config_file tls_config_name
+OpenSSL is seeded by the kernel, and there is no tlsmgr
+    tls_daemon_random_bytes tls_random_bytes tls_random_exchange_name tls_random_prng_update_period
+    tls_random_reseed_period tls_random_source tlsmgr_service_name
+always yes: nothing waits for the other side's close_notify
+    tls_fast_shutdown_enable
+always no: key fingerprints are of the SubjectPublicKeyInfo
+    tls_legacy_public_key_fingerprints
+of no effect, as in Postfix with OpenSSL 1.1 and later: tls_eecdh_auto_curves has the curves
+    smtpd_tls_eecdh_grade tls_eecdh_strong_curve tls_eecdh_ultra_curve
 """
 
 

@@ -233,6 +233,7 @@ class TLSPolicies:
                 ca_file=Path(ca_file) if ca_file else None,
                 ca_path=Path(ca_path) if ca_path else None,
                 protocols=wanted,
+                append_default=conf.bool("tls_append_default_CA"),
             )
         except OSError as error:
             where = ca_file or ca_path

@@ -16,8 +16,10 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import DomainList, OpenTable
 from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import Cleanup
+from mailstack.mta.lines import Show, show_addresses
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.sasl import Authenticator, make_authenticator
+from mailstack.mta.smtpd import tls
 from mailstack.mta.smtpd.anvil import EventLimits
 from mailstack.mta.smtpd.networks import ClientList, NetworkList
 from mailstack.mta.smtpd.policy import PolicyServices
@@ -26,7 +28,6 @@ from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
 from mailstack.mta.smtpd.verdicts import Phase
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
-from mailstack.net.tls import server_context
 from mailstack.storage.tables import TableError
 
 _REWRITE_CLIENTS = frozenset({"permit_inet_interfaces", "permit_mynetworks", "permit_sasl_authenticated"})
@@ -79,6 +80,8 @@ class Settings:
     """None: no client is limited."""
     limit_exceptions: NetworkList
     log_ports: bool
+    show: Show
+    """How addresses stand in log lines."""
     xclient_hosts: ClientList | None
     xforward_hosts: ClientList | None
     """None: nobody."""
@@ -156,7 +159,6 @@ def _load(
         Phase.ETRN: "smtpd_etrn_restrictions",
     }
     _demand_relay_control(conf)
-    level = conf.str("smtpd_tls_security_level")
     wrapper = conf.bool("smtpd_tls_wrappermode")
     auth = conf.bool("smtpd_sasl_auth_enable")
     header_clients = frozenset(conf.list("local_header_rewrite_clients"))
@@ -185,8 +187,8 @@ def _load(
         auth_only_in_tls=conf.bool("smtpd_tls_auth_only"),
         auth_header=conf.bool("smtpd_sasl_authenticated_header"),
         broken_auth=conf.bool("broken_sasl_auth_clients"),
-        tls=_tls(conf, config_dir) if level in ("may", "encrypt") or wrapper else None,
-        tls_required=level == "encrypt",
+        tls=tls.make_context(conf, config_dir, open_table, log) if tls.is_wanted(conf) else None,
+        tls_required=tls.level(conf) == "encrypt",
         tls_wrapper=wrapper,
         tls_header=conf.bool("smtpd_tls_received_header"),
         tls_log=conf.int("smtpd_tls_loglevel") > 0,
@@ -206,6 +208,7 @@ def _load(
         event_limits=_event_limits(conf),
         limit_exceptions=_networks(conf, "smtpd_client_event_limit_exceptions"),
         log_ports=conf.bool("smtpd_client_port_logging"),
+        show=show_addresses(conf),
         xclient_hosts=_clients(conf, "smtpd_authorized_xclient_hosts", open_table),
         xforward_hosts=_clients(conf, "smtpd_authorized_xforward_hosts", open_table),
         proxy_timeout=_proxy_timeout(conf, wrapper),
@@ -301,30 +304,6 @@ def _demand_relay_control(conf: MainCf) -> None:
     if not any(stops & {word.lower() for word in conf.list(name)} for name in names):
         message = f"specify at least one working instance of: {', '.join(sorted(stops))}"
         raise conf.error("smtpd_relay_restrictions", f"or smtpd_recipient_restrictions: {message}")
-
-
-def _tls(conf: MainCf, config_dir: Path) -> ssl.SSLContext:
-    cert = conf.str("smtpd_tls_cert_file")
-    key = conf.str("smtpd_tls_key_file")
-    if cert in ("", "none"):
-        raise conf.error("smtpd_tls_cert_file", "TLS needs a certificate")
-    try:
-        context = server_context(config_dir / cert, config_dir / key)
-    except (OSError, ssl.SSLError) as error:
-        raise conf.error("smtpd_tls_cert_file", f"{cert}: {error}") from None
-    demanded = conf.bool("smtpd_tls_req_ccert") and (
-        conf.str("smtpd_tls_security_level") == "encrypt" or conf.bool("smtpd_tls_wrappermode")
-    )
-    if demanded or conf.bool("smtpd_tls_ask_ccert"):
-        authorities = conf.str("smtpd_tls_CAfile")
-        if not authorities:
-            raise conf.error("smtpd_tls_CAfile", "client certificates need an authority to verify them")
-        try:
-            context.load_verify_locations(config_dir / authorities)
-        except (OSError, ssl.SSLError) as error:
-            raise conf.error("smtpd_tls_CAfile", f"{authorities}: {error}") from None
-        context.verify_mode = ssl.CERT_REQUIRED if demanded else ssl.CERT_OPTIONAL
-    return context
 
 
 def _discarded(conf: MainCf) -> frozenset[str]:
