@@ -1,131 +1,125 @@
 """A queue manager that starts with a large deferred queue: how soon it delivers, and what memory it takes.
 
-    python -m benchmarks.deferred [MESSAGES...]        (default: 50000 100000 200000)
+    python -m benchmarks.deferred [MESSAGES...] [--folder DIR]        (default: 200000 500000 1000000)
 
-For each size, twice: with every message due, and with none due and one new message in incoming/. Printed:
-seconds from the start of the process to its first delivery, and the process's largest resident size (VmHWM,
-which counts pages shared with other processes too), ten seconds after it began.
+For each size, printed is for a queue of which nothing is due and one new message in incoming/: seconds from
+the start of the process to its first delivery, seconds of processor time until all of deferred/ has been
+looked through, and the process's largest resident size (VmHWM, which counts pages shared with other processes
+too). Then a message for a quick destination is put into the queue every 20 ms, at rest and during another look
+through deferred/: the time from its wake-up call until the server has it, median, 95th percentile and longest.
+Last, the same queue with every message due: first delivery, and memory ten seconds after it began.
+
+A million messages take 4 GB of disk, and about two minutes to be made.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import signal
-import subprocess
-import sys
+import socket
 import tempfile
+import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
-from benchmarks.qmgr import CONTENT, start_sink
-from mailstack.storage.queue import Envelope, Queue, Recipient
-from mailstack.storage.queue_file import encode_envelope, encode_header, encode_status
+from benchmarks.probe import Probe, QueueManagerProcess, start_server, wake, write
+from benchmarks.qmgr import start_sink
+from mailstack.mta import trigger
+from mailstack.storage.queue import Queue
 
-MAIN_CF = """\
-compatibility_level = 3.6
-myhostname = mail.bench.test
-mydestination =
-queue_directory = {root}/queue
-transport_maps = texthash:{root}/transport
-"""
-MASTER_CF = "lmtp unix - - n - - lmtp\nsmtp unix - - n - - smtp\nretry unix - - n - - error\n"
-CHILD = """\
-import os, sys
-from pathlib import Path
-from mailstack.mta.qmgr.main import run_qmgr
-from mailstack.net.log import Log
-log = Log("postfix/qmgr", "mail", os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT))
-sys.exit(run_qmgr(Path(sys.argv[1]), log))
-"""
 WATCHED = 10.0
 """Seconds after which the memory is read."""
+CALM = 2.0
+"""Seconds of measuring at rest."""
+DESTINATIONS = 1000
 
 
-class QueueManagerProcess:
-    """A queue manager on `root/queue`, in a process of its own. `ways`: domain → port of an LMTP server."""
-
-    def __init__(self, root: Path, ways: dict[str, int]) -> None:
-        self.log = root / "log"
-        self._root = root
-        (root / "main.cf").write_text(MAIN_CF.format(root=root))
-        (root / "master.cf").write_text(MASTER_CF)
-        lines = (f"{domain} lmtp:inet:127.0.0.1:{port}\n" for domain, port in ways.items())
-        (root / "transport").write_text("".join(lines))
-
-    def __enter__(self) -> QueueManagerProcess:
-        self.started = time.monotonic()
-        self._process = subprocess.Popen([sys.executable, "-c", CHILD, str(self._root), str(self.log)])
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(12)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def until(self, text: bytes, seconds: float) -> float:
-        """Seconds from the start until the log has that text."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.log.exists() and text in self.log.read_bytes():
-                return time.monotonic() - self.started
-            time.sleep(0.01)
-        raise SystemExit(f"no {text.decode()} in the log after {seconds:.0f} s")
-
-    def peak(self) -> float:
-        """The largest resident size so far, in MiB."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+def fill(queue: Queue, count: int) -> None:
+    """Deferred messages, none of them due."""
+    when = time.time() + 86_400
+    for number in range(count):
+        write(queue, "deferred", f"user{number}@d{number % DESTINATIONS}.test", when)
 
 
-def write(queue: Queue, folder: str, recipient: str, mtime: float | None = None) -> str:
-    """A message in a queue, not flushed; return its id."""
-    envelope = Envelope("a@bench.test", (Recipient(recipient),), time.time())
-    records = encode_envelope(envelope)
-    data = encode_header(len(CONTENT), records) + CONTENT + records
-    queue_id = queue.new_id(time.time())
-    path = Path(queue.path(folder, queue_id))
-    try:
-        path.write_bytes(data if mtime is None else data + encode_status(1, {}))
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True)
-        path.write_bytes(data if mtime is None else data + encode_status(1, {}))
-    if mtime is not None:
-        os.utime(path, (mtime, mtime))
-    return queue_id
+def make_due(queue: Queue) -> None:
+    when = time.time() - 60
+    for entry in queue.scan("deferred"):
+        os.utime(queue.path("deferred", entry.queue_id), (when, when))
 
 
-def measure(count: int, *, due: bool, port: int) -> str:
-    """One start."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+def none_due(root: Path, queue: Queue, ways: dict[str, int], reports: int) -> str:
+    """Start, look through everything, and what that is to new mail."""
+    write(queue, "incoming", "new@d0.test")
+    with QueueManagerProcess(root, ways) as qmgr:
+        first = qmgr.until(b"status=sent", 120)
+        looked = at_rest(qmgr)
+        peak = qmgr.peak()
+        probe = Probe(queue, reports)
+        threading.Thread(target=probe.receive, daemon=True).start()
+        sender = threading.Thread(target=probe.send)
+        sender.start()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        time.sleep(CALM)
+        struck = time.monotonic()
+        sock = trigger.connect(f"{queue.directory}/public")
+        wake(sock, trigger.SCAN_DEFERRED)
+        sock.close()
+        time.sleep(max(CALM, looked))
+        ended = time.monotonic()
+        probe.stop = True
+        sender.join()
+        time.sleep(0.5)
+        rest, scan = probe.between(begun, struck), probe.between(struck, ended)
+    return f"{first:8.2f} s {looked:8.2f} s {peak:8.1f} MiB   at rest {rest}   looking {scan}"
+
+
+def at_rest(qmgr: QueueManagerProcess) -> float:
+    """Processor time until the process needs none any more."""
+    used = -1.0
+    while (now := qmgr.processor()) - used > 0.05:
+        used = now
+        time.sleep(1.0)
+    return now
+
+
+def all_due(root: Path, ways: dict[str, int]) -> str:
+    (root / "log").unlink()
+    with QueueManagerProcess(root, ways) as qmgr:
+        first = qmgr.until(b"status=sent", 120)
+        time.sleep(max(0.0, WATCHED - first))
+        return f"{first:8.2f} s {qmgr.peak():8.1f} MiB"
+
+
+def measure(count: int, folder: str | None, port: int) -> None:
+    """One size."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        root = Path(place)
         queue = Queue(f"{root}/queue")
         queue.create()
-        when = time.time() + (-60 if due else 86_400)
-        for number in range(count):
-            write(queue, "deferred", f"user{number}@d{number % 1000}.test", when)
-        if not due:
-            write(queue, "incoming", "new@d0.test")
-        ways = {f"d{number}.test": port for number in range(1000)}
-        with QueueManagerProcess(root, ways) as qmgr:
-            first = qmgr.until(b"status=sent", 120)
-            time.sleep(max(0.0, WATCHED - first))
-            return f"{count:>9} {'all due' if due else 'none due':>9} {first:8.2f} s {qmgr.peak():8.1f} MiB"
+        fill(queue, count)
+        ours, theirs = socket.socketpair()
+        quick, quick_port = start_server(0.0, theirs.fileno())
+        theirs.close()
+        ways = {f"d{number}.test": port for number in range(DESTINATIONS)} | {"quick.test": quick_port}
+        try:
+            print(f"{count:>9} none due {none_due(root, queue, ways, ours.detach())}", flush=True)
+            make_due(queue)
+            print(f"{count:>9}  all due {all_due(root, ways)}", flush=True)
+        finally:
+            os.kill(quick, 15)
+            os.waitpid(quick, 0)
 
 
 def main() -> None:
-    sizes = [int(word) for word in sys.argv[1:]] or [50_000, 100_000, 200_000]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("messages", nargs="*", type=int, default=[200_000, 500_000, 1_000_000])
+    parser.add_argument("--folder", help="where the queue lies")
+    options = parser.parse_args()
     pid, port = start_sink()
     try:
-        print(f"{'messages':>9} {'':>9} {'delivery':>10} {'memory':>12}")
-        for count in sizes:
-            for due in (True, False):
-                print(measure(count, due=due, port=port), flush=True)
+        for count in options.messages:
+            measure(count, options.folder, port)
     finally:
         os.kill(pid, 15)
         os.waitpid(pid, 0)

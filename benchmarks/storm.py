@@ -9,120 +9,21 @@ until the quick server has it, and the queue manager's largest resident size.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from benchmarks.deferred import QueueManagerProcess, write
+from benchmarks.probe import Probe, QueueManagerProcess, start_server, wake, write
 from mailstack.mta import trigger
-from mailstack.net.loop import run
 from mailstack.storage.queue import Queue
 
-EVERY = 0.02
-"""Seconds between two messages for the quick destination."""
 SLOW = 1.0
 """Seconds that the slow destination takes for a message."""
 CALM, AFTER = 2.0, 6.0
 """Seconds of measuring before the storm and after its first message."""
-
-
-def start_server(pause: float, report: int | None = None) -> tuple[int, int]:
-    """Fork an LMTP server that answers after `pause` seconds; (process id, port).
-
-    With `report`, it writes the local part of each recipient that it has taken to that descriptor.
-    """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writing)
-        return pid, int(os.read(reading, 10))
-
-    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await talk(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the queue manager has been stopped in the middle of a delivery
-        writer.close()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 sink LMTP\r\n")
-        recipient = b""
-        while line := await reader.readline():
-            verb = line[:4].upper()
-            if verb == b"LHLO":
-                writer.write(b"250-sink\r\n250-PIPELINING\r\n250 ENHANCEDSTATUSCODES\r\n")
-            elif verb == b"DATA":
-                writer.write(b"354 go\r\n")
-                await reader.readuntil(b"\r\n.\r\n")
-                await asyncio.sleep(pause)
-                if report is not None:
-                    os.write(report, recipient + b"\n")
-                writer.write(b"250 2.0.0 Saved\r\n")
-            else:
-                if verb == b"RCPT":
-                    recipient = line.partition(b"<")[2].partition(b"@")[0]
-                writer.write(b"250 2.1.0 Ok\r\n")
-
-    async def serve() -> None:
-        server = await asyncio.start_server(client, "127.0.0.1", 0)
-        os.write(writing, str(server.sockets[0].getsockname()[1]).encode())
-        await server.serve_forever()
-
-    run(serve())
-    os._exit(0)
-
-
-class Probe:
-    """Messages for the quick destination, and how long each takes."""
-
-    def __init__(self, queue: Queue, reports: int) -> None:
-        self._queue = queue
-        self._reports = reports
-        self._sent: dict[str, float] = {}
-        self.taken: list[tuple[float, float]] = []
-        """(when it was sent, seconds until it was delivered)."""
-        self.stop = False
-
-    def send(self) -> None:
-        """Until `stop`."""
-        sock = trigger.connect(f"{self._queue.directory}/public")
-        number = 0
-        while not self.stop:
-            number += 1
-            queue_id = write(self._queue, "incoming", f"probe{number}@quick.test")
-            self._sent[f"probe{number}"] = time.monotonic()
-            wake(sock, queue_id)
-            time.sleep(EVERY)
-        sock.close()
-
-    def receive(self) -> None:
-        """Until the reports end."""
-        with os.fdopen(self._reports) as lines:
-            for line in lines:
-                sent = self._sent[line.strip()]
-                self.taken.append((sent, time.monotonic() - sent))
-
-    def between(self, start: float, end: float) -> str:
-        times = sorted(taken for sent, taken in self.taken if start <= sent < end)
-        if not times:
-            return "none delivered"
-        median, most = times[len(times) // 2], times[int(len(times) * 0.95)]
-        return f"median {median * 1e3:6.1f} ms   p95 {most * 1e3:6.1f} ms   of {len(times)}"
-
-
-def wake(sock: socket.socket, queue_id: str) -> None:
-    """Tell qmgr of a message, as smtpd does."""
-    while True:
-        try:
-            sock.send(queue_id.encode())
-            return
-        except BlockingIOError:
-            time.sleep(0.001)
 
 
 def storm(queue: Queue, count: int) -> float:
