@@ -9,7 +9,8 @@
     c shut                       the client closes its side
     c closed                     the server closes
 
-`d` in place of `c` is a second client; a client connects when it is first named.
+`d` in place of `c` is a second client; a client connects when it is first named. What a group `(?P<name>…)`
+has matched stands for `${name}` in the lines that follow.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from mailstack.net.stream import Stream
 
 TIMEOUT = 10.0
+_KEPT = re.compile(r"\$\{(\w+)\}")
 Connect = Callable[[], Awaitable[Stream]]
 
 
@@ -31,6 +33,7 @@ async def play(
 ) -> None:
     """Play the dialogue in `path`; `AssertionError` names the line that went another way."""
     clients: dict[str, _Client] = {}
+    kept: dict[str, str] = {}
     for number, line in enumerate(_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -39,15 +42,17 @@ async def play(
             clients[who] = _Client(await connect(), bytewise)
         client = clients[who]
         what, _, text = rest.partition(" ")
+        text = _KEPT.sub(lambda found: kept[found[1]], text)
         try:
-            await _act(client, what, text, tls)
+            kept |= await _act(client, what, text, tls)
         except (AssertionError, TimeoutError, OSError) as error:
             raise AssertionError(f"{path.name}:{number}: {line}\n{type(error).__name__}: {error}") from error
     for client in clients.values():
         client.stream.close()
 
 
-async def _act(client: _Client, what: str, text: str, tls: ssl.SSLContext | None) -> None:
+async def _act(client: _Client, what: str, text: str, tls: ssl.SSLContext | None) -> dict[str, str]:
+    """What is to be kept of it."""
     match what:
         case "->":
             await client.send(text.encode() + b"\r\n")
@@ -60,7 +65,9 @@ async def _act(client: _Client, what: str, text: str, tls: ssl.SSLContext | None
             assert line == text, f"the server said {line!r}"
         case "<~":
             line = await client.line()
-            assert re.fullmatch(text, line), f"the server said {line!r}"
+            found = re.fullmatch(text, line)
+            assert found, f"the server said {line!r}"
+            return found.groupdict()
         case "tls":
             assert tls is not None
             await client.stream.start_tls(tls, TIMEOUT, server_side=False, server_hostname="localhost")
@@ -72,6 +79,7 @@ async def _act(client: _Client, what: str, text: str, tls: ssl.SSLContext | None
             assert rest == b"", f"the server said {rest!r}"
         case _:
             raise AssertionError("no such action")
+    return {}
 
 
 def _lines(path: Path) -> list[str]:

@@ -119,7 +119,7 @@ async def _append_all(box: SharedMailbox, work: list[tuple[Publication, bool]]) 
         for path in done:
             os.unlink(path)
         raise
-    files = [(0, os.path.basename(publication.final), in_new) for publication, in_new in work]
+    files = [(0, os.path.basename(publication.final), in_new, "") for publication, in_new in work]
     return [uid for _, uid in await box.adopt_many(files)]
 
 

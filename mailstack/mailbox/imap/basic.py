@@ -40,8 +40,17 @@ async def identify(session: Session, tag: str, command: c.Id) -> str:
 
 
 async def enable(session: Session, tag: str, command: c.Enable) -> str:
-    # None of the announced extensions has to be enabled; others are passed over (RFC 5161 §3.1).
-    session.line("* ENABLED")
+    """Others than these are passed over (RFC 5161 §3.1)."""
+    enabled = []
+    for name in command.capabilities:
+        if name == "CONDSTORE" and not session.condstore:
+            enabled.append(name)
+            session.use_condstore()
+        elif name == "QRESYNC" and not session.qresync:
+            enabled.append(name)
+            session.qresync = True
+            session.use_condstore()
+    session.line(" ".join(["* ENABLED", *enabled]))
     return "OK Enabled."
 
 

@@ -22,6 +22,10 @@ AFTER_LOGIN = (
     "STATUS=SIZE",
     "LITERAL+",
     "SPECIAL-USE",
+    "CONDSTORE",
+    "QRESYNC",
+    "OBJECTID",
+    "SAVEDATE",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.expunge import highest
 from mailstack.mailbox.imap.messages import positions
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.sequence import format_set
@@ -36,7 +37,7 @@ async def copy(session: Session, tag: str, command: c.Copy) -> str:
     code = f"[COPYUID {target.folder.uid_validity} {old} {new}]"
     if command.move:
         session.line(f"* OK {code} Moved UIDs.")
-        return "OK Move completed."
+        return f"OK {highest(session)}Move completed."
     if len(pairs) < len(found):
         session.line(f"* OK {code} Copied UIDs.")
         raise CommandError("NO [EXPUNGEISSUED] Some of the messages no longer exist.")

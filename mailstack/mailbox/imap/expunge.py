@@ -28,7 +28,7 @@ async def expunge(session: Session, tag: str, command: c.Plain) -> str:
     view = session.selected
     if not view.readonly:
         await view.box.expunge(deleted_uids(view))
-    return "OK Expunge completed."
+    return f"OK {highest(session)}Expunge completed."
 
 
 async def uid_expunge(session: Session, tag: str, command: c.UidExpunge) -> str:
@@ -36,4 +36,9 @@ async def uid_expunge(session: Session, tag: str, command: c.UidExpunge) -> str:
     if not view.readonly:
         wanted = {view.uids[at] for at in positions_of_uids(command.uids, view.uids, view.count)}
         await view.box.expunge([uid for uid in deleted_uids(view) if uid in wanted])
-    return "OK Expunge completed."
+    return f"OK {highest(session)}Expunge completed."
+
+
+def highest(session: Session) -> str:
+    """The response code for a client that wants to know up to where it is told (RFC 7162 §3.2.7)."""
+    return f"[HIGHESTMODSEQ {session.selected.box.folder.highest_modseq}] " if session.qresync else ""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap.messages import positions
+from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.messages import missing_uids, positions
+from mailstack.mailbox.imap.objectid import email_id
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.message import open_message
 from mailstack.storage.maildir.names import SEEN
@@ -17,6 +19,7 @@ from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.dates import format_date_time
 from mailstack.wire.imap.fetch import Attribute, FetchItem, Section
 from mailstack.wire.imap.section import locate
+from mailstack.wire.imap.sequence import format_ranges
 from mailstack.wire.imap.structure import body, envelope
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import PIECE, Data, wire, wire_pieces, wire_size
@@ -25,6 +28,7 @@ from mailstack.wire.mime.structure import Part, parse
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
+UID, MODSEQ = Attribute("UID"), Attribute("MODSEQ")
 TURN = 0.02
 """Seconds after which other sessions get a turn."""
 
@@ -32,9 +36,11 @@ TURN = 0.02
 async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     view = session.selected
     found = positions(view, command.messages, command.uid, "FETCH")
-    items = command.items
-    if command.uid and Attribute("UID") not in items:
-        items = (Attribute("UID"), *items)
+    items = _items(session, command)
+    if command.changed_since is not None:
+        if command.vanished:
+            _tell_vanished(session, command)
+        found = _changed_since(view, found, command.changed_since)
     session.tell_keywords()
     seen = await _mark_seen(view, found, items)
     loop = asyncio.get_running_loop()
@@ -52,6 +58,33 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     if missing:
         return "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
     return "OK Fetch completed."
+
+
+def _items(session: Session, command: c.Fetch) -> tuple[FetchItem, ...]:
+    """What to send: with UID for UID FETCH, with MODSEQ for CHANGEDSINCE (RFC 7162 §3.1.4.1)."""
+    items = command.items
+    if command.changed_since is not None and MODSEQ not in items:
+        items = (*items, MODSEQ)
+    if MODSEQ in items:
+        session.use_condstore()
+    if (command.uid or session.qresync) and UID not in items:
+        items = (UID, *items)
+    return items
+
+
+def _changed_since(view: View, found: list[int], modseq: int) -> list[int]:
+    folder = view.box.folder
+    indexes = ((at, folder.index(view.uids[at])) for at in found)
+    return [at for at, index in indexes if index >= 0 and folder.modseqs[index] > modseq]
+
+
+def _tell_vanished(session: Session, command: c.Fetch) -> None:
+    """RFC 7162 §3.2.6; see `select` for what counts as gone."""
+    if not session.qresync:
+        raise CommandError("BAD VANISHED needs ENABLE QRESYNC.")
+    gone = missing_uids(command.messages, session.selected)
+    if gone:
+        session.line(f"* VANISHED (EARLIER) {format_ranges(gone)}")
 
 
 async def _mark_seen(view: View, found: list[int], items: tuple[FetchItem, ...]) -> set[int]:
@@ -81,6 +114,8 @@ class _Response:
         try:
             if seen and Attribute("FLAGS") not in items:
                 out.append(b"FLAGS %b " % self.session.flags(self.index()))
+                if self.session.condstore and MODSEQ not in items:
+                    out.append(self.attribute("MODSEQ") + b" ")
             for item in items:
                 if isinstance(item, Attribute):
                     out.append(self.attribute(item.name))
@@ -121,6 +156,14 @@ class _Response:
                 return b'INTERNALDATE "%b"' % format_date_time(box.folder.date(self.index()))
             case "RFC822.SIZE":
                 return b"RFC822.SIZE %d" % box.wire_size(self.index())
+            case "MODSEQ":
+                return b"MODSEQ (%d)" % box.folder.modseqs[self.index()]
+            case "SAVEDATE":
+                return b'SAVEDATE "%b"' % format_date_time(box.folder.saved_date(self.index()))
+            case "EMAILID":
+                return b"EMAILID (%b)" % email_id(box.folder, self.index()).encode("ascii")
+            case "THREADID":
+                return b"THREADID NIL"
             case "ENVELOPE":
                 data = self.data()
                 fields = self._root.fields if self._root else list(headers.fields(header_of(data)))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.mailbox.views import SharedMailbox
 from mailstack.storage.maildir import subscriptions, tree
 from mailstack.storage.maildir.names import DELETED, SEEN
@@ -87,6 +88,8 @@ async def status(session: Session, tag: str, command: c.Status) -> str:
 
 async def _send_status(session: Session, name: str, items: Iterable[str]) -> None:
     store = session.service.store
+    if "HIGHESTMODSEQ" in items:
+        session.use_condstore()
     box = await store.open(session.root, name)
     try:
         values = " ".join(f"{item} {_status_value(box, item)}" for item in items)
@@ -95,7 +98,7 @@ async def _send_status(session: Session, name: str, items: Iterable[str]) -> Non
     session.send(b"* STATUS %b (%b)\r\n" % (mailbox(name), values.encode("ascii")))
 
 
-def _status_value(box: SharedMailbox, item: str) -> int:
+def _status_value(box: SharedMailbox, item: str) -> int | str:
     folder = box.folder
     match item:
         case "MESSAGES":
@@ -110,6 +113,10 @@ def _status_value(box: SharedMailbox, item: str) -> int:
             return sum(1 for flags in folder.flags if not flags & SEEN)
         case "DELETED":
             return sum(1 for flags in folder.flags if flags & DELETED)
+        case "HIGHESTMODSEQ":
+            return folder.highest_modseq
+        case "MAILBOXID":
+            return f"({mailbox_id(folder)})"
         case _:
             return sum(box.wire_size(index) for index in range(len(folder.uids)))
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.storage.maildir import subscriptions, tree
 from mailstack.storage.maildir.names import unique_name
 from mailstack.wire.imap import commands as c
@@ -21,7 +22,9 @@ async def create(session: Session, tag: str, command: c.Create) -> str:
         name = name[:-1]
     if tree.canonical(name) == tree.INBOX or not tree.create(session.root, name):
         raise CommandError("NO [ALREADYEXISTS] Mailbox already exists")
-    return "OK Create completed."
+    box = await session.service.store.open(session.root, name)
+    session.service.store.unpin(box)
+    return f"OK [MAILBOXID ({mailbox_id(box.folder)})] Create completed."
 
 
 async def delete(session: Session, tag: str, command: c.Delete) -> str:

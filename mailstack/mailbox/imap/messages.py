@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.views import View
-from mailstack.wire.imap.sequence import SequenceSet, positions_of_numbers, positions_of_uids
+from mailstack.wire.imap.sequence import STAR, SequenceSet, positions_of_numbers, positions_of_uids
 
 
 def positions(view: View, messages: SequenceSet, uid: bool, name: str) -> list[int]:
@@ -18,3 +20,24 @@ def positions(view: View, messages: SequenceSet, uid: bool, name: str) -> list[i
     if found is None:
         raise CommandError(f"BAD Error in IMAP command {name}: Invalid messageset.")
     return found
+
+
+def missing_uids(known: SequenceSet, view: View, floor: int = 0) -> list[tuple[int, int]]:
+    """UIDs above `floor` that are in the set and in no message of the view: ranges, ascending.
+
+    UIDs that have never been given are not among them; `*` is the highest that has.
+    """
+    top = view.box.folder.next_uid - 1
+    ranges: list[tuple[int, int]] = []
+    for low, high in sorted(known):
+        start, end = max(min(low, top), floor + 1), min(high, top)
+        if ranges:
+            start = max(start, ranges[-1][1] + 1)
+        present = bisect_left(view.uids, start, 0, view.count)
+        while start <= end:
+            uid = view.uids[present] if present < view.count else STAR
+            if uid > start:
+                ranges.append((start, min(end, uid - 1)))
+            start = uid + 1
+            present += 1
+    return ranges

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.fetch import TURN, header_of, open_found
+from mailstack.mailbox.imap.objectid import email_id
 from mailstack.mailbox.imap.store import SYSTEM_BITS
 from mailstack.mailbox.views import View
 from mailstack.wire.imap import commands as c
@@ -43,14 +44,34 @@ async def search(session: Session, tag: str, command: c.Search) -> str:
         raise CommandError("NO [BADCHARSET (UTF-8 US-ASCII)] Unknown charset.")
     found = await _Search(view, command.charset).apply(command.key, list(range(view.count)))
     numbers = [view.uids[at] if command.uid else at + 1 for at in found]
+    modseq = _highest_modseq(view, found) if found and _asks_for_modseq(command.key) else 0
     if command.returns is None:
-        session.line("* SEARCH" + "".join(f" {number}" for number in numbers))
+        tail = f" (MODSEQ {modseq})" if modseq else ""
+        session.line("* SEARCH" + "".join(f" {number}" for number in numbers) + tail)
     else:
-        session.line(_esearch(tag, command, numbers))
+        session.line(_esearch(tag, command, numbers, modseq))
     return "OK Search completed."
 
 
-def _esearch(tag: str, command: c.Search, numbers: list[int]) -> str:
+def _asks_for_modseq(key: keys.Key) -> bool:
+    match key:
+        case keys.And(parts):
+            return any(map(_asks_for_modseq, parts))
+        case keys.Or(first, second):
+            return _asks_for_modseq(first) or _asks_for_modseq(second)
+        case keys.Not(part):
+            return _asks_for_modseq(part)
+    return isinstance(key, keys.Modseq)
+
+
+def _highest_modseq(view: View, found: list[int]) -> int:
+    """RFC 7162 §3.1.5: of all messages that are in the result."""
+    folder = view.box.folder
+    indexes = (folder.index(view.uids[at]) for at in found)
+    return max((folder.modseqs[index] for index in indexes if index >= 0), default=0)
+
+
+def _esearch(tag: str, command: c.Search, numbers: list[int], modseq: int) -> str:
     parts = [f'* ESEARCH (TAG "{tag}")']
     if command.uid:
         parts.append("UID")
@@ -63,6 +84,8 @@ def _esearch(tag: str, command: c.Search, numbers: list[int]) -> str:
         parts.append(f"ALL {format_set(numbers)}")
     if "COUNT" in returns:
         parts.append(f"COUNT {len(numbers)}")
+    if modseq:
+        parts.append(f"MODSEQ {modseq}")
     return " ".join(parts)
 
 
@@ -104,8 +127,16 @@ class _Search:
                 if larger:
                     return await self.each(left, lambda at: box.wire_size(self.index(at)) > octets)
                 return await self.each(left, lambda at: box.wire_size(self.index(at)) < octets)
-            case keys.Date(relation, sent, day):
-                return await self.each(left, lambda at: _compare(self.day(at, sent), relation, day))
+            case keys.Date(relation, of, day):
+                return await self.each(left, lambda at: _compare(self.day(at, of), relation, day))
+            case keys.Modseq(value):
+                modseqs = self.view.box.folder.modseqs
+                return await self.each(left, lambda at: modseqs[self.index(at)] >= value)
+            case keys.ObjectId(name, wanted_id):
+                if name == "THREADID":
+                    return []
+                folder = self.view.box.folder
+                return await self.each(left, lambda at: email_id(folder, self.index(at)) == wanted_id)
             case keys.Header(name, text):
                 wanted = self.text(text)
                 return await self.each(left, lambda at: self.in_header(at, name.lower(), wanted))
@@ -169,10 +200,12 @@ class _Search:
                 result.append(at)
         return result
 
-    def day(self, at: int, sent: bool) -> int:
-        """The day of arrival, or of the Date: field without regard to its zone; days since 1970."""
-        if not sent:
-            seconds = self.view.box.folder.date(self.index(at))
+    def day(self, at: int, of: str) -> int:
+        """The day of arrival, here or in all, or of the Date: field without regard to its zone; days since
+        1970."""
+        if of != "SENT":
+            folder = self.view.box.folder
+            seconds = (folder.saved_date if of else folder.date)(self.index(at))
             return (seconds + time.localtime(seconds).tm_gmtoff) // 86400
         values = headers.values(header_of(self.open(at)), b"date")
         # A date that is missing or cannot be read is the epoch, as in Dovecot.
@@ -215,8 +248,10 @@ def _cost(key: keys.Key) -> int:
             return 0
         case keys.Size():
             return 1
-        case keys.Date(sent=sent):
-            return 10 if sent else 2
+        case keys.Modseq() | keys.ObjectId():
+            return 1
+        case keys.Date(of=of):
+            return 10 if of == "SENT" else 2
         case keys.Header():
             return 10
         case keys.Body() | keys.Text():

@@ -33,8 +33,10 @@ from mailstack.mailbox.imap.errors import CommandError, Disconnect
 from mailstack.mailbox.imap.service import ImapService, User
 from mailstack.mailbox.views import KeywordsFullError, View
 from mailstack.net.stream import Stream
-from mailstack.storage.maildir.folder import IN_NEW, FolderGoneError
+from mailstack.storage.maildir.folder import IN_NEW
+from mailstack.storage.maildir.listing import FolderGoneError
 from mailstack.storage.maildir.tree import MailboxNameError
+from mailstack.wire.imap.sequence import format_set
 from mailstack.wire.imap.server import (
     AppendData,
     AppendEnd,
@@ -83,9 +85,11 @@ class Session:
         "_out",
         "_pending",
         "append",
+        "condstore",
         "connection",
         "failures",
         "keywords_told",
+        "qresync",
         "service",
         "stream",
         "user",
@@ -101,6 +105,8 @@ class Session:
         self.view: View | None = None
         self.append: append.Appending | None = None
         self.failures = 0
+        self.condstore = False
+        self.qresync = False
         self.keywords_told = ""
         self.woken = False
         self._out: list[bytes] = []
@@ -334,16 +340,35 @@ class Session:
         if not view.behind:
             return
         updates = view.sync(expunge)
-        for number in updates.expunged:
-            self.send(b"* %d EXPUNGE\r\n" % number)
+        if self.qresync and updates.vanished:
+            self.line(f"* VANISHED {format_set(updates.vanished)}")
+        else:
+            for number in updates.expunged:
+                self.send(b"* %d EXPUNGE\r\n" % number)
         if updates.exists is not None:
             self.send(b"* %d EXISTS\r\n* %d RECENT\r\n" % (updates.exists, view.recent_count()))
         if updates.flags:
             self.tell_keywords()
         for number in updates.flags:
-            index = view.box.folder.index(view.uid(number))
-            if index >= 0:
-                self.send(b"* %d FETCH (FLAGS %b)\r\n" % (number, self.flags(index)))
+            self.tell_flags(number)
+
+    def tell_flags(self, number: int, *, uid: bool = False) -> None:
+        """`* 12 FETCH (FLAGS (…))`, unless the message is gone. `uid`: with its UID."""
+        folder = self.selected.box.folder
+        index = folder.index(self.selected.uid(number))
+        if index < 0:
+            return
+        parts = [b"UID %d " % folder.uids[index]] if uid or self.qresync else []
+        if self.condstore:
+            parts.append(b"MODSEQ (%d) " % folder.modseqs[index])
+        self.send(b"* %d FETCH (%bFLAGS %b)\r\n" % (number, b"".join(parts), self.flags(index)))
+
+    def use_condstore(self) -> None:
+        """The client knows modification sequences: it hears of them from now on (RFC 7162 §3.1)."""
+        if not self.condstore:
+            self.condstore = True
+            if self.view is not None:
+                self.line(f"* OK [HIGHESTMODSEQ {self.view.box.folder.highest_modseq}] Highest")
 
     def flags(self, index: int) -> bytes:
         """`(\\Seen $Forwarded)` of the message at a folder index."""

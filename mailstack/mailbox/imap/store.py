@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
@@ -9,6 +10,7 @@ from mailstack.mailbox.imap.messages import positions
 from mailstack.storage.maildir.folder import Folder
 from mailstack.storage.maildir.names import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN
 from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.sequence import format_set
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -49,6 +51,8 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
     view = session.selected
     name = "UID STORE" if command.uid else "STORE"
     bits, keywords = split_flags(command.flags, name)
+    if command.unchanged_since is not None:
+        session.use_condstore()
     found = positions(view, command.messages, command.uid, name)
     if view.readonly:
         return "OK Store ignored with read-only mailbox."
@@ -56,24 +60,39 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
     if keywords and found and command.mode != "-":
         await box.add_keywords(keywords)
     bits |= keyword_bits(box.folder, keywords)
-    match command.mode:
-        case "+":
-            changed = await box.store_flags((view.uids[at] for at in found), lambda old: old | bits, view)
-        case "-":
-            changed = await box.store_flags((view.uids[at] for at in found), lambda old: old & ~bits, view)
-        case _:
-            changed = await box.store_flags((view.uids[at] for at in found), lambda old: bits, view)
+    refused: list[int] = []
+    uids = (view.uids[at] for at in found)
+    change = _change(command.mode, bits)
+    changed = set(await box.store_flags(uids, change, view, command.unchanged_since, refused))
     session.tell_keywords()
-    if not command.silent:
-        told = set(changed)
-        for at in found:
-            index = box.folder.index(view.uids[at])
-            if index < 0 or view.uids[at] not in told:
-                continue
-            uid = b"UID %d " % view.uids[at] if command.uid else b""
-            session.send(b"* %d FETCH (%bFLAGS %b)\r\n" % (at + 1, uid, session.flags(index)))
-            if session.full:
-                await session.flush()
+    for at in found:
+        if view.uids[at] in changed and (session.condstore or not command.silent):
+            await _tell(session, at + 1, command)
+    if refused:
+        numbers = refused if command.uid else [view.number(uid) for uid in refused]
+        return f"OK [MODIFIED {format_set(sorted(numbers))}] Conditional store failed."
     if any(box.folder.index(view.uids[at]) < 0 for at in found):
         return "NO [EXPUNGEISSUED] Some of the messages no longer exist."
     return "OK Store completed."
+
+
+def _change(mode: str, bits: int) -> Callable[[int], int]:
+    if mode == "+":
+        return lambda old: old | bits
+    if mode == "-":
+        return lambda old: old & ~bits
+    return lambda old: bits
+
+
+async def _tell(session: Session, number: int, command: c.Store) -> None:
+    """The new flags; of a silent change only its sequence (RFC 7162 §3.1.3)."""
+    if not command.silent:
+        session.tell_flags(number, uid=command.uid)
+    else:
+        folder = session.selected.box.folder
+        index = folder.index(session.selected.uid(number))
+        if index >= 0:
+            uid = b"UID %d " % folder.uids[index] if command.uid or session.qresync else b""
+            session.send(b"* %d FETCH (%bMODSEQ (%d))\r\n" % (number, uid, folder.modseqs[index]))
+    if session.full:
+        await session.flush()

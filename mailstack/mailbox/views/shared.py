@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,8 +12,16 @@ from typing import TYPE_CHECKING
 from mailstack.mailbox.views.files import in_batch, patient, rename, transfer_files, unlink
 from mailstack.mailbox.views.view import Change, View
 from mailstack.storage.durable import Publication
-from mailstack.storage.maildir import prepare_delivery
-from mailstack.storage.maildir.folder import IN_NEW, Delta, Folder, FolderGoneError, Listing, read_listing
+from mailstack.storage.maildir import index, prepare_delivery
+from mailstack.storage.maildir.folder import IN_NEW, Delta, Folder
+from mailstack.storage.maildir.listing import (
+    GRANULARITY,
+    NO_STAMP,
+    FolderGoneError,
+    Listing,
+    read_listing,
+    stamp_of,
+)
 from mailstack.storage.maildir.message import open_message
 from mailstack.storage.maildir.names import (
     KEYWORD_SHIFT,
@@ -47,9 +56,9 @@ class SharedMailbox:
         self.log_start = 0
         self.gone = False
         self.pins = 0
+        self.saving: asyncio.TimerHandle | None = None
         self._events: list[tuple[str, bool, bool]] = []
         self._unsure = False
-        self._sizes: dict[int, int] = {}
         self._handles: tuple[int | None, int | None] = (None, None)
 
     @property
@@ -90,7 +99,9 @@ class SharedMailbox:
         self.notify()
 
     def notify(self) -> None:
-        """Wake the sessions that idle."""
+        """Something has changed: wake the sessions that idle, and put the index aside before long."""
+        if self.folder.unsaved and self.saving is None:
+            self.store.save_soon(self)
         for view in self.views:
             if view.wake is not None:
                 view.wake()
@@ -190,6 +201,15 @@ class SharedMailbox:
         for view in self.views:
             view.rewind(end, self.log_start)
 
+    def snapshot(self) -> index.Snapshot:
+        """The folder for its index. Whoever writes it answers for changes from now on."""
+        folder = self.folder
+        stamp = stamp_of(folder.path)
+        self.store.watcher.poll()
+        settled = self.watched and not self.has_news() and max(stamp) < time.time_ns() - GRANULARITY
+        folder.unsaved = False
+        return folder.snapshot(stamp if settled else NO_STAMP)
+
     def look_again(self) -> None:
         """A file was not where it should be: read the directories now. Raises `OSError`."""
         delta = self.folder.apply(read_listing(self.folder.path))
@@ -200,11 +220,9 @@ class SharedMailbox:
         folder = self.folder
         size = folder.size_in_name(index, "W")
         if size is None:
-            uid = folder.uids[index]
-            size = self._sizes.get(uid)
-            if size is None:
-                data = open_message(folder.file(index))
-                size = self._sizes[uid] = wire_size(data)
+            size = folder.sizes[index]
+            if size < 0:
+                size = folder.sizes[index] = wire_size(open_message(folder.file(index)))
         return size
 
     # ---- changes
@@ -222,11 +240,17 @@ class SharedMailbox:
         return uid
 
     async def store_flags(
-        self, uids: Iterable[int], change: Callable[[int], int], origin: View | None
+        self,
+        uids: Iterable[int],
+        change: Callable[[int], int],
+        origin: View | None,
+        unchanged_since: int | None = None,
+        refused: list[int] | None = None,
     ) -> list[int]:
         """Set each message's flag bits to `change(bits)`. Returns the UIDs whose flags are others now.
 
-        Messages that are gone meanwhile are left out. Raises `OSError`.
+        Messages that are gone meanwhile are left out. Those with a modification sequence above
+        `unchanged_since` stay as they are and are appended to `refused`. Raises `OSError`.
         """
         left = list(uids)
         changed: list[int] = []
@@ -234,6 +258,8 @@ class SharedMailbox:
         async with self.lock:
             # A file that another program has renamed meanwhile is looked for once.
             for last in (False, True):
+                if unchanged_since is not None and refused is not None:
+                    left = self._still_unchanged(left, unchanged_since, refused)
                 left, failure = await self._set_flags(left, change, changed)
                 if not left or last:
                     break
@@ -245,6 +271,15 @@ class SharedMailbox:
         if failure is not None:
             raise failure
         return changed
+
+    def _still_unchanged(self, uids: Sequence[int], limit: int, refused: list[int]) -> list[int]:
+        folder = self.folder
+        left: list[int] = []
+        for uid in uids:
+            index = folder.index(uid)
+            above = index >= 0 and folder.modseqs[index] > limit
+            (refused if above else left).append(uid)
+        return left
 
     async def _set_flags(
         self, uids: Sequence[int], change: Callable[[int], int], changed: list[int]
@@ -340,11 +375,11 @@ class SharedMailbox:
         target: SharedMailbox,
         convert: Callable[[int], int],
         operate: Callable[[str, str], None],
-    ) -> list[tuple[int, str, bool]]:
-        """The files' part: pairs of a UID and what became of it, the name in the target and if in `new/`."""
+    ) -> list[tuple[int, str, bool, str]]:
+        """The files' part: a UID and what became of it, the name in the target, if in `new/`, its GUID."""
         folder = self.folder
         now, host = self.store.clock.time(), self.store.hostname
-        plan: list[tuple[int, str, bool]] = []
+        plan: list[tuple[int, str, bool, str]] = []
         steps: list[tuple[str, str]] = []
         for uid in uids:
             index = folder.index(uid)
@@ -355,7 +390,7 @@ class SharedMailbox:
             name = unique_name(now, host, size_in_name(old, "S"), size_in_name(old, "W"))
             if flags:
                 name += suffix_of(flags)
-            plan.append((uid, name, not flags))
+            plan.append((uid, name, not flags, folder.message_guid(index)))
             place = "cur" if flags else "new"
             steps.append((folder.file(index), f"{target.folder.path}/{place}/{name}"))
         undo = operate is os.link
@@ -366,13 +401,17 @@ class SharedMailbox:
             self._unsure = True
         return [item for item, made in zip(plan, outcome, strict=True) if made]
 
-    async def adopt_many(self, done: Sequence[tuple[int, str, bool]]) -> list[tuple[int, int]]:
-        """Give files that now lie here their UIDs; pairs of the first column and the new UID."""
+    async def adopt_many(self, done: Sequence[tuple[int, str, bool, str]]) -> list[tuple[int, int]]:
+        """Give files that now lie here their UIDs; pairs of the first column and the new UID.
+
+        The last column is the GUID of what the file is a copy of, empty for a message of its own.
+        """
         async with self.lock:
-            files = [(name, in_new) for _, name, in_new in done]
-            new = await patient(lambda: self.folder.added_many(files))
+            files = [(name, in_new) for _, name, in_new, _ in done]
+            guids = [guid for *_, guid in done]
+            new = await patient(lambda: self.folder.added_many(files, guids))
         self.notify()
-        return [(old, uid) for (old, _, _), uid in zip(done, new, strict=True)]
+        return [(old, uid) for (old, *_), uid in zip(done, new, strict=True)]
 
     async def _keyword_map(self, uids: Sequence[int], target: SharedMailbox) -> Callable[[int], int]:
         folder = self.folder

@@ -10,9 +10,10 @@ from mailstack.mailbox.views.files import LOCK_WAIT
 from mailstack.mailbox.views.shared import SharedMailbox
 from mailstack.net.clock import Clock
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.maildir import prepare_delivery, tree
+from mailstack.storage.maildir import index, prepare_delivery, tree
 from mailstack.storage.maildir.delivery import is_folder, make_folder
-from mailstack.storage.maildir.folder import Folder, FolderGoneError
+from mailstack.storage.maildir.folder import Folder
+from mailstack.storage.maildir.listing import FolderGoneError
 from mailstack.storage.maildir.uidlist import LockBusyError, next_uid_validity
 from mailstack.storage.maildir.watch import Watcher
 
@@ -20,6 +21,10 @@ UNUSED_MAILBOXES = 128
 """Mailboxes kept in memory although no session uses them."""
 UNUSED_MESSAGES = 100_000
 """Messages in those mailboxes altogether, at the most."""
+SAVE_DELAY, SAVE_RATE = 1.0, 2000.0
+"""Seconds from a change until the index is written, and the messages that make it one second more."""
+SAVE_INLINE = 1000
+"""Messages in a mailbox up to which its index is written on the event loop's thread."""
 
 
 class MailStore:
@@ -50,7 +55,9 @@ class MailStore:
         return self._watcher
 
     def close(self) -> None:
-        """End the watching."""
+        """Put aside what is to be found again, and end the watching."""
+        for box in self._open.values():
+            self._save_now(box)
         if self._watcher is not None:
             if self._watcher.fileno >= 0:
                 asyncio.get_running_loop().remove_reader(self._watcher.fileno)
@@ -107,7 +114,7 @@ class MailStore:
         elif not is_folder(path):
             raise FileNotFoundError(path)
         loading = self._loading[path] = asyncio.get_running_loop().create_future()
-        box = SharedMailbox(self, root, Folder(path))
+        box = SharedMailbox(self, root, Folder(path, self.clock.time))
         try:
             box.start_watching()
             deadline = self.clock.monotonic() + LOCK_WAIT
@@ -126,8 +133,10 @@ class MailStore:
                     if self.clock.monotonic() > deadline:
                         raise
                     await asyncio.sleep(0.02)
-                    box.folder = Folder(path)
+                    box.folder = Folder(path, self.clock.time)
             self._open[path] = box
+            if box.folder.unsaved:
+                self.save_soon(box)
             for problem in box.folder.problems:
                 self.on_problem(problem)
             box.folder.problems.clear()
@@ -156,8 +165,58 @@ class MailStore:
                 break
             idle = idle[1:]
             messages -= len(other.folder.uids)
+            self._save_now(other)
             other.stop_watching()
             del self._open[other.folder.path]
+
+    # ---- indexes
+
+    def save_soon(self, box: SharedMailbox) -> None:
+        """Write the mailbox's index after a while, and then what has changed until now with it."""
+        delay = SAVE_DELAY + len(box.folder.uids) / SAVE_RATE
+        box.saving = asyncio.get_running_loop().call_later(delay, self._save, box)
+
+    def _save(self, box: SharedMailbox) -> None:
+        if len(box.folder.uids) < SAVE_INLINE:
+            self._save_now(box)
+            return
+        box.saving = None
+        if (work := self._saving(box)) is not None:
+            writing = asyncio.get_running_loop().run_in_executor(None, index.write, *work)
+            writing.add_done_callback(lambda done: self._saved(box, done.exception()))
+
+    def _save_now(self, box: SharedMailbox) -> None:
+        if box.saving is not None:
+            box.saving.cancel()
+            box.saving = None
+        if (work := self._saving(box)) is not None:
+            failure = None
+            try:
+                index.write(*work)
+            except OSError as error:
+                failure = error
+            self._saved(box, failure)
+
+    def _saving(self, box: SharedMailbox) -> tuple[str, index.Snapshot] | None:
+        """What to write where; None when there is nothing to write."""
+        if box.gone or not box.folder.unsaved:
+            return None
+        try:
+            return box.folder.path, box.snapshot()
+        except OSError:
+            return None  # it is being deleted by another program
+
+    def _saved(self, box: SharedMailbox, failure: BaseException | None) -> None:
+        path = box.folder.path
+        try:
+            if failure is not None:
+                raise failure
+            if not box.folder.unsaved:
+                index.settle(path)
+        except OSError as error:
+            # It is only a cache: the next change has it written again.
+            if not box.gone and os.path.isdir(path):
+                self.on_problem(f"{path}/{index.FILE}: not written: {error}")
 
     def dropped(self, box: SharedMailbox) -> None:
         """The mailbox is no more (deleted by us or by another program)."""

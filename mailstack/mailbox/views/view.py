@@ -28,9 +28,13 @@ class Change:
 
 @dataclass(slots=True)
 class Updates:
-    """What a session has to tell its client, as sequence numbers; `expunged` is to be sent as it stands."""
+    """What a session has to tell its client, as sequence numbers; `expunged` is to be sent as it stands.
+
+    `vanished`: the UIDs of `expunged`, ascending.
+    """
 
     expunged: list[int] = field(default_factory=list)
+    vanished: list[int] = field(default_factory=list)
     exists: int | None = None
     flags: list[int] = field(default_factory=list)
 
@@ -132,7 +136,8 @@ class View:
         if removed and not expunge:
             updates.flags = sorted(number for uid in changed if (number := self.number(uid)))
             return updates
-        updates.expunged = sorted((number for uid in removed if (number := self.number(uid))), reverse=True)
+        updates.vanished = sorted(uid for uid in removed if self.number(uid))
+        updates.expunged = [self.number(uid) for uid in reversed(updates.vanished)]
         self._gone_at = box.log_end
         told = self.count - len(updates.expunged)
         self.uids = box.folder.uids

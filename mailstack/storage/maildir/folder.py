@@ -1,10 +1,14 @@
 """One Maildir folder in memory: which messages it has, their UIDs, file names and flags.
 
 `Folder` is the model; it never waits and knows no sessions. The owner (one per process and folder) calls it
-from one thread, except that `read_listing` touches only the disk and may run in another. Three parallel
-columns describe the messages in UID order: `uids`, `names` (the file's name in `cur/` or `new/`) and `flags`
-(see `names`; bit `IN_NEW` says which of the two directories). `uids` is never changed in place but by
-appending: removing messages replaces the array, so that whoever holds the old one keeps a consistent view.
+from one thread, except that `read_listing` touches only the disk and may run in another. Parallel columns
+describe the messages in UID order: `uids`, `names` (the file's name in `cur/` or `new/`), `flags` (see
+`names`; bit `IN_NEW` says which of the two directories), `modseqs` (RFC 7162), and what is found out when it
+is asked for: `dates`, `saved`, `sizes`. `uids` is never changed in place but by appending: removing messages
+replaces the array, so that whoever holds the old one keeps a consistent view.
+
+Every change of flags, every message that comes or goes takes the next modification sequence; none is ever
+given twice, see `index`.
 
 What other programs do to the files (deliver, rename, delete, rewrite `dovecot-uidlist`) is found by `apply`.
 Damage is reported in `problems`, a list of texts that the owner logs and clears.
@@ -13,40 +17,32 @@ Damage is reported in `problems`, a list of texts that the owner logs and clears
 from __future__ import annotations
 
 import os
+import sys
 import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from mailstack.storage.maildir import index as index_file
 from mailstack.storage.maildir import uidlist
 from mailstack.storage.maildir.keywords import Keywords
+from mailstack.storage.maildir.listing import (
+    NO_STAMP,
+    FolderGoneError,
+    Listing,
+    Stamp,
+    arrival_key,
+    read_listing,
+    stamp_of,
+)
 from mailstack.storage.maildir.names import INFO, flags_of, size_in_name, split_name, suffix_of
 
 IN_NEW = 1 << 32
+CHANGES_LOST = 1 << 32
+"""Modification sequences that may have been given since the index was written, should the clock be wrong."""
 REWRITE_STALE = 200
 """Records of expunged messages that may stand in the uidlist before it is rewritten."""
-
-
-GRANULARITY = 20_000_000
-"""Nanoseconds in which a directory may change twice and keep its modification time: filesystems take it from
-a clock that ticks with the kernel's timer."""
-
-
-class FolderGoneError(OSError):
-    """The folder has been deleted, or made anew with another UIDVALIDITY: no view of it is valid any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What the directories held, and their modification times (ns) read before that.
-
-    (-1, -1) for times so young that the next change may leave the same ones: they say nothing then.
-    """
-
-    new: list[str]
-    cur: list[str]
-    stamp: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -65,40 +61,52 @@ class Folder:
     """See the module. `path` is the directory that holds `cur`, `new`, `tmp`."""
 
     __slots__ = (
+        "_by_base",
         "_list_stamp",
         "_reserved",
         "_stale",
-        "by_base",
+        "clock",
         "dates",
         "extensions",
         "flags",
         "guid",
+        "highest_modseq",
         "keywords",
+        "modseqs",
         "names",
         "next_uid",
         "path",
         "problems",
         "recent_from",
+        "saved",
+        "sizes",
         "stamp",
         "uid_validity",
         "uids",
+        "unsaved",
     )
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
         self.path = path
+        self.clock = clock
         self.uid_validity = 0
         self.next_uid = 1
         self.guid = ""
         self.uids: array[int] = array("I")
         self.names: list[str] = []
         self.flags: array[int] = array("Q")
+        self.modseqs: array[int] = array("Q")
         self.dates: array[int] = array("q")
-        self.by_base: dict[str, int] = {}
+        self.saved: array[int] = array("q")
+        self.sizes: array[int] = array("q")
+        self.highest_modseq = 1
+        self.unsaved = False
+        self._by_base: dict[str, int] | None = None
         self.extensions: dict[int, str] = {}
         self.keywords = Keywords(path)
         self.recent_from = 1
         self.problems: list[str] = []
-        self.stamp = (-1, -1)
+        self.stamp = NO_STAMP
         self._list_stamp: tuple[int, int, int] | None = None
         self._reserved: dict[str, int] = {}
         self._stale = 0
@@ -110,20 +118,111 @@ class Folder:
 
         Raises `OSError`, `LockBusyError`; `FolderGoneError` when there is no such folder.
         """
-        listing = read_listing(self.path)
         self.keywords.load()
-        if not self._read_uidlist():
-            self.uid_validity = new_validity()
-            self.guid = uidlist.new_guid()
-            self._rewrite()
-        self.apply(listing)
-        fresh = [uid for uid, flags in zip(self.uids, self.flags, strict=True) if flags & IN_NEW]
-        self.recent_from = min(fresh, default=self.next_uid)
+        known = self._read_index()
+        if known is None or not self._take_over(known):
+            listing = read_listing(self.path)
+            if not self._read_uidlist():
+                self.uid_validity = new_validity()
+                self.guid = uidlist.new_guid()
+                self._rewrite()
+            self.apply(listing)
+            self.saved = array("q", bytes(8 * len(self.uids)))  # they have come before, and nobody knows when
+            fresh = [uid for uid, flags in zip(self.uids, self.flags, strict=True) if flags & IN_NEW]
+            self.recent_from = min(fresh, default=self.next_uid)
+            self._remember(known)
+
+    # ---- the index
+
+    def _read_index(self) -> index_file.Snapshot | None:
+        try:
+            return index_file.read(self.path)
+        except index_file.DamagedIndexError as error:
+            self.problems.append(f"{self.path}/{index_file.FILE}: {error}; made anew")
+        except OSError as error:
+            self.problems.append(f"{self.path}/{index_file.FILE}: {error}")
+        return None
+
+    def _take_over(self, known: index_file.Snapshot) -> bool:
+        """Nothing has changed since the index was written: its columns are the folder's."""
+        if not known.trusted or known.stamp == NO_STAMP or known.list_stamp != self._stat_list():
+            return False
+        try:
+            if stamp_of(self.path) != known.stamp:
+                return False
+        except FileNotFoundError:
+            return False
+        self.uid_validity, self.next_uid, self.guid = known.uid_validity, known.next_uid, known.guid
+        self.uids, self.names, self.flags = known.uids, known.names, known.flags
+        self.modseqs, self.highest_modseq = known.modseqs, known.highest_modseq
+        self.dates, self.saved, self.sizes = known.dates, known.saved, known.sizes
+        self.extensions = known.extensions
+        self.recent_from = known.recent_from
+        self.stamp, self._list_stamp, self._stale = known.stamp, known.list_stamp, known.stale
+        self._by_base = None
+        return True
+
+    def _remember(self, known: index_file.Snapshot | None) -> None:
+        """The folder has been read from its files: what the index knows besides, as far as it still holds."""
+        known = known if known is not None and known.uid_validity == self.uid_validity else None
+        old = {uid: at for at, uid in enumerate(known.uids)} if known is not None else {}
+        if known is None or not known.trusted:
+            last = known.highest_modseq if known is not None else 0
+            self.highest_modseq = max(last + CHANGES_LOST, int(self.clock() * 1_000_000))
+            self.modseqs = array("Q", [self.highest_modseq]) * len(self.uids)
+        else:
+            self.highest_modseq = known.highest_modseq + (1 if len(old) > len(self.uids) else 0)
+        for index, uid in enumerate(self.uids):
+            at = old.get(uid, -1)
+            if known is not None and at >= 0:
+                self.dates[index], self.saved[index] = known.dates[at], known.saved[at]
+                self.sizes[index] = known.sizes[at]
+                if known.trusted and not (known.flags[at] ^ self.flags[index]) & ~IN_NEW:
+                    self.modseqs[index] = known.modseqs[at]
+                    continue
+            if known is not None and known.trusted:
+                self.highest_modseq += 1
+                self.modseqs[index] = self.highest_modseq
+        self.unsaved = True
+
+    def snapshot(self, stamp: Stamp) -> index_file.Snapshot:
+        """What `index.write` takes; the columns are copies. `stamp`: `NO_STAMP` when in doubt."""
+        return index_file.Snapshot(
+            uid_validity=self.uid_validity,
+            next_uid=self.next_uid,
+            recent_from=self.recent_from,
+            stale=self._stale,
+            highest_modseq=self.highest_modseq,
+            stamp=stamp,
+            list_stamp=self._list_stamp or (0, 0, 0),
+            guid=self.guid,
+            uids=self.uids[:],
+            flags=self.flags[:],
+            modseqs=self.modseqs[:],
+            dates=self.dates[:],
+            saved=self.saved[:],
+            sizes=self.sizes[:],
+            names=self.names[:],
+            extensions=dict(self.extensions),
+        )
+
+    def _change(self) -> int:
+        """The next modification sequence. What the index says of them is out of date from now on."""
+        if not self.unsaved:
+            self.unsaved = True
+            try:
+                index_file.mark(self.path)
+            except OSError as error:
+                self.problems.append(f"{self.path}/{index_file.FILE}: {error}")
+        self.highest_modseq += 1
+        return self.highest_modseq
+
+    # ---- reading the disk
 
     def is_stale(self) -> bool:
         """Whether the directories or the uidlist have changed since they were read (three `stat` calls)."""
         try:
-            return _stamp(self.path) != self.stamp or self.list_changed()
+            return stamp_of(self.path) != self.stamp or self.list_changed()
         except FileNotFoundError:
             return True
 
@@ -195,6 +294,7 @@ class Folder:
         flags = flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0)
         if (flags ^ self.flags[index]) & ~IN_NEW:
             delta.changed.append(self.uids[index])
+            self.modseqs[index] = self._change()
         self.names[index] = name
         self.flags[index] = flags
 
@@ -214,11 +314,11 @@ class Folder:
                 reserved.append((uid, base, name, in_new))
             else:
                 fresh.append((base, name, in_new))
-        fresh.sort(key=lambda item: _arrival_key(item[0]))
+        fresh.sort(key=lambda item: arrival_key(item[0]))
         uid = self.next_uid
         assigned = [(uid + offset, *item) for offset, item in enumerate(fresh)]
         if assigned:
-            self._append([(number, base) for number, base, _, _ in assigned])
+            self._append([(number, base, "") for number, base, _, _ in assigned])
         for number, base, name, in_new in [*sorted(reserved), *assigned]:
             self._reserved.pop(base, None)
             self._insert(number, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
@@ -228,8 +328,12 @@ class Folder:
         self.uids.append(uid)
         self.names.append(name)
         self.flags.append(flags)
+        self.modseqs.append(self._change())
         self.dates.append(0)
-        self.by_base[base] = uid
+        self.saved.append(int(self.clock()))
+        self.sizes.append(-1)
+        if self._by_base is not None:
+            self._by_base[base] = uid
 
     # ---- the uidlist
 
@@ -279,7 +383,7 @@ class Folder:
         for base in self.by_base.keys() & self._reserved.keys():
             del self._reserved[base]
 
-    def _append(self, records: Sequence[tuple[int, str]]) -> None:
+    def _append(self, records: Sequence[tuple[int, str, str]]) -> None:
         """Write records behind the last line and step `next_uid`. Raises `OSError`, `LockBusyError`."""
         path = f"{self.path}/{uidlist.FILE}"
         with uidlist.Lock(path):
@@ -287,7 +391,7 @@ class Folder:
                 raise uidlist.LockBusyError(f"{path} has just been changed by another program")
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                data = b"".join([uidlist.record(uid, base) for uid, base in records])
+                data = b"".join([uidlist.record(*record) for record in records])
                 before = os.fstat(fd).st_size
                 if os.write(fd, data) != len(data):
                     os.ftruncate(fd, before)
@@ -333,6 +437,37 @@ class Folder:
             date = self.dates[index] = int(os.stat(self.file(index)).st_mtime) or 1
         return date
 
+    def saved_date(self, index: int) -> int:
+        """When the message came into this folder (RFC 8514): seconds since 1970. Raises `OSError`.
+
+        Nobody has seen it come: the last change of its file, until it changes again.
+        """
+        date = self.saved[index]
+        if not date:
+            date = self.saved[index] = int(os.stat(self.file(index)).st_ctime)
+        return date
+
+    def message_guid(self, index: int) -> str:
+        """What Dovecot takes as the message's GUID, the same for its copies: the first one's base name."""
+        for item in self.extensions.get(self.uids[index], "").split(" "):
+            if item[:1] == "G":
+                return item[1:]
+        return split_name(self.names[index])[0]
+
+    @property
+    def by_base(self) -> dict[str, int]:
+        """Base name -> UID, of all messages."""
+        if self._by_base is None:
+            self._by_base = {
+                split_name(name)[0]: uid for name, uid in zip(self.names, self.uids, strict=True)
+            }
+        return self._by_base
+
+    def system_flags(self) -> bytes:
+        """One octet a message: its system flags, without \\Recent. For counting and finding in bulk."""
+        octets = memoryview(self.flags).cast("B")
+        return bytes(octets[:: self.flags.itemsize] if sys.byteorder == "little" else octets[7::8])
+
     def size_in_name(self, index: int, key: str) -> int | None:
         """`S` or `W` of the file's name, else of the uidlist's extension fields, else None."""
         size = size_in_name(self.names[index], key)
@@ -351,20 +486,30 @@ class Folder:
         """
         return self.added_many([(name, in_new)])[0]
 
-    def added_many(self, files: Sequence[tuple[str, bool]]) -> list[int]:
-        """The same for several files (name, and if it lies in `new/`), in ascending order of UIDs."""
+    def added_many(self, files: Sequence[tuple[str, bool]], guids: Sequence[str] = ()) -> list[int]:
+        """The same for several files (name, and if it lies in `new/`), in ascending order of UIDs.
+
+        `guids`: of what each is a copy (`message_guid`); without them each is a message of its own.
+        """
         if self.list_changed():
             self._reread_uidlist()
+        copied = {
+            split_name(name)[0]: f"G{guid}" for (name, _), guid in zip(files, guids, strict=False) if guid
+        }
         fresh = [
             (base, name, in_new)
             for name, in_new in files
             if (base := split_name(name)[0]) not in self.by_base
         ]
-        records = [(self.next_uid + offset, base) for offset, (base, _, _) in enumerate(fresh)]
+        records = [
+            (self.next_uid + offset, base, copied.get(base, "")) for offset, (base, _, _) in enumerate(fresh)
+        ]
         if records:
             self._append(records)
-        for (uid, base), (_, name, in_new) in zip(records, fresh, strict=True):
+        for (uid, base, extension), (_, name, in_new) in zip(records, fresh, strict=True):
             self._insert(uid, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
+            if extension:
+                self.extensions[uid] = extension
         return [self.by_base[split_name(name)[0]] for name, _ in files]
 
     def move_to(self, path: str) -> None:
@@ -378,6 +523,8 @@ class Folder:
 
     def set_name(self, index: int, name: str, flags: int) -> None:
         """A message's file now stands in `cur/` under `name`."""
+        if (flags ^ self.flags[index]) & ~IN_NEW:
+            self.modseqs[index] = self._change()
         self.names[index] = name
         self.flags[index] = flags & ~IN_NEW
 
@@ -390,10 +537,12 @@ class Folder:
         for index in dead:
             self.by_base.pop(split_name(self.names[index])[0], None)
             self.extensions.pop(self.uids[index], None)
+        self._change()
         self.uids = array("I", [self.uids[index] for index in keep])
         self.names = [self.names[index] for index in keep]
-        self.flags = array("Q", [self.flags[index] for index in keep])
-        self.dates = array("q", [self.dates[index] for index in keep])
+        for column in ("flags", "modseqs", "dates", "saved", "sizes"):
+            old: array[int] = getattr(self, column)
+            setattr(self, column, array(old.typecode, [old[index] for index in keep]))
         self._stale += len(dead)
 
     def move_new(self) -> None:
@@ -405,53 +554,6 @@ class Folder:
                 try:
                     os.rename(f"{self.path}/new/{name}", f"{self.path}/cur/{target}")
                 except FileNotFoundError:
-                    self.stamp = (-1, -1)
+                    self.stamp = NO_STAMP
                     continue
                 self.set_name(index, target, flags)
-
-
-def read_listing(path: str) -> Listing:
-    """List `new/` before `cur/`, so that a file which moves between them meanwhile is seen at least once.
-
-    A rename during the reading of a directory may hide the file: a directory that has changed meanwhile is
-    read again and the results are joined. Raises `OSError`, `FolderGoneError`.
-    """
-    try:
-        stamp = _stamp(path)
-        young = max(stamp) > time.time_ns() - GRANULARITY
-        new, cur = os.listdir(f"{path}/new"), os.listdir(f"{path}/cur")
-        if _stamp(path) != stamp:
-            again = _stamp(path)
-            present = set(os.listdir(f"{path}/cur"))
-            cur = list(present | {name for name in cur if os.path.exists(f"{path}/cur/{name}")})
-            new = os.listdir(f"{path}/new")
-            stamp = again
-            young = max(stamp) > time.time_ns() - GRANULARITY
-    except FileNotFoundError as error:
-        if os.path.isdir(path):
-            for name in ("cur", "new", "tmp"):
-                os.makedirs(f"{path}/{name}", 0o700, exist_ok=True)
-            return read_listing(path)
-        raise FolderGoneError(f"{path}: deleted") from error
-    return Listing(
-        [name for name in new if not name.startswith(".")],
-        [name for name in cur if not name.startswith(".")],
-        (-1, -1) if young else stamp,
-    )
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    return (os.stat(f"{path}/new").st_mtime_ns, os.stat(f"{path}/cur").st_mtime_ns)
-
-
-def _arrival_key(base: str) -> tuple[int, int, str]:
-    """Delivery order: seconds and microseconds of the unique name, then the name itself."""
-    seconds, _, rest = base.partition(".")
-    micros = ""
-    if rest.startswith("M"):
-        for char in rest[1:]:
-            if not ("0" <= char <= "9"):
-                break
-            micros += char
-    number = int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 19 else 1 << 62
-    return (number, int(micros or 0) if len(micros) < 19 else 0, base)

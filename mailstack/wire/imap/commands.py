@@ -45,9 +45,24 @@ class Enable:
 
 
 @dataclass(frozen=True, slots=True)
+class Qresync:
+    """What a client knows of a mailbox already (RFC 7162 §3.2.5): it wants to hear what is otherwise now.
+
+    `known`: the UIDs it has, None for all; `pairs`: sequence numbers and the UIDs they had then.
+    """
+
+    uid_validity: int
+    modseq: int
+    known: SequenceSet | None = None
+    pairs: tuple[SequenceSet, SequenceSet] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Select:
     mailbox: str
     readonly: bool
+    condstore: bool = False
+    qresync: Qresync | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +129,27 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
+    """`changed_since`: only messages above that modification sequence, and with `vanished` also the UIDs of
+    those that are gone (RFC 7162 §3.1.4.1, §3.2.6)."""
+
     messages: SequenceSet
     items: tuple[FetchItem, ...]
     uid: bool
+    changed_since: int | None = None
+    vanished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """`mode`: `+`, `-` or empty (replace)."""
+    """`mode`: `+`, `-` or empty (replace). `unchanged_since`: not where the modification sequence is above it
+    (RFC 7162 §3.1.3)."""
 
     messages: SequenceSet
     mode: str
     silent: bool
     flags: tuple[str, ...]
     uid: bool
+    unchanged_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ DEPTH_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE."""
+    """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE, also MODSEQ
+    (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474).
+    """
 
     name: str
 
@@ -45,7 +47,18 @@ _MACROS = {
 }
 _ATTRIBUTES = {
     name: Attribute(name)
-    for name in ("FLAGS", "UID", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODYSTRUCTURE")
+    for name in (
+        "FLAGS",
+        "UID",
+        "INTERNALDATE",
+        "RFC822.SIZE",
+        "ENVELOPE",
+        "BODYSTRUCTURE",
+        "MODSEQ",
+        "SAVEDATE",
+        "EMAILID",
+        "THREADID",
+    )
 }
 _SECTIONS = {
     "RFC822": Section(b"RFC822"),

@@ -9,7 +9,19 @@ from mailstack.wire.imap.fetch import parse_items
 from mailstack.wire.imap.search import parse_keys
 from mailstack.wire.imap.tokens import Cursor, ParseError
 
-STATUS_ITEMS = frozenset({"MESSAGES", "RECENT", "UIDNEXT", "UIDVALIDITY", "UNSEEN", "SIZE", "DELETED"})
+STATUS_ITEMS = frozenset(
+    {
+        "MESSAGES",
+        "RECENT",
+        "UIDNEXT",
+        "UIDVALIDITY",
+        "UNSEEN",
+        "SIZE",
+        "DELETED",
+        "HIGHESTMODSEQ",
+        "MAILBOXID",
+    }
+)
 LIST_SELECTION = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
 LIST_RETURN = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
 SEARCH_RETURN = frozenset({"MIN", "MAX", "ALL", "COUNT"})
@@ -63,9 +75,47 @@ def _enable(cursor: Cursor) -> c.Command:
 def _select(readonly: bool) -> Callable[[Cursor], c.Command]:
     def parse(cursor: Cursor) -> c.Command:
         cursor.space()
-        return c.Select(cursor.mailbox(), readonly)
+        mailbox = cursor.mailbox()
+        condstore, qresync = _select_parameters(cursor) if cursor.take(b" (") else (False, None)
+        return c.Select(mailbox, readonly, condstore, qresync)
 
     return parse
+
+
+def _select_parameters(cursor: Cursor) -> tuple[bool, c.Qresync | None]:
+    """`CONDSTORE` and `QRESYNC (…)` up to the closing parenthesis (RFC 4466 §2.4, RFC 7162)."""
+    condstore, qresync = False, None
+    while not cursor.take(b")"):
+        name = cursor.word()
+        if name == "CONDSTORE":
+            condstore = True
+        elif name == "QRESYNC":
+            cursor.space()
+            qresync = _qresync(cursor)
+        else:
+            raise ParseError(f"Unknown parameter {name}")
+        cursor.take(b" ")
+    return condstore, qresync
+
+
+def _qresync(cursor: Cursor) -> c.Qresync:
+    cursor.expect(b"(", "Invalid QRESYNC parameters.")
+    uid_validity = cursor.number()
+    cursor.space()
+    modseq = cursor.number()
+    if not uid_validity or not modseq:
+        raise ParseError("Invalid QRESYNC parameters.")
+    known = pairs = None
+    if cursor.take(b" ") and cursor.peek() != b"(":
+        known = cursor.sequence_set()
+        cursor.take(b" ")
+    if cursor.take(b"("):
+        numbers = cursor.sequence_set()
+        cursor.space()
+        pairs = (numbers, cursor.sequence_set())
+        cursor.expect(b")", "Invalid QRESYNC parameters.")
+    cursor.expect(b")", "Invalid QRESYNC parameters.")
+    return c.Qresync(uid_validity, modseq, known, pairs)
 
 
 def _create(cursor: Cursor) -> c.Command:
@@ -205,7 +255,22 @@ def _fetch(uid: bool) -> Callable[[Cursor], c.Command]:
         cursor.space()
         messages = cursor.sequence_set()
         cursor.space()
-        return c.Fetch(messages, parse_items(cursor), uid)
+        items = parse_items(cursor)
+        changed_since, vanished = None, False
+        if cursor.take(b" ("):
+            while not cursor.take(b")"):
+                name = cursor.word()
+                if name == "CHANGEDSINCE":
+                    cursor.space()
+                    changed_since = cursor.number()
+                elif name == "VANISHED" and uid:
+                    vanished = True
+                else:
+                    raise ParseError(f"Unknown FETCH modifier {name}")
+                cursor.take(b" ")
+        if vanished and changed_since is None:
+            raise ParseError("VANISHED needs CHANGEDSINCE")
+        return c.Fetch(messages, items, uid, changed_since, vanished)
 
     return parse
 
@@ -215,6 +280,7 @@ def _store(uid: bool) -> Callable[[Cursor], c.Command]:
         cursor.space()
         messages = cursor.sequence_set()
         cursor.space()
+        unchanged_since = _unchanged_since(cursor) if cursor.take(b"(") else None
         start = cursor.at
         end = cursor.text.find(b" ", start)
         if end < 0:
@@ -232,9 +298,20 @@ def _store(uid: bool) -> Callable[[Cursor], c.Command]:
             while cursor.take(b" "):
                 names.append(cursor.flag())
             flags = tuple(names)
-        return c.Store(messages, mode, item.endswith(".SILENT"), flags, uid)
+        return c.Store(messages, mode, item.endswith(".SILENT"), flags, uid, unchanged_since)
 
     return parse
+
+
+def _unchanged_since(cursor: Cursor) -> int:
+    """`UNCHANGEDSINCE 12) ` (RFC 7162 §3.1.3)."""
+    if cursor.word() != "UNCHANGEDSINCE":
+        raise ParseError("Unknown STORE modifier.")
+    cursor.space()
+    value = cursor.number()
+    cursor.expect(b")")
+    cursor.space()
+    return value
 
 
 def _copy(move: bool, uid: bool) -> Callable[[Cursor], c.Command]:

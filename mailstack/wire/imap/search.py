@@ -73,10 +73,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Date:
-    """`relation`: BEFORE ON SINCE; `sent`: by the Date: field, else by arrival; `day`: days since 1970."""
+    """`relation`: BEFORE ON SINCE; `of`: `SENT` by the Date: field, `SAVED` by the time the message came into
+    the mailbox (RFC 8514), else empty, by arrival; `day`: days since 1970."""
 
     relation: str
-    sent: bool
+    of: str
     day: int
 
 
@@ -88,7 +89,22 @@ class Size:
     octets: int
 
 
-Key = All | And | Or | Not | Messages | Flag | Recent | Header | Body | Text | Date | Size
+@dataclass(frozen=True, slots=True)
+class Modseq:
+    """A modification sequence of at least that (RFC 7162 §3.1.5; all entries of a message share one)."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectId:
+    """EMAILID or THREADID (RFC 8474 §6)."""
+
+    name: str
+    value: str
+
+
+Key = All | And | Or | Not | Messages | Flag | Recent | Header | Body | Text | Date | Size | Modseq | ObjectId
 
 _FLAGS: dict[str, Key] = {
     "ALL": All(),
@@ -105,11 +121,12 @@ _FLAGS: dict[str, Key] = {
     "RECENT": Recent(),
     "OLD": Not(Recent()),
     "NEW": And((Recent(), Not(Flag("\\Seen")))),
+    "SAVEDATESUPPORTED": All(),
 }
 _HEADERS = {"FROM", "TO", "CC", "BCC", "SUBJECT"}
 _DATES = {
-    f"{prefix}{relation}": (relation, bool(prefix))
-    for prefix in ("", "SENT")
+    f"{prefix}{relation}": (relation, prefix)
+    for prefix in ("", "SENT", "SAVED")
     for relation in ("BEFORE", "ON", "SINCE")
 }
 
@@ -185,6 +202,17 @@ class _Reader:
             except ValueError:
                 raise ParseError("Invalid search date parameter.") from None
             return Date(*_DATES[name], day)
+        if name in ("EMAILID", "THREADID"):
+            return ObjectId(name, self.argument(name).decode("ascii", "replace"))
+        if name == "MODSEQ":
+            self.separator(name)
+            if cursor.peek() == b'"':
+                # An entry and the kind of its value: flags are all that has a sequence.
+                cursor.string()
+                cursor.space()
+                cursor.word()
+                cursor.space()
+            return Modseq(cursor.number())
         raise ParseError(f"Unknown argument {name}")
 
     def separator(self, name: str) -> None:

@@ -92,3 +92,8 @@ def format_set(numbers: Iterable[int]) -> str:
     if start >= 0:
         out.append(f"{start}" if start == previous else f"{start}:{previous}")
     return ",".join(out)
+
+
+def format_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """`1:3,5` for (1, 3) and (5, 5)."""
+    return ",".join(f"{low}" if low == high else f"{low}:{high}" for low, high in ranges)

@@ -113,7 +113,7 @@ COMMANDS: list[tuple[bytes, c.Command]] = [
     ),
     (
         b"SEARCH SENTSINCE 1-Jan-1970 LARGER 5",
-        c.Search(k.And((k.Date("SINCE", True, 0), k.Size(True, 5))), False, "UTF-8"),
+        c.Search(k.And((k.Date("SINCE", "SENT", 0), k.Size(True, 5))), False, "UTF-8"),
     ),
 ]
 
