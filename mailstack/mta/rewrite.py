@@ -265,7 +265,10 @@ def _split_transport(value: str) -> tuple[str, str]:
 
 def _own_literals(conf: MainCf) -> frozenset[str]:
     """`[192.0.2.1]` for each of our addresses, as mail may name them (RFC 5321 §4.1.3)."""
-    addresses = {"127.0.0.1", "::1"}
+    protocols = conf.list("inet_protocols")
+    addresses = {"127.0.0.1"}
+    if "all" in protocols or "ipv6" in protocols:
+        addresses.add("::1")
     addresses.update(conf.list("inet_interfaces"), conf.list("proxy_interfaces"))
     literals = set()
     for text in addresses:

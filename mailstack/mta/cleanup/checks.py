@@ -122,14 +122,14 @@ class Checks:
         }
         self.body = rules("body_checks", conf.list("body_checks"))
         self.body_limit = conf.size("body_checks_size_limit")
+        self.understand = not conf.bool("disable_mime_input_processing")
         strict = conf.bool("strict_8bitmime")
-        self.eight_headers = strict or conf.bool("strict_7bit_headers")
-        self.eight_body = strict or conf.bool("strict_8bitmime_body")
-        self.domain = conf.bool("strict_mime_encoding_domain")
+        self.eight_headers = self.understand and (strict or conf.bool("strict_7bit_headers"))
+        self.eight_body = self.understand and (strict or conf.bool("strict_8bitmime_body"))
+        self.domain = self.understand and conf.bool("strict_mime_encoding_domain")
         self.line_limit = conf.int("line_length_limit")
         """Octets; a longer line is looked at in parts of that length, as in Postfix."""
         self.header_limit = conf.size("header_size_limit")
-        self.understand = not conf.bool("disable_mime_input_processing")
         self.bad_characters = _characters(conf, "message_reject_characters")
         self.stripped_characters = _characters(conf, "message_strip_characters")
 

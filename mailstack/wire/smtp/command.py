@@ -78,7 +78,8 @@ BAD_ORCPT = Reply(501, "5.5.4", "Error: Bad ORCPT parameter syntax")
 def is_foreign(line: str) -> bool:
     """Whether the line is of another protocol: HTTP, or a message header (Postfix's forbidden commands)."""
     verb = line.split(None, 1)[0].upper()
-    return verb in ("CONNECT", "GET", "POST") or not verb[0].isalpha() or _HEADER_LIKE.match(line) is not None
+    letter = verb[0].isascii() and verb[0].isalpha()
+    return verb in ("CONNECT", "GET", "POST") or not letter or _HEADER_LIKE.match(line) is not None
 
 
 def hello_name(argument: str) -> str:
@@ -148,9 +149,12 @@ def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply, strict: 
 
 def _address(path: str, bad: Reply) -> str:
     try:
-        return parse_path(path)
+        address = parse_path(path)
     except AddressError:
         raise SyntaxRefusal(bad) from None
+    if address[:1] == "-":  # it would be an option of a program that is given it
+        raise SyntaxRefusal(bad)
+    return address
 
 
 def _unsupported(token: str) -> Reply:
@@ -167,7 +171,7 @@ def _mail_parameters(text: str, rules: Rules) -> MailParameters:
         key, equals, value = token.partition("=")
         match key.upper():
             case "SIZE" if equals:
-                size = _size(value, rules.size_limit)
+                size = _size(value)
             case "BODY" if value.upper() in ("7BIT", "8BITMIME"):
                 body = value.upper()
             case "SMTPUTF8" if rules.utf8 and not equals:
@@ -182,6 +186,8 @@ def _mail_parameters(text: str, rules: Rules) -> MailParameters:
                 envid = _envid(value, envid, rules.dsn)
             case _:
                 raise SyntaxRefusal(_unsupported(token))
+    if rules.size_limit and size > rules.size_limit:
+        raise SyntaxRefusal(SIZE_LIMIT)
     return MailParameters(size, body, smtputf8, auth, ret, envid)
 
 
@@ -272,12 +278,9 @@ def _decode_uxtext(text: str) -> str | None:
         return None
 
 
-def _size(value: str, limit: int) -> int:
+def _size(value: str) -> int:
     if not (value.isascii() and value.isdigit()):
         raise SyntaxRefusal(BAD_SIZE)
     if len(value) > SIZE_DIGITS:
         raise SyntaxRefusal(SIZE_FILESYSTEM)
-    size = int(value)
-    if limit and size > limit:
-        raise SyntaxRefusal(SIZE_LIMIT)
-    return size
+    return int(value)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mailstack.wire.smtp import command, events
-from mailstack.wire.smtp.address import AddressError, parse_path, valid_hostname
+from mailstack.wire.smtp.address import AddressError, parse_path, valid_domain
 from mailstack.wire.smtp.events import Event
 from mailstack.wire.smtp.reply import Reply
 
@@ -108,7 +108,7 @@ class CommandReaders:
             address = parse_path(argument)
         except AddressError:
             raise command.SyntaxRefusal(command.BAD_RECIPIENT) from None
-        if not address:
+        if not address or address[0] == "-":
             raise command.SyntaxRefusal(command.BAD_RECIPIENT)
         return events.Verify(address, argument)
 
@@ -116,7 +116,7 @@ class CommandReaders:
         if not argument or len(argument.split()) > 1:
             raise command.SyntaxRefusal(ETRN_SYNTAX)
         domain = argument if argument[0].isalnum() else argument[1:]
-        if not valid_hostname(domain):
+        if not valid_domain(domain):
             raise command.SyntaxRefusal(ETRN_PARAMETER)
         return events.Etrn(domain.lower())
 
