@@ -85,8 +85,7 @@ def _converse(octets: bytes, flags: int, width: int) -> tuple[list[object], byte
 def _forget_content(said: list[object]) -> None:
     """How much of a message came out before it was too big depends on the segments, and does not matter."""
     while said and isinstance(said[-1], (events.Content, events.Chunk, events.ChunkEnd)):
-        if isinstance(said.pop(), events.Content):
-            break
+        said.pop()
 
 
 def _answer(connection: ServerConnection, event: object, *, refuse: bool) -> None:
