@@ -104,6 +104,8 @@ _S, _B, _I, _Z, _T, _L, _E = Kind.STR, Kind.BOOL, Kind.INT, Kind.SIZE, Kind.TIME
 _EVERY = ("master", "smtpd", "cleanup", "qmgr", "local", "virtual", "lmtp", "smtp", "bounce")
 _SMTPD = ("smtpd",)
 _CLEANUP = ("cleanup",)
+_PICKUP = ("pickup",)
+_MILTERS = ("smtpd", "pickup")
 _REWRITE = ("smtpd", "cleanup", "qmgr")
 _QMGR = ("qmgr",)
 _LOCAL = ("local",)
@@ -112,6 +114,7 @@ _VIRTUAL = ("virtual",)
 _LMTP = ("lmtp",)
 _SMTP = ("smtp",)
 _BOUNCE = ("bounce",)
+_VERIFY = ("verify",)
 _NOBODY: tuple[str, ...] = ()
 _RESTRICTIONS = "in the order given, first match wins"
 
@@ -126,7 +129,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("mynetworks", _L, "127.0.0.0/8 [::1]/128", _SMTPD,
        "clients that permit_mynetworks trusts; Postfix computes the default from its interfaces"),
     _P("inet_interfaces", _L, "all", ("master", "smtp"), "addresses to bind: all, loopback-only or a list"),
-    _P("inet_protocols", _L, "all", ("master", "smtp"), "all, ipv4, ipv6"),
+    _P("inet_protocols", _L, "all", ("master", "smtp", "trivial-rewrite"), "all, ipv4, ipv6"),
     _P("proxy_interfaces", _L, "", _REWRITE, "addresses at which a proxy or translator reaches us"),
     _P("mail_name", _S, "Postfix", _EVERY, "the name in banners and Received: headers"),
     _P("mail_version", _S, "3.7.11", _EVERY, "the release whose behaviour this is; computed in Postfix"),
@@ -228,6 +231,51 @@ _TABLE: tuple[Parameter, ...] = (
        "$rbl_code Service unavailable; $rbl_class [$rbl_what] blocked using "
        "$rbl_domain${rbl_reason?; $rbl_reason}", _SMTPD, "what a client on a block list is told"),
     _P("rbl_reply_maps", _L, "", _SMTPD, "the same by block list"),
+    # ---- address verification
+    _P("address_verify_map", _S, "btree:$data_directory/verify_cache", _VERIFY,
+       "where results are kept: btree:, hash: or lmdb:; empty: in memory"),
+    _P("address_verify_positive_expire_time", _T, "31d", _VERIFY, "life of a good result", 1, unit="d"),
+    _P("address_verify_positive_refresh_time", _T, "7d", _VERIFY, "age at which it is asked again", 1,
+       unit="d"),
+    _P("address_verify_negative_expire_time", _T, "3d", _VERIFY, "life of a bad result", 1, unit="d"),
+    _P("address_verify_negative_refresh_time", _T, "3h", _VERIFY, "age at which it is asked again", 1,
+       unit="h"),
+    _P("address_verify_negative_cache", _B, "yes", _VERIFY, "remember bad results"),
+    _P("address_verify_cache_cleanup_interval", _T, "12h", _VERIFY,
+       "between two looks for what has expired; 0: none", 0, unit="h"),
+    _P("address_verify_poll_count", _I, "${stress?{1}:{3}}", _SMTPD, "how often smtpd asks for a result", 1),
+    _P("address_verify_poll_delay", _T, "3s", _SMTPD, "between two of those", 1),
+    _P("address_verify_sender", _S, "$double_bounce_sender", ("verify", "smtpd"),
+       "the probes' envelope sender; empty or <>: the null sender"),
+    _P("address_verify_sender_ttl", _T, "0s", ("verify", "smtpd"),
+       "how often the sender's name changes; 0: never", 0),
+    _P("address_verify_pending_request_limit", _I, "5000", _QMGR, "probes under way at once", 1),
+    _P("address_verify_local_transport", _S, "$local_transport", _QMGR, "in place of local_transport"),
+    _P("address_verify_virtual_transport", _S, "$virtual_transport", _QMGR, "in place of virtual_transport"),
+    _P("address_verify_relay_transport", _S, "$relay_transport", _QMGR, "in place of relay_transport"),
+    _P("address_verify_default_transport", _S, "$default_transport", _QMGR, "in place of default_transport"),
+    _P("address_verify_relayhost", _S, "$relayhost", _QMGR, "in place of relayhost"),
+    _P("address_verify_transport_maps", _L, "$transport_maps", _QMGR, "in place of transport_maps"),
+    _P("address_verify_sender_dependent_relayhost_maps", _L, "$sender_dependent_relayhost_maps", _QMGR,
+       "in place of sender_dependent_relayhost_maps"),
+    _P("address_verify_sender_dependent_default_transport_maps", _L,
+       "$sender_dependent_default_transport_maps", _QMGR,
+       "in place of sender_dependent_default_transport_maps"),
+    _P("smtp_address_verify_target", _E, "rcpt", _SMTP, "the command that a probe ends with",
+       choices=("rcpt", "data")),
+    _P("lmtp_address_verify_target", _E, "rcpt", _LMTP, "the command that a probe ends with",
+       choices=("rcpt", "data")),
+    _P("unverified_recipient_defer_code", _I, "450", _SMTPD, "of reject_unverified_recipient, not known",
+       200, 599),
+    _P("unverified_recipient_reject_code", _I, "450", _SMTPD, "the same, undeliverable", 200, 599),
+    _P("unverified_recipient_reject_reason", _S, "", _SMTPD, "words in place of the probe's result"),
+    _P("unverified_recipient_tempfail_action", _E, "$reject_tempfail_action", _SMTPD,
+       "defer at once, or only what would be permitted", choices=("defer", "defer_if_permit")),
+    _P("unverified_sender_defer_code", _I, "450", _SMTPD, "of reject_unverified_sender, not known", 200, 599),
+    _P("unverified_sender_reject_code", _I, "450", _SMTPD, "the same, undeliverable", 200, 599),
+    _P("unverified_sender_reject_reason", _S, "", _SMTPD, "words in place of the probe's result"),
+    _P("unverified_sender_tempfail_action", _E, "$reject_tempfail_action", _SMTPD,
+       "defer at once, or only what would be permitted", choices=("defer", "defer_if_permit")),
     _P("reject_tempfail_action", _E, "defer_if_permit", _SMTPD, "when the DNS does not answer",
        choices=("defer", "defer_if_permit")),
     _P("unknown_address_tempfail_action", _E, "$reject_tempfail_action", _SMTPD,
@@ -243,6 +291,32 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtpd_policy_service_retry_delay", _T, "1s", _SMTPD, "between two attempts", 0),
     _P("smtpd_policy_service_timeout", _T, "100s", _SMTPD, "the deadline of connection and answer", 1),
     _P("smtpd_policy_service_try_limit", _I, "2", _SMTPD, "attempts to get an answer", 1),
+    # ---- milters
+    _P("smtpd_milters", _L, "", _SMTPD,
+       "milters for mail from the network: inet:HOST:PORT, unix:PATH, { one of them, option=value }"),
+    _P("smtpd_milter_maps", _L, "", _SMTPD, "tables: a client's address, and its milters, or DISABLE"),
+    _P("non_smtpd_milters", _L, "", _PICKUP, "milters for mail of local programs"),
+    _P("milter_default_action", _E, "tempfail", _MILTERS, "what a milter that fails has decided",
+       choices=("accept", "reject", "tempfail", "quarantine", "shutdown")),
+    _P("milter_protocol", _S, "6", _MILTERS, "the version of the protocol: 2, 3, 4 or 6, and no_header_reply"),
+    _P("milter_connect_timeout", _T, "30s", _MILTERS, "for a connection to a milter", 1),
+    _P("milter_command_timeout", _T, "30s", _MILTERS, "for an answer to a command", 1),
+    _P("milter_content_timeout", _T, "300s", _MILTERS, "for an answer to content", 1),
+    _P("milter_connect_macros", _L, "j {daemon_name} {daemon_addr} v _", _MILTERS, "told with CONNECT"),
+    _P("milter_helo_macros", _L, "{tls_version} {cipher} {cipher_bits} {cert_subject} {cert_issuer}",
+       _MILTERS, "told with EHLO and HELO"),
+    _P("milter_mail_macros", _L,
+       "i {auth_type} {auth_authen} {auth_author} {mail_addr} {mail_host} {mail_mailer}", _MILTERS,
+       "told with MAIL"),
+    _P("milter_rcpt_macros", _L, "i {rcpt_addr} {rcpt_host} {rcpt_mailer}", _MILTERS, "told with RCPT"),
+    _P("milter_data_macros", _L, "i", _MILTERS, "told with DATA"),
+    _P("milter_end_of_header_macros", _L, "i", _MILTERS, "told with headers and their end"),
+    _P("milter_end_of_data_macros", _L, "i", _MILTERS, "told with the body and the end of the message"),
+    _P("milter_unknown_command_macros", _L, "", _MILTERS, "told with commands that are not known"),
+    _P("milter_macro_daemon_name", _S, "$myhostname", _MILTERS, "the macro {daemon_name}"),
+    _P("milter_macro_v", _S, "$mail_name $mail_version", _MILTERS, "the macro v"),
+    _P("milter_macro_defaults", _L, "", _MILTERS, "NAME=VALUE for macros that have no value"),
+    _P("milter_header_checks", _L, "", _MILTERS, "tables for the headers that milters add or change"),
     _P("plaintext_reject_code", _I, "450", _SMTPD, "for reject_plaintext_session", 400, 599),
     _P("show_user_unknown_table_name", _B, "yes", _SMTPD, "'in … recipient table' in the reply"),
     # ---- SASL and TLS at reception

@@ -105,30 +105,12 @@ there is no tlsproxy: postscreen is its only user
     tlsproxy_tls_loglevel tlsproxy_tls_mandatory_ciphers tlsproxy_tls_mandatory_exclude_ciphers
     tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
     tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
-there is no address verification (verify(8))
-    address_verify_cache_cleanup_interval address_verify_default_transport
-    address_verify_local_transport address_verify_map address_verify_negative_cache
-    address_verify_negative_expire_time address_verify_negative_refresh_time
-    address_verify_pending_request_limit address_verify_poll_count address_verify_poll_delay
-    address_verify_positive_expire_time address_verify_positive_refresh_time
-    address_verify_relay_transport address_verify_relayhost address_verify_sender
-    address_verify_sender_dependent_default_transport_maps
-    address_verify_sender_dependent_relayhost_maps address_verify_sender_ttl address_verify_service_name
-    address_verify_transport_maps address_verify_virtual_transport lmtp_address_verify_target
-    smtp_address_verify_target unverified_recipient_defer_code unverified_recipient_reject_code
-    unverified_recipient_reject_reason unverified_recipient_tempfail_action unverified_sender_defer_code
-    unverified_sender_reject_code unverified_sender_reject_reason unverified_sender_tempfail_action
 of Postfix's process model: ours has no daemons of its own for this
+    address_verify_service_name
     bounce_service_name cleanup_service_name defer_service_name error_service_name fork_attempts
     fork_delay import_environment ipc_idle ipc_timeout ipc_ttl pickup_service_name process_id
     process_name queue_service_name rewrite_service_name service_name showq_service_name
     smtpd_service_name trace_service_name trigger_timeout
-there are no milters
-    milter_command_timeout milter_connect_macros milter_connect_timeout milter_content_timeout
-    milter_data_macros milter_default_action milter_end_of_data_macros milter_end_of_header_macros
-    milter_header_checks milter_helo_macros milter_macro_daemon_name milter_macro_defaults
-    milter_macro_v milter_mail_macros milter_protocol milter_rcpt_macros milter_unknown_command_macros
-    non_smtpd_milters smtpd_milter_maps smtpd_milters
 of an installation of Postfix
     command_directory config_directory daemon_table_open_error_is_fatal daemon_timeout data_directory
     html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path

@@ -6,7 +6,8 @@ Reads a message from standard input and leaves it in maildrop/ (`postdrop`); `-b
 `-q…` postqueue, `-bs` a session with smtpd on standard input and output. As in Postfix, options end at the
 first argument that is none; exit status 0, or 75 (EX_TEMPFAIL) with the reason on standard error.
 
-Not here, and refused: -bv, -bd, -bl, -XV (docs/differences.md).
+`-bv` asks what would become of a message, and has a report of it sent. Not here, and refused: -bd, -bl, -XV
+(docs/differences.md).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ NAME = "sendmail"
 USAGE = """\
 usage: python -m mailstack.mta.sendmail --config DIR [-t] [-i] [-f SENDER] [-F FULLNAME] [-N DSN]
        [-R full|hdrs] [-V ENVID] [-B 7BIT|8BITMIME] [-G] [-v] [RECIPIENT...]     a message from standard input
+       ... -bv RECIPIENT...                                                      a report of what would be
        ... -bp | -bs | -bi | -q | -qIQUEUEID | -qRSITE     list the queue, speak SMTP, newaliases, try now
 """
 _WITH_VALUE = "ABCFLNORVXbefhopqr"
@@ -53,6 +55,8 @@ class Options:
     ret: str = ""
     envid: str = ""
     verbose: bool = False
+    probe: bool = False
+    """Nothing is sent but a report of what would become of it."""
     aliases: list[str] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
 
@@ -199,6 +203,8 @@ def _mode(options: Options, value: str) -> None:
     match value[0]:
         case "m" | "p" | "i" | "s":
             options.mode = value[0]
+        case "v":
+            options.mode, options.probe = "m", True
         case "h" | "H":
             pass
         case "d" | "l":
@@ -246,7 +252,8 @@ def _envelope_id(options: Options, value: str) -> None:
 def submit(conf: MainCf, options: Options) -> int:
     """Put the message on standard input into maildrop/. Raises `Fatal`."""
     from mailstack.mta.postdrop import FULL_NAME, REWRITE_CONTEXT, UID, Drop, user_name
-    from mailstack.mta.submission import HEADER_LIMIT, Headers, message_lines
+    from mailstack.mta.submission import HEADER_LIMIT, Headers
+    from mailstack.mta.verify import PROBE, USER
     from mailstack.storage.queue import Envelope, Queue, Recipient
 
     uid = os.getuid()
@@ -254,6 +261,8 @@ def submit(conf: MainCf, options: Options) -> int:
     _authorize(conf, uid, user_name(uid))
     if not options.extract and not options.recipients:
         raise Fatal(f"{who}: Recipient addresses must be specified on the command line or via the -t option")
+    if options.extract and options.probe:
+        raise Fatal(f"{who}: -t option cannot be used with -bv", EX_USAGE)
     recipients = [address for word in options.recipients for address in parse_list(word)]
     sender = _sender(options, uid)
     now = time.time()
@@ -262,7 +271,7 @@ def submit(conf: MainCf, options: Options) -> int:
     try:
         headers = Headers() if options.extract else None
         eight_bit = options.eight_bit
-        for piece in message_lines(lambda size: os.read(0, size), dot_ends=options.dot_ends):
+        for piece in _probe(sender, options) if options.probe else _message(options):
             drop.write(piece)
             eight_bit = eight_bit or not piece.isascii()
             if headers is not None and not headers.add(piece):
@@ -273,6 +282,8 @@ def submit(conf: MainCf, options: Options) -> int:
             raise Fatal(f"{who}: No recipient addresses found in message header")
         notify = options.notify or (",".join(NOTIFY) if options.verbose else "")
         attributes = {UID: str(uid)}
+        if options.probe:
+            attributes[PROBE] = USER
         full_name = _full_name(options, uid)
         if full_name:
             attributes[FULL_NAME] = full_name
@@ -291,7 +302,24 @@ def submit(conf: MainCf, options: Options) -> int:
         )
     finally:
         drop.abort()
+    if options.verbose or options.probe:
+        sys.stdout.write(f"Mail Delivery Status Report will be mailed to <{sender}>.\n")
     return 0
+
+
+def _message(options: Options) -> Iterator[bytes]:
+    """The message on standard input."""
+    from mailstack.mta.submission import message_lines
+
+    return message_lines(lambda size: os.read(0, size), dot_ends=options.dot_ends)
+
+
+def _probe(sender: str, options: Options) -> Iterator[bytes]:
+    """The message that a question is: headers only."""
+    if sender:
+        yield f"From: {sender}\r\n".encode()
+    to = ",\r\n".join(f"\t{word}" for word in options.recipients)
+    yield f"Subject: probe\r\nTo:{to}\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
 def _authorize(conf: MainCf, uid: int, name: str) -> None:

@@ -2,7 +2,8 @@
 
 A datagram holds queue ids that have just become durable in incoming/, separated by spaces, or one letter: `I`
 (scan incoming), `D` (scan deferred), `F` (try everything deferred now), `P` (for pickup: look into maildrop),
-or two words: `deliver ID` (try that deferred message now), `flush DOMAIN` (what is deferred for that domain).
+or words: `deliver ID` (try that deferred message now), `flush DOMAIN` (what is deferred for that domain),
+`verify NUMBER ADDRESS` (mta/verify/service.py).
 A lost datagram is harmless, for what it tells of is looked for now and then; but that takes seconds, so ids
 that find the socket full are sent again together.
 """
@@ -80,11 +81,16 @@ def send_now(queue_directory: str, request: str) -> None:
         sock.close()
 
 
-def connect(directory: str) -> socket.socket:
-    """A non-blocking datagram socket to `directory/qmgr`. Raises `OSError`."""
+def connect(directory: str, *, named: bool = False) -> socket.socket:
+    """A non-blocking datagram socket to `directory/qmgr`; `named`: one that can be answered (Linux).
+
+    Raises `OSError`.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        if named:
+            sock.bind("")  # a name that the kernel chooses, and that no file stands for
         _with_short_path(directory, sock.connect)
     except OSError:
         sock.close()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.bounce.report import Line, Notification, Site, compose, message_id
-from mailstack.mta.bounce.templates import DELAY, FAILURE, SUCCESS, Template
+from mailstack.mta.bounce.templates import DELAY, FAILURE, SUCCESS, VERIFY, Template
 from mailstack.mta.bounce.transcript import notify_classes
 from mailstack.mta.cleanup import AliasExpansionError, Cleanup
 from mailstack.mta.deliver.apart import copy
@@ -136,6 +136,15 @@ class Bouncer:
             lines.append(self._line(message, result, result.outcome.action))
         if sender and lines:
             await self._send(message, SUCCESS, _Whom(sender, False), lines, whole=False)
+
+    async def verified(self, message: Message, found: Sequence[Result]) -> None:
+        """Somebody has asked what would become of a message (sendmail -bv)."""
+        lines = []
+        for result in found:
+            action = "deliverable" if isinstance(result.outcome, Sent) else "undeliverable"
+            lines.append(self._line(message, result, action))
+        if message.envelope.sender and lines:
+            await self._send(message, VERIFY, _Whom(message.envelope.sender, False), lines, whole=False)
 
     # ---- one notification
 

@@ -85,3 +85,15 @@ notifications of mail delivery errors from other systems.
     "sender delivery status notification",
     "",
 )
+VERIFY = Template(
+    "Mail Delivery Status Report",
+    "",
+    _OPENING
+    + """\
+Enclosed is the mail delivery report that you requested.
+"""
+    + _CLOSING,
+    "Message",
+    "sender delivery status notification",
+    "",
+)

@@ -18,8 +18,10 @@ from mailstack.mta.deliver.connection_cache import ConnectionCache
 from mailstack.mta.deliver.destination import split_host_port
 from mailstack.mta.deliver.manners import discarded
 from mailstack.mta.deliver.opening import Manners, open_session
+from mailstack.mta.deliver.probing import probe
 from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result
 from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError, Timeouts
+from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock
 from mailstack.net.resolver import NoSuchDomain, Resolver, ResolveTemporary
 from mailstack.storage.queue import Queue
@@ -54,6 +56,7 @@ class LMTPAgent:
             ),
         )
         self._host_name = conf.str("myhostname")
+        self._probe_data = conf.str("lmtp_address_verify_target") == "data"
         self._port = port_number(conf.str("lmtp_tcp_port"), conf.origin("lmtp_tcp_port"))
         self._origin = conf.origin("lmtp_tcp_port")
         self._timeouts = Timeouts(
@@ -79,7 +82,7 @@ class LMTPAgent:
         session = self._cache.take(request.nexthop)
         if session is not None:
             try:
-                results = await session.send(request, self._queue, connect=0.0)
+                results = await self._send(session, request, 0.0)
             except ConnectionLost:
                 session.stream.abort()  # the server had closed it while it was idle
             else:
@@ -93,7 +96,7 @@ class LMTPAgent:
             return request.all(error.outcome)
         connected = self._clock.monotonic() - request.started
         try:
-            results = await session.send(request, self._queue, connect=connected)
+            results = await self._send(session, request, connected)
         except ConnectionLost as lost:
             session.stream.abort()
             request.site_failure = Deferred(lost.text, lost.dsn)
@@ -103,6 +106,12 @@ class LMTPAgent:
             raise
         self._cache.give(request.nexthop, session)
         return results
+
+    async def _send(self, session: Session, request: Request, connect: float) -> list[Result]:
+        """A transaction, or a question. Raises `ConnectionLost`."""
+        if is_probe(request.message):
+            return await probe(session, request, connect=connect, data=self._probe_data)
+        return await session.send(request, self._queue, connect=connect)
 
     async def _connect(self, nexthop: str) -> Session:
         """A new session. Raises `SiteError`."""

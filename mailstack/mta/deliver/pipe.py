@@ -36,6 +36,7 @@ from mailstack.mta.deliver.apart import content
 from mailstack.mta.deliver.command import PATH, Command, export, run_apart
 from mailstack.mta.deliver.loops import delivered_to
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
+from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock
 from mailstack.storage import mbox
 from mailstack.storage.identity import Identity
@@ -195,6 +196,8 @@ class PipeAgent:
         line, message = self._line, request.message
         if line.size and message.envelope.size > line.size:
             return Bounced("message too large", "5.2.3")
+        if is_probe(message):
+            return Sent(f"delivers to command: {line.argv[0]}")
         if "D" in line.flags:
             seen = delivered_to(message, self._queue)
             for target in request.targets:

@@ -28,12 +28,14 @@ from mailstack.mta.deliver.destination import LOOP, SMTP_PORT, Destinations, fam
 from mailstack.mta.deliver.manners import smtp_manners, smtp_timeouts
 from mailstack.mta.deliver.opening import Login, open_session
 from mailstack.mta.deliver.outgoing import Outgoing, restored
+from mailstack.mta.deliver.probing import probe
 from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result
 from mailstack.mta.deliver.sasl_client import SASLClient
 from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError
 from mailstack.mta.deliver.tls_policy import PLAIN, Policy, TLSLevel, TLSPolicies, Unusable
 from mailstack.mta.lookup import settled
 from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
@@ -76,6 +78,7 @@ class SMTPAgent:
         self._fallback = conf.list("smtp_fallback_relay")
         self._relayhost = conf.str("relayhost").strip()
         self._best_mx = conf.str("best_mx_transport")
+        self._probe_data = conf.str("smtp_address_verify_target") == "data"
         self._bind = {4: conf.str("smtp_bind_address") or None, 6: conf.str("smtp_bind_address6") or None}
         self._plain_after = conf.time("minimal_backoff_time")
         self._timeouts = smtp_timeouts(conf)
@@ -251,7 +254,8 @@ class SMTPAgent:
             return await self._connect(host, policy, domain, login)
         except SiteError as error:
             age = self._clock.time() - request.message.envelope.arrival
-            plain = policy.level is TLSLevel.MAY and login is None and age >= self._plain_after
+            patient = age >= self._plain_after or is_probe(request.message)
+            plain = policy.level is TLSLevel.MAY and login is None and patient
             if not error.tls or not plain:
                 raise
         return await self._connect(host, PLAIN, domain, login)
@@ -299,7 +303,11 @@ class SMTPAgent:
         request = delivery.remaining()
         try:
             prepared = await self._outgoing.prepare(request, session)
-            results: Sequence[Result] = await session.send(prepared, self._queue, connect=connect)
+            results: Sequence[Result]
+            if is_probe(request.message):
+                results = await probe(session, prepared, connect=connect, data=self._probe_data)
+            else:
+                results = await session.send(prepared, self._queue, connect=connect)
         except ConnectionLost as lost:
             session.stream.abort()
             if not cached:

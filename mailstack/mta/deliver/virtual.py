@@ -20,6 +20,7 @@ from mailstack.mta.address_maps import AddressMaps, Found
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.mta.deliver.store import Store, read_locking
 from mailstack.mta.lookup import Pending, settled
+from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
@@ -78,6 +79,8 @@ class VirtualAgent:
             return CONFIGURATION
         if found is None:
             return Bounced(f'unknown user: "{target.address}"', "5.1.1")
+        if is_probe(message):
+            return Sent(f"delivers to {'maildir' if found.value.endswith('/') else 'mailbox'}")
         path = join(self._base, found.value.lstrip("/") if self._base else found.value)
         head = self._store.head(message, target)
         if not found.value.endswith("/"):

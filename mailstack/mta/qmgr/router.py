@@ -9,6 +9,7 @@ from mailstack.mta.deliver.local import EXPANDED, Direct, LocalRouter
 from mailstack.mta.lookup import Pending
 from mailstack.mta.qmgr.transports import Transports
 from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.verify import MTA, PROBE
 from mailstack.storage.queue import Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import TableError
 
@@ -32,12 +33,15 @@ class Router:
         local: LocalRouter,
         queue: Queue,
         filter_nexthop: str = "",
+        probing: Rewriter | None = None,
     ) -> None:
         self._queue = queue
         self._rewriter = rewriter
         self._transports = transports
         self._local = local
         self._filter_nexthop = filter_nexthop
+        self._probing = probing
+        """Where probes go, if that is said apart (address_verify_…_transport and its like)."""
 
     def route(self, envelope: Envelope, recipient: Recipient, message: Message | None = None) -> Route:
         """The way of one recipient. A table that cannot be read defers it.
@@ -46,12 +50,20 @@ class Router:
         """
         original = recipient.original or recipient.address
         try:
-            if envelope.attributes and FILTER in envelope.attributes:
-                return self._filtered(envelope.attributes[FILTER], recipient.address, original)
-            found = self._rewriter.resolve(recipient.address, envelope.sender)
+            rewriter = self._rewriter
+            if envelope.attributes:
+                if FILTER in envelope.attributes:
+                    return self._filtered(envelope.attributes[FILTER], recipient.address, original)
+                if self._probing is not None and envelope.attributes.get(PROBE) == MTA:
+                    rewriter = self._probing
+            found = rewriter.resolve(recipient.address, envelope.sender)
             transport, nexthop, address = found.transport, found.nexthop, found.recipient
             if self._transports.command(transport) == "local":
                 expanded = EXPANDED in envelope.attributes
+                if envelope.attributes and PROBE in envelope.attributes:
+                    if self._local.alias(address) is not None:
+                        return Route(transport, address, address, original if original != address else "")
+                    expanded = True
                 decision = self._local.route(address, expanded=expanded)
                 if isinstance(decision, Direct) and not (
                     message is not None

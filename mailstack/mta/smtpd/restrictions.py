@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.lines import words as split_words
@@ -45,6 +45,9 @@ from mailstack.mta.smtpd.verdicts import (
 from mailstack.net.resolver import Resolver
 from mailstack.wire.smtp.reply import Reply
 
+if TYPE_CHECKING:
+    from mailstack.mta.smtpd.verification import Verification
+
 _DEPTH = 100
 """Lists within lists."""
 _LISTS = 1000
@@ -59,8 +62,6 @@ _DEFAULT_ACCESS = {
 }
 """What a table without a word before it means."""
 _UNSUPPORTED = {
-    "reject_unverified_sender": "address verification is not supported",
-    "reject_unverified_recipient": "address verification is not supported",
     "check_relay_domains": "removed from Postfix; use reject_unauth_destination",
 }
 
@@ -182,6 +183,8 @@ class Compiler:
         self._access = access.AccessTables(conf, rewriter, resolver)
         self._dns_lists = DnsLists(conf, resolver, open_table, self._checks.authorised)
         self.policy_services = PolicyServices(conf, resolver)
+        self.verification: Verification | None = None
+        """Made with the first list that has a word of it."""
         self.networks = self._checks.networks
         self._classes = {name.lower(): name for name in conf.list("smtpd_restriction_classes")}
         for name in self._classes.values():
@@ -261,6 +264,8 @@ class Compiler:
             return _Step(slow=look, warn=warn)
         if word == "sleep":
             return _Step(slow=self._sleep(parameter, argument), warn=warn)
+        if word in ("reject_unverified_sender", "reject_unverified_recipient"):
+            return _Step(slow=self._verification().check(word), warn=warn)
         if word in ("reject", "defer", "defer_if_permit", "defer_if_reject"):
             return _Step(check=self._generic(phase, word), warn=warn)
         if word == "reject_unauth_pipelining":
@@ -272,6 +277,19 @@ class Compiler:
         if word in _UNSUPPORTED:
             raise self._conf.error(parameter, f"{word}: {_UNSUPPORTED[word]}")
         raise self._conf.error(parameter, f"unknown smtpd restriction: {word!r}")
+
+    def _verification(self) -> Verification:
+        if self.verification is None:
+            from mailstack.mta.smtpd.verification import Verification  # most stacks verify nobody
+
+            self.verification = Verification(self._conf)
+        return self.verification
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.policy_services.close()
+        if self.verification is not None:
+            self.verification.close()
 
     def _class(self, name: str, phase: Phase) -> Restrictions:
         """A restriction class of main.cf, for lists of one phase."""

@@ -113,6 +113,11 @@ class Client(Protocol):
     @property
     def deferrals(self) -> Deferrals: ...
 
+    @property
+    def stressed(self) -> bool:
+        """The session began under stress."""
+        ...
+
     def warn_reject(self, reply: Reply) -> None:
         """Log what `warn_if_reject` has kept from being sent."""
         ...

@@ -33,6 +33,7 @@ _Get = ctypes.CFUNCTYPE(
     ctypes.c_uint,
     use_errno=True,
 )
+_Sync = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, use_errno=True)
 _Delete = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(_Entry), ctypes.c_uint, use_errno=True
 )
@@ -48,6 +49,7 @@ class _Handle(ctypes.Structure):
         ("get", _Get),
         ("put", _Get),
         ("seq", _Get),
+        ("sync", _Sync),
     )
 
 
@@ -66,7 +68,7 @@ def library() -> Callable[..., ctypes._Pointer[_Handle]] | None:
 class BerkeleyFile:
     """An open file; `flags` are those of open(2)."""
 
-    __slots__ = ("_db", "_fd", "_path", "_seen", "_type")
+    __slots__ = ("_db", "_fd", "_path", "_seen", "_type", "_writing")
 
     def __init__(self, path: str, kind: str, flags: int = os.O_RDONLY) -> None:
         self._path = path
@@ -74,6 +76,8 @@ class BerkeleyFile:
         self._db: ctypes._Pointer[_Handle] | None = None
         self._fd = os.open(path, (flags & ~os.O_TRUNC) | os.O_CLOEXEC, 0o644)
         self._seen = (0, 0)
+        self._writing = flags != os.O_RDONLY
+        """The file is ours alone until it is closed."""
         try:
             if flags == os.O_RDONLY:
                 with self.locked():
@@ -118,18 +122,29 @@ class BerkeleyFile:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key. Raises `OSError`."""
+        if self._writing:
+            return self._get(key)
         with self.locked():
             if self._now() != self._seen:  # pages in memory are of the file before
                 assert self._db is not None
                 self._db.contents.close(self._db)
                 self._db = None
                 self._open(os.O_RDONLY)
-            assert self._db is not None
-            value = _Entry()
-            status = self._db.contents.get(self._db, ctypes.byref(_entry(key)), ctypes.byref(value), 0)
-            if status < 0:
-                raise _failed(self._path)
-            return None if status else ctypes.string_at(value.data, value.size)
+            return self._get(key)
+
+    def _get(self, key: bytes) -> bytes | None:
+        assert self._db is not None
+        value = _Entry()
+        status = self._db.contents.get(self._db, ctypes.byref(_entry(key)), ctypes.byref(value), 0)
+        if status < 0:
+            raise _failed(self._path)
+        return None if status else ctypes.string_at(value.data, value.size)
+
+    def sync(self) -> None:
+        """Write what is in memory, and go on. Raises `OSError`."""
+        assert self._db is not None
+        if self._db.contents.sync(self._db, 0):
+            raise _failed(self._path)
 
     def put(self, key: bytes, value: bytes, *, replace: bool) -> bool:
         """Store; whether it was stored: without `replace` a key that is there stays. Raises `OSError`."""

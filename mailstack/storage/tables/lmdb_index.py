@@ -69,7 +69,7 @@ class _Environment:
 class LmdbIndex:
     """An open database."""
 
-    __slots__ = ("_environment", "_path")
+    __slots__ = ("_environment", "_path", "_writing")
 
     def __init__(self, path: str, *, write: bool = False) -> None:
         self._path = path
@@ -81,6 +81,8 @@ class LmdbIndex:
             if key is not None:
                 _open[key] = environment
         self._environment = environment
+        self._writing = write
+        """The file is ours alone until it is closed."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key. Raises `TableError`; `BlockingIOError` while others write."""
@@ -89,6 +91,9 @@ class LmdbIndex:
         if not 0 < len(key) <= KEY_LIMIT:
             return None
         env, fd = self._environment.env, self._environment.fd
+        if self._writing:
+            with env.begin() as txn:
+                return txn.get(key)
         fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
             try:
@@ -147,6 +152,9 @@ class LmdbIndex:
                 return txn.delete(key)
         except lmdb.Error as error:
             raise TableError(f"database {self._path}: {error}") from None
+
+    def sync(self) -> None:
+        """Nothing is left to write: every transaction has been."""
 
     def close(self) -> None:
         """Let go of the file."""

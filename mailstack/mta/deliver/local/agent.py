@@ -38,6 +38,7 @@ from mailstack.mta.deliver.local.users import censor, expand_template
 from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.mta.deliver.store import Store, read_locking
 from mailstack.mta.lookup import Pending, settled
+from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
@@ -103,6 +104,8 @@ class LocalAgent:
         message = request.message
         expanded = EXPANDED in message.envelope.attributes
         try:
+            if is_probe(message):
+                return await self._probed(request, target)
             looped = self._router.looped(target.address, message, self._queue, expanded=expanded)
             decision = await self._known(
                 lambda: self._router.route(target.address, expanded=expanded, looped=looped)
@@ -113,6 +116,40 @@ class LocalAgent:
             return Result(target, Deferred(f"unable to deliver: {_why(error)}", "4.3.0"), "local")
         except Problem as problem:
             return Result(target, problem.outcome, "local")
+
+    async def _probed(self, request: Request, target: Target) -> Result:
+        """What would become of mail for an address, as far as it is said here (verify(8))."""
+        address = target.address
+        alias = await self._known(lambda: self._router.alias(address))
+        if alias is not None:
+            return Result(target, Sent(f"aliased to {alias}"), "local")
+        decision = await self._known(lambda: self._router.route(address, expanded=True))
+        match decision:
+            case Direct():
+                return await self._pass_on(decision, request, target)
+            case Forward():
+                outcome: Outcome = Sent(f"forwards to {', '.join(decision.addresses)}")
+            case Deliver(steps=(Mailbox(address=user),)):
+                outcome = await self._probed_user(user)
+            case Deliver():
+                outcome = Sent("delivers to commands or files")
+            case _:
+                outcome = decision
+        return Result(target, outcome, "local")
+
+    async def _probed_user(self, address: str) -> Outcome:
+        users = self._router.users
+        account = users.find(users.split(address)[1])
+        if account is None:
+            return Bounced(f'unknown user: "{users.split(address)[1]}"', "5.1.1")
+        if self._need_home and not await in_thread(lambda: _there(account.pw_dir)):
+            return Deferred(f"cannot access home directory {account.pw_dir}", "4.3.0")
+        if users.forward and (await in_thread(lambda: users.forward_targets(address, account)))[0]:
+            return Sent("forwards by the user's own file")
+        command = await self._known(lambda: lookup(self._command_maps, account.pw_name)) or self._command
+        if command:
+            return Sent(f"delivers to command: {command}")
+        return Sent(f"delivers to {'maildir' if self._home_mailbox.endswith('/') else 'mailbox'}")
 
     async def _known(self, function: Callable[[], T]) -> T:
         """What a function says that looks into tables, some of which may have to be waited for."""

@@ -133,6 +133,13 @@ class LocalRouter:
             return self.mailbox(steps[0].address)
         return Deliver(steps, Forward(addresses, owner, by=self.by) if addresses else None)
 
+    def alias(self, address: str) -> str | None:
+        """What aliases(5) says of an address, as it is written there; None: nothing.
+
+        Raises `OSError`, `TableError`.
+        """
+        return self._alias(split_address(address)[0])[1]
+
     def looped(self, address: str, message: Message, queue: Queue, *, expanded: bool) -> bool:
         """Whether a message has a Delivered-To: with this address. Raises `OSError`.
 
