@@ -142,9 +142,12 @@ class Queue:
         )
         return queue_id
 
-    def spool(self, now: float, *, queue_id: str = "") -> Spool:
-        """Begin a message whose content comes in pieces, under `queue_id` or a new one. Raises `OSError`."""
-        return Spool(self, queue_id or self.new_id(now))
+    def spool(self, now: float, *, queue_id: str = "", suffix: str = "") -> Spool:
+        """Begin a message whose content comes in pieces, under `queue_id` or a new one. Raises `OSError`.
+
+        `suffix` sets the unfinished files of one message apart.
+        """
+        return Spool(self, queue_id or self.new_id(now), suffix)
 
     # ---- out
 
@@ -309,12 +312,12 @@ class Spool:
     Use `append` for content (CRLF line ends, not dot-stuffed), then `commit` or `abort` once.
     """
 
-    def __init__(self, queue: Queue, queue_id: str) -> None:
+    def __init__(self, queue: Queue, queue_id: str, suffix: str = "") -> None:
         self.queue_id = queue_id
         self.size = 0
         self._queue = queue
-        self._path = queue.path(UNFINISHED, queue_id)
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._path = queue.path(UNFINISHED, queue_id + suffix)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(self._fd, b" " * HEADER_SIZE)
         except OSError:
@@ -325,6 +328,10 @@ class Spool:
         """Add content. Raises `OSError`; call `abort` then."""
         write_all(self._fd, data)
         self.size += sum(map(len, data))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Content that has been written; `b""` behind its end. Raises `OSError`."""
+        return os.pread(self._fd, size, HEADER_SIZE + offset)
 
     async def commit(self, envelope: Envelope, commit: GroupCommit, queue: str = "incoming") -> str:
         """Close the message and put it into incoming/, or into hold/; return its id once it is durable.

@@ -1,8 +1,8 @@
 """What a server engine tells its owner.
 
 `Hello`, `Mail`, `Rcpt`, `Data`, `Chunk`, `ChunkEnd`, `Reset`, `Noop`, `Verify`, `Etrn`, `Help`, `Quit`,
-`StartTLS`, `Auth`, `AuthResponse`, `Proxied` and `ContentEnd` each wait for a reply (`ServerConnection.reply`
-or `challenge`). `Content`, `Refused` and `Closed` do not.
+`StartTLS`, `Auth`, `AuthResponse`, `Proxied`, `Unknown` and `ContentEnd` each wait for a reply (`ServerConnection.reply`
+or `challenge`). `Content`, `Refused`, `Ignored` and `Closed` do not.
 """
 
 from __future__ import annotations
@@ -149,6 +149,13 @@ class AuthResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """A command that is not known, where the owner wants to answer it (`ServerConnection.asks_unknown`)."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The engine has refused a line and queued `reply`. `verb` is `""` where there was none."""
 
@@ -156,6 +163,12 @@ class Refused:
     reply: Reply
     line: str
     """The line as far as it is printable, at most 100 characters."""
+
+
+class Ignored(Refused):
+    """A command that does nothing has been answered 250 (`ServerConnection.ignore`)."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +195,7 @@ Event = (
     | Auth
     | AuthResponse
     | Proxied
+    | Unknown
     | Refused
     | Closed
     | NeedData

@@ -19,6 +19,7 @@ owner feeds before it asks for events. `LocalError` is a mistake of the owner.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mailstack.wire.smtp import command, events
@@ -51,6 +52,7 @@ SYNTAX = Reply(500, "5.5.2", "Error: bad syntax")
 UTF8_SYNTAX = Reply(500, "5.5.2", "Error: bad UTF-8 syntax")
 UNKNOWN = Reply(500, "5.5.2", "Error: command not recognized")
 LINE_TOO_LONG = Reply(500, "5.5.2", "Error: line too long")
+IGNORED = Reply(250, "2.0.0", "Ok")
 FOREIGN = Reply(221, "2.7.0", "Error: I can break rules, too. Goodbye.")
 MUST_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 NOT_ENABLED = Reply(503, "5.5.1", "Error: authentication not enabled")
@@ -101,16 +103,23 @@ class ServerConnection(CommandReaders):
         "_recorded",
         "_replies_due",
         "_skipping",
+        "argument",
+        "asks_unknown",
         "auth_refusal",
         "bare_newline",
         "chunking",
+        "commands",
         "denial",
+        "foreign",
         "helo_required",
+        "ignored",
         "mode",
         "recipients",
         "require_tls",
+        "rewrite",
         "soft_bounce",
         "state",
+        "stays",
         "transcript",
     )
 
@@ -129,6 +138,13 @@ class ServerConnection(CommandReaders):
         """What STARTTLS is told; None where it is offered."""
         self.auth_refusal: Reply | None = NOT_ENABLED
         """What AUTH is told; None where it is offered."""
+        self.commands = COMMANDS if mode is Mode.SMTP else LMTP_COMMANDS
+        """What is known; see `ignore`."""
+        self.ignored: frozenset[str] = frozenset()
+        self.foreign: Callable[[str], bool] = command.is_foreign
+        """Whether a line that is no command is of another protocol: it ends the session."""
+        self.rewrite: Callable[[str], str] | None = None
+        """What a command line becomes before it is looked at."""
         self.bare_newline = False
         """A command line has ended in a bare LF."""
         self.soft_bounce = False
@@ -148,6 +164,12 @@ class ServerConnection(CommandReaders):
         self.authenticated = False
         self.recipients = 0
         """Recipients accepted in this transaction."""
+        self.stays = False
+        """A greeting that is not positive does not end the session."""
+        self.asks_unknown = False
+        """What a command that is not known is told is the owner's to say."""
+        self.argument = ""
+        """What stood behind the verb of the last command."""
         self.transcript: list[bytes] | None = None
         """Where it is a list: what is said, in order, commands without their line ends, replies with theirs.
         Answers to challenges are left out."""
@@ -187,6 +209,11 @@ class ServerConnection(CommandReaders):
             self._buffer = self._buffer[self._position :] + data
             self._position = 0
 
+    def ignore(self, verbs: frozenset[str]) -> None:
+        """Answer 250 to commands (upper case) and do nothing (Postfix `smtpd_noop_commands`)."""
+        self.ignored = verbs
+        self.commands -= verbs
+
     def data_to_send(self) -> bytes:
         """What has to be sent, once."""
         if not self._out:
@@ -215,7 +242,7 @@ class ServerConnection(CommandReaders):
             raise LocalError("the greeting has been sent")
         self._out.append(reply.encode())
         self.state = State.IDLE
-        if not reply.positive and self.denial is None:
+        if not reply.positive and self.denial is None and not self.stays:
             self.close()
 
     def reply(self, reply: Reply) -> None:
@@ -281,7 +308,7 @@ class ServerConnection(CommandReaders):
         self.hello = ""
         self.authenticated = False
         self._end_transaction()
-        if not greeting.positive and self.denial is None:
+        if not greeting.positive and self.denial is None and not self.stays:
             self.close()
 
     def tls_started(self) -> None:
@@ -479,16 +506,24 @@ class ServerConnection(CommandReaders):
             line = raw.decode("utf-8")
         except UnicodeDecodeError:
             return self._refuse("", UTF8_SYNTAX, raw[:_QUOTED_LINE].decode("ascii", "replace"))
+        if self.rewrite is not None:
+            line = self.rewrite(line)
         words = line.split(None, 1)
         if not words or "\0" in line:
             return self._refuse("", SYNTAX, line)
         verb = words[0].upper()
-        argument = words[1].rstrip() if len(words) > 1 else ""
-        if verb not in (COMMANDS if self.mode is Mode.SMTP else LMTP_COMMANDS):
-            if command.is_foreign(line.lstrip()):
+        self.argument = argument = words[1].rstrip() if len(words) > 1 else ""
+        if verb not in self.commands:
+            if verb in self.ignored:
+                self._out.append(IGNORED.encode())
+                return events.Ignored(verb, IGNORED, _printable(line[:_QUOTED_LINE]))
+            if self.foreign(line.lstrip()):
                 event = self._refuse(verb, FOREIGN, line)
                 self.close()
                 return event
+            if self.asks_unknown:
+                self._awaiting = "unknown"
+                return events.Unknown(line)
             return self._refuse("", UNKNOWN, line)
         refusal = self._out_of_place(verb)
         if verb == "BDAT":
