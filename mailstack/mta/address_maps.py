@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mailstack.storage.tables import CHECK_INTERVAL
+from mailstack.wire.smtp import quote
 
 
 class Table(Protocol):
@@ -148,6 +149,14 @@ class AddressMaps:
             return found
 
     def _search(self, address: str) -> Found | None:
+        quoted = quote(address)
+        if quoted != address:  # as it stands in SMTP goes first
+            found = self._search_form(quoted)
+            if found is not None:
+                return found
+        return self._search_form(address)
+
+    def _search_form(self, address: str) -> Found | None:
         local, _, domain = address.lower().rpartition("@")
         if not local:
             local, domain = domain, ""

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
+from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.deliver.request import Bounced, Deferred, Result, Sent
 from mailstack.wire.smtp import quote
+
+_MESSAGE_ID = re.compile(rb"(?:\A|\n)message-id:[ \t\r\n]*([^\r\n]*)", re.IGNORECASE)
+
+
+def message_id(head: bytes) -> str:
+    """The Message-ID: of content that begins with `head`, as cleanup(8) logs it; `<>` where it has none."""
+    found = _MESSAGE_ID.search(head.partition(b"\r\n\r\n")[0])
+    return found[1].decode("utf-8", "replace").strip() if found is not None else "<>"
 
 
 def seconds(value: float, digits: int = 2) -> str:
@@ -16,8 +28,21 @@ def seconds(value: float, digits: int = 2) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+Show = Callable[[str], str]
+"""How an address stands in a line."""
+
+
+def show_addresses(conf: MainCf) -> Show:
+    """info_log_address_format: quoted as in SMTP (`external`), or as it is."""
+    return quote if conf.str("info_log_address_format") == "external" else str
+
+
 def delivery(
-    queue_id: str, result: Result, stages: tuple[float, float, float, float], digits: int = 2
+    queue_id: str,
+    result: Result,
+    stages: tuple[float, float, float, float],
+    digits: int = 2,
+    show: Show = quote,
 ) -> str:
     """`ID: to=<…>, relay=…, delay=…, delays=…, dsn=…, status=… (…)`.
 
@@ -31,9 +56,9 @@ def delivery(
             status = "deferred"
         case Bounced():
             status = "bounced"
-    before = f"{queue_id}: to=<{quote(target.address)}>, "
+    before = f"{queue_id}: to=<{show(target.address)}>, "
     if target.original and target.original != target.address:
-        before += f"orig_to=<{quote(target.original)}>, "
+        before += f"orig_to=<{show(target.original)}>, "
     uses = f"conn_use={result.uses}, " if result.uses > 1 else ""
     delays = "/".join([seconds(stage, digits) for stage in stages])
     return (

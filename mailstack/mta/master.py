@@ -34,6 +34,7 @@ from types import FrameType
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix import MainCf, MasterService, read_master
+from mailstack.mta.maillog import redirect
 from mailstack.mta.services import Workers, listen_addresses, resolve_host, smtpd_lines, warnings
 from mailstack.net.listen import bind_tcp
 from mailstack.net.log import Log
@@ -101,13 +102,18 @@ class Master:
         """Pipes: numbers of signals that have come; process ids of workers that take no more clients."""
         self._lock = -1
         self._conf, self._services = self._read()
+        redirect(log, self._conf)
         log.host = self._conf.str("myhostname").partition(".")[0]
         log.tag = f"{self._conf.str('syslog_name')}/master"
 
     def _read(self) -> tuple[MainCf, tuple[MasterService, ...]]:
         """Raises `ConfigError`."""
         services = read_master(self._config_dir)
-        conf = MainCf.load(self._config_dir, transports=[service.name for service in services])
+        conf = MainCf.load(
+            self._config_dir,
+            transports=[service.name for service in services],
+            overrides=[value for service in services for value in service.overrides.values()],
+        )
         for service in services:
             conf.with_overrides(service.overrides, service.origin)
         return conf, services
@@ -333,7 +339,8 @@ class Master:
 
     def _reload(self) -> None:
         """Take another configuration, or keep the old one."""
-        self._log.info(f"reload -- configuration {self._config_dir}")
+        version = self._conf.str("mail_version")
+        self._log.info(f"reload -- version {version}, configuration {self._config_dir}")
         try:
             conf, services = self._read()
             if conf.str("queue_directory") != self._conf.str("queue_directory"):
@@ -343,6 +350,7 @@ class Master:
                 return
             workers = Workers.read(conf, services)
             bound = self._bind(conf, services)
+            redirect(self._log, conf)
         except (ConfigError, OSError) as error:
             self._log.error(f"reload: {error}; the old configuration goes on")
             return

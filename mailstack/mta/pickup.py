@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mailstack.config.postfix import MainCf, MasterService
+from mailstack.mta import lines
 from mailstack.mta.cleanup import (
     FILTER,
     AliasExpansionError,
@@ -240,7 +241,7 @@ class Pickup:
         try:
             cleaned = await settled(clean)
         except TooManyHops:
-            message.envelope = replace(given, sender=sender)
+            message.envelope = replace(given, sender=sender, queue_id=queue_id)
             await self._report(message, Bounced("too many hops", "5.4.0"))
             return
         for text in cleaned.warnings:
@@ -278,7 +279,7 @@ class Pickup:
                     queue = "hold" if found.hold else "incoming"
                     await self._queue.enqueue(envelope, [*cleaned.parts, *end], self._commit, queue)
         except _Rejected as rejected:
-            message.envelope = replace(given, sender=sender)
+            message.envelope = replace(given, sender=sender, queue_id=queue_id)
             await self._report(message, Bounced(rejected.reply.text, rejected.reply.dsn))
             return
         if not found.discard and not found.hold:
@@ -322,14 +323,14 @@ class Pickup:
     async def _report(self, message: Message, outcome: Bounced) -> None:
         """Send a message back. Raises `OSError`."""
         assert self._bounce is not None, "configure() comes first"
-        self._log.info(f"{message.queue_id}: message rejected: {outcome.text}")
-        await self._bounce(
-            message,
-            [
-                Result(Target(index, entry.address), outcome)
-                for index, entry in enumerate(message.envelope.recipients)
-            ],
-        )
+        envelope = message.envelope
+        results = [
+            Result(Target(index, entry.address), outcome) for index, entry in enumerate(envelope.recipients)
+        ]
+        stages = (max(0.0, self._clock.time() - envelope.arrival), 0.0, 0.0, 0.0)
+        for result in results:
+            self._cleanup_log.info(lines.delivery(envelope.queue_id, result, stages))
+        await self._bounce(message, results)
 
 
 class _Rejected(Exception):  # noqa: N818 - carries a reply

@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.maillog import command_log
+from mailstack.net.log import Log
 from mailstack.storage.queue import DamagedFile, Queue
 
 USAGE = (
@@ -54,8 +56,10 @@ def main(arguments: list[str]) -> int:
         return _fatal(USAGE)
     if wrong is not None:
         return _fatal(f"invalid directory name: {wrong}")
+    global _log
     try:
         conf = MainCf.load(config)
+        _log = command_log(conf, "postsuper")
         queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
     except ConfigError as error:
         _say(f"fatal: {error}")
@@ -185,8 +189,14 @@ def _wake(queue: Queue) -> None:
         pass  # qmgr looks at both when it starts
 
 
+_log: Log | None = None
+"""Where main.cf names a log file: what is said goes there too."""
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"postsuper: {text}\n")
+    if _log is not None:
+        _log.info(text)
 
 
 def _fatal(text: str) -> int:

@@ -31,10 +31,12 @@ PIPE_BUF = 4096
 class _Sink:
     """Where lines go, shared by a log and its children."""
 
-    __slots__ = ("fd", "loop", "pid", "second", "stamp", "thread", "waiting")
+    __slots__ = ("fd", "loop", "own", "pid", "second", "stamp", "thread", "waiting")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.own = False
+        """Whether `fd` is ours to close."""
         self.loop: AbstractEventLoop | None = None
         self.waiting: list[bytes] = []
         self.second = -1
@@ -101,6 +103,14 @@ class Log:
         self._sink.loop = loop
         self._sink.pid = os.getpid()
         self._sink.thread = get_ident()
+
+    def send_to(self, fd: int) -> None:
+        """Write lines (children's too) to another descriptor from now on, and close it with the next one."""
+        sink = self._sink
+        sink.flush()
+        if sink.own:
+            os.close(sink.fd)
+        sink.fd, sink.own = fd, True
 
     def info(self, text: str) -> None:
         self._write(text)

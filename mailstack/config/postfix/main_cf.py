@@ -55,16 +55,21 @@ class MainCf:
         self._expanded: dict[str, str] = {}
 
     @classmethod
-    def load(cls, directory: Path | str, *, transports: Iterable[str] = ()) -> MainCf:
-        """Read `directory/main.cf`. `transports` are master.cf's services, for their own parameters.
+    def load(
+        cls, directory: Path | str, *, transports: Iterable[str] = (), overrides: Iterable[str] = ()
+    ) -> MainCf:
+        """Read `directory/main.cf`. `transports` are master.cf's services, for their own parameters;
+        `overrides` the values of its `-o`, which may use parameters that nobody else does.
 
         Raises `ConfigError`.
         """
         path = Path(directory) / "main.cf"
-        return cls.parse(read_text(path), path, transports=transports)
+        return cls.parse(read_text(path), path, transports=transports, overrides=overrides)
 
     @classmethod
-    def parse(cls, text: str, path: Path, *, transports: Iterable[str] = ()) -> MainCf:
+    def parse(
+        cls, text: str, path: Path, *, transports: Iterable[str] = (), overrides: Iterable[str] = ()
+    ) -> MainCf:
         """The same for text that is at hand; `path` is for messages. Raises `ConfigError`."""
         raw: dict[str, str] = {}
         origins: dict[str, Origin] = {}
@@ -84,7 +89,7 @@ class MainCf:
             origins[name] = Origin(path, line)
         conf = cls(path, raw, origins, transports=frozenset(transports))
         conf.check()
-        conf.warnings = tuple(warnings + conf._unused())
+        conf.warnings = tuple(warnings + conf._unused(overrides))
         return conf
 
     def with_overrides(self, overrides: Mapping[str, str], origin: Origin | None = None) -> MainCf:
@@ -160,10 +165,10 @@ class MainCf:
         known = parameter(name, self._transports)
         return None if known is None else known.default
 
-    def _unused(self) -> list[str]:
+    def _unused(self, overrides: Iterable[str]) -> list[str]:
         """One warning for each name that nobody acts on, in the file's order."""
         used: set[str] = set()
-        for value in self._raw.values():
+        for value in (*self._raw.values(), *overrides):
             used |= references(value)
         used.update(words(self._raw.get("smtpd_restriction_classes", "")))
         warnings = []

@@ -20,6 +20,7 @@ from pathlib import Path
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta import trigger
+from mailstack.mta.maillog import redirect
 from mailstack.mta.pickup import Pickup
 from mailstack.mta.qmgr.manager import PAUSE, QueueManager
 from mailstack.mta.qmgr.settings import Configuration, load
@@ -126,6 +127,7 @@ class Service:
         """Read the configuration again; keep the old one when the new one is bad."""
         try:
             self.load()
+            redirect(self._log, self.manager.configuration.conf)
         except ConfigError as error:
             self._log.error(f"reload: {error}; the old configuration goes on")
         else:

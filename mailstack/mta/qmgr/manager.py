@@ -38,7 +38,6 @@ from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import DamagedFile, Message, Queue, Reason
-from mailstack.wire.smtp import quote
 
 CONTENT_CACHE = 16 * 1024 * 1024
 """Octets of content that active messages may hold in memory; the others are read when they are delivered."""
@@ -46,6 +45,8 @@ SETTLE_TIME = 1.0
 """Seconds after which a message that is still active is moved to active/."""
 BATCH = 50
 """Messages taken up before other work gets a turn."""
+HEADERS = 64 * 1024
+"""Octets in which the Message-ID: of a forwarded message is looked for."""
 WARNED = 1_000
 """Destinations for which it is known when they were last warned of."""
 PAUSE = 1.0
@@ -258,7 +259,7 @@ class QueueManager:
             else:
                 self._cached += len(message.content)
         self._log.info(
-            f"{message.queue_id}: from=<{quote(envelope.sender)}>, size={envelope.size}, "
+            f"{message.queue_id}: from=<{self.configuration.limits.show(envelope.sender)}>, size={envelope.size}, "
             f"nrcpt={len(message.pending)} (queue active)"
         )
         if not requests:
@@ -356,7 +357,9 @@ class QueueManager:
             )
             if limits.soft_bounce and isinstance(result.outcome, Bounced):
                 result = _softened(result)
-            transport.log.info(lines.delivery(entry.message.queue_id, result, stages, limits.digits))
+            transport.log.info(
+                lines.delivery(entry.message.queue_id, result, stages, limits.digits, limits.show)
+            )
             match result.outcome:
                 case Sent(action=action):
                     index = result.target.index
@@ -419,7 +422,7 @@ class QueueManager:
         age = now - message.envelope.arrival
         lifetime = limits.lifetime if message.envelope.sender else limits.bounce_lifetime
         if entry.deferred and age >= lifetime:
-            sender = quote(message.envelope.sender)
+            sender = limits.show(message.envelope.sender)
             self._log.info(f"{message.queue_id}: from=<{sender}>, status=expired, returned to sender")
             entry.bounced += entry.deferred
             entry.deferred = []
@@ -512,6 +515,9 @@ class QueueManager:
         """An alias's addresses get a message of their own; return its id. Raises `OSError`."""
         cleanup, now = self.configuration.cleanup, self._clock.time()
         queue_id = await copies.forward(self.queue, self._commit, cleanup, message, address, forward, now)
+        self._log.child(f"{self.configuration.conf.str('syslog_name')}/cleanup").info(
+            f"{queue_id}: message-id={lines.message_id(self.queue.read_content(message, HEADERS))}"
+        )
         self.new_mail(queue_id)
         return queue_id
 

@@ -12,6 +12,7 @@ from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.bouncer import Bouncer
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.local import ForwardMail, LocalRouter
+from mailstack.mta.lines import Show, show_addresses
 from mailstack.mta.lookup import opener
 from mailstack.mta.pickup import Settings as Pickup
 from mailstack.mta.qmgr.router import Router
@@ -45,6 +46,8 @@ class Limits:
     """delay_warning_time; 0: no warnings."""
     soft_bounce: bool
     digits: int
+    show: Show
+    """How addresses stand in log lines."""
     defer_transports: frozenset[str]
 
     @classmethod
@@ -64,6 +67,7 @@ class Limits:
             warning_time=conf.time("delay_warning_time"),
             soft_bounce=conf.bool("soft_bounce"),
             digits=conf.int("delay_logging_resolution_limit"),
+            show=show_addresses(conf),
             defer_transports=frozenset(conf.list("defer_transports")),
         )
 

@@ -285,7 +285,7 @@ class AccessTables:
                 found = _refusal(self._defer_code, "4.7.1", rest, named, "Service unavailable", label)
                 return Deferral(found.reply, word == "DEFER_IF_PERMIT")
             case "INFO" | "WARN" as word:
-                client.change(word.lower(), "", f"{named} {rest}".rstrip())
+                client.change(word.lower(), "", rest or f"{named} triggers {word} action")
                 return None
             case "FILTER" | "HOLD" | "PREPEND" | "REDIRECT" | "BCC" | "DISCARD" as word:
                 return self._change(word, rest, named, client, table, value)

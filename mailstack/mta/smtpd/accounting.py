@@ -5,8 +5,8 @@ from __future__ import annotations
 _JUNK = frozenset({"HELO", "EHLO", "RSET", "NOOP", "VRFY", "ETRN"})
 """Commands that cost nothing and bring nothing: too many of them count as errors."""
 _COMMAND_ORDER = (
-    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "etrn",
-    "quit", "xclient", "xforward", "unknown",
+    "helo", "ehlo", "xclient", "xforward", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset",
+    "noop", "vrfy", "etrn", "quit", "unknown",
 )  # fmt: skip
 KNOWN = frozenset(name.upper() for name in _COMMAND_ORDER)
 
@@ -47,6 +47,10 @@ class Accounting:
                 self._errors += 1
             self._junk += 1
 
+    def failed(self, verb: str) -> None:
+        """What a command began, after a good answer, has come to nothing."""
+        self._counts[verb.lower()][0] -= 1
+
     def error(self) -> None:
         """The client has made an error."""
         self._errors += 1
@@ -58,7 +62,7 @@ class Accounting:
         self._errors = self._junk = self.penalties = 0
 
     def summary(self) -> str:
-        """`ehlo=1 mail=1 rcpt=0/1 commands=2/3`, as Postfix counts."""
+        """`ehlo=1 mail=1 rcpt=0/1 commands=2/3`, as Postfix counts; `commands=0/0` where nothing was said."""
         words = []
         good = total = 0
         for name in _COMMAND_ORDER:
@@ -67,7 +71,7 @@ class Accounting:
                 good += counts[0]
                 total += counts[1]
                 words.append(_count(name, *counts))
-        return " ".join([*words, _count("commands", good, total)])
+        return " ".join([*words, _count("commands", good, total) if total else "commands=0/0"])
 
 
 def _count(name: str, good: int, total: int) -> str:

@@ -50,9 +50,14 @@ class Authentication:
         self.cancel()
         self.user, self.method = user, "XCLIENT" if user else ""
 
-    def refused(self, reply: Reply, name: str) -> None:
-        """The engine has ended the exchange: the client gave up, or sent what is no base64."""
+    def refused(self, reply: Reply, name: str, line: str) -> None:
+        """The engine has ended the exchange, or not begun it: the client gave up, or sent what is no base64.
+
+        `line` is what it sent.
+        """
         if reply.code == 535:
+            if self._exchange is None:
+                self._mechanism = line.split()[1].upper()
             self._log_failure(reply.text.rpartition(": ")[2], "", name)
         elif self._exchange is not None:
             self._log.warning(f"{name}: SASL {self._mechanism} authentication aborted")

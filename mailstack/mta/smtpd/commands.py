@@ -175,6 +175,7 @@ class Commands(Identity):
             reply = await self._judge((Phase.END_OF_DATA,))
             if reply is not None:
                 self._log_reject("reject", reply)
+                transaction.announce()
         if reply is None:
             reply = await transaction.finish(self._origin(), too_big=event.too_big)
             if reply.code != 250:

@@ -140,8 +140,14 @@ class Connection:
             if self._stream.tls is None:  # smtpd_tls_wrappermode: the listener has shaken hands
                 await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
         except (OSError, TimeoutError) as error:
-            reason = "Connection timed out" if isinstance(error, TimeoutError) else _tls_reason(error)
+            reason = "Connection timed out" if isinstance(error, TimeoutError) else "lost connection"
+            if isinstance(error, ssl.SSLError) and error.reason:
+                reason = "-1"
             self._log.info(f"SSL_accept error from {self.peer}: {reason}")
+            if reason == "-1":
+                self._log.warning(f"TLS library problem: error:SSL routines::{_spoken(error)}")
+            if self._where == "STARTTLS":
+                self._account.failed("STARTTLS")
             self._log.info(f"lost connection after {self._where} from {self.peer}")
             raise Over from None
         session = self._stream.tls
@@ -219,7 +225,6 @@ class Connection:
         )
 
 
-def _tls_reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "protocol error"
-    return "lost connection"
+def _spoken(error: OSError) -> str:
+    """An error of OpenSSL in its own words."""
+    return str(getattr(error, "reason", "")).lower().replace("_", " ")

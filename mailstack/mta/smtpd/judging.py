@@ -97,7 +97,8 @@ class Judging(Connection):
                 f"action {action.upper()} is always skipped in {self._where}: there is no message"
             )
             return
-        self._log_event(action, text)
+        if action != "prepend":  # as Postfix: what is added is seen in the message
+            self._log_event(action, text)
         if transaction is not None:
             transaction.change(action, argument)
             self.discarding = self.discarding or action == "discard"
@@ -191,15 +192,25 @@ class Judging(Connection):
             self._errors.add(self._error_class(reply))
         self._log_event(word, str(reply))
 
-    def _log_event(self, word: str, text: str) -> None:
-        """`QUEUEID: reject: RCPT from name[address]: text; from=<…> to=<…> proto=… helo=<…>`."""
+    def _log_event(self, word: str, text: str, sender: str | None = None) -> None:
+        """`QUEUEID: reject: RCPT from name[address]: text; from=<…> to=<…> proto=… helo=<…>`.
+
+        `sender`: of a MAIL that is refused before there is a transaction.
+        """
         transaction = self._transaction
         name = (transaction.queue_id if transaction is not None else "") or "NOQUEUE"
         words = ""
+        show = self._settings.show
         if transaction is not None:
-            words += f" from=<{transaction.sender}>"
-        if self.recipient is not None and self._where in ("RCPT", "VRFY", "DATA", "BDAT", "END-OF-MESSAGE"):
-            words += f" to=<{self.recipient}>"
+            sender = transaction.sender
+        if sender is not None:
+            words += f" from=<{show(sender)}>"
+        if self.recipient is not None and (
+            self._where in ("RCPT", "VRFY")
+            # A refusal of all recipients names none of several.
+            or (self._where in ("DATA", "BDAT", "END-OF-MESSAGE") and self.recipient_count == 1)
+        ):
+            words += f" to=<{show(self.recipient)}>"
         words += f" proto={self.protocol_name}"
         if self.helo:
             words += f" helo=<{self.helo}>"

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mailstack.mta import flow
+from mailstack.mta import flow, lines
 from mailstack.mta.cleanup import (
     FILTER,
     AliasExpansionError,
@@ -256,6 +256,7 @@ class Transaction:
     async def finish(self, origin: Origin, *, too_big: bool) -> Reply:
         """Put the message into the queue; the reply to the dot."""
         if too_big:
+            self.announce()
             self._shared.log.warning(f"{self.name()}: queue file size limit exceeded")
             return TOO_BIG
         if self._changes is not None and self._changes.discard:
@@ -336,9 +337,15 @@ class Transaction:
             recipients = cleanup.add_copies(recipients, changes.bcc)
         return recipients, replaced
 
+    def announce(self) -> None:
+        """Log the Message-ID of what is not put into the queue."""
+        found = self.message_id or lines.message_id(b"".join(self._parts))
+        self._shared.cleanup_log.info(f"{self.name()}: message-id={found}")
+
     def _fail(self, error: Exception) -> None:
         """Note why the message cannot be taken."""
         if isinstance(error, TooManyHops):
+            self.announce()
             self._shared.cleanup_log.warning(f"{self.queue_id}: message rejected: hopcount exceeded")
             self._failure = TOO_MANY_HOPS
         elif isinstance(error, OSError):

@@ -10,6 +10,7 @@ A fault of our own is logged with its traceback and answered 451; it ends this s
 from __future__ import annotations
 
 import asyncio
+import re
 
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.accounting import KNOWN
@@ -24,6 +25,7 @@ from mailstack.wire.smtp.command import SIZE_LIMIT
 from mailstack.wire.smtp.server import FOREIGN
 
 LOST = "lost connection"
+_PATH = re.compile(r"<([^>]*)>")
 
 _VERBS: dict[type, str] = {
     events.Mail: "MAIL",
@@ -64,11 +66,11 @@ class Session(Commands):
             reason = self._reason
         except TimeoutError:
             reason = "timeout"
-            self._log.info(f"timeout after {self._where} from {self.peer}")
+            self._log.info(f"timeout after {self._place(self._engine.state)} from {self.peer}")
             self._say(Reply(421, "4.4.2", f"{self._settings.host} Error: timeout exceeded"))
         except ConnectionError:
             reason = LOST
-            self._lost()
+            self._lost(self._engine.state)
         except asyncio.CancelledError:
             self._say(Reply(421, "4.3.2", f"{self._settings.host} Service unavailable - try again later"))
         except Exception as error:
@@ -83,11 +85,15 @@ class Session(Commands):
         if self._errors:
             await self._notify_postmaster(reason)
 
-    def _lost(self) -> None:
-        detail = ""
-        if self._where == "DATA" and self._transaction is not None:
-            detail = f" ({self._transaction.size} bytes)"
-        self._log.info(f"lost connection after {self._where}{detail} from {self.peer}")
+    def _lost(self, state: State) -> None:
+        self._log.info(f"lost connection after {self._place(state)} from {self.peer}")
+
+    def _place(self, state: State) -> str:
+        """The command that was the last; content that ends here counts as failed, and its octets are told."""
+        if state in (State.CONTENT, State.CHUNK) and self._transaction is not None:
+            self._account.count(self._where, False)
+            return f"{self._where} ({self._transaction.size} bytes)"
+        return self._where
 
     async def _converse(self) -> None:
         ahead = await self._identify()
@@ -123,6 +129,7 @@ class Session(Commands):
         timeout = settings.timeout
         deadline = Deadline(timeout, settings.data_rate) if settings.request_deadline else None
         data = b""
+        state = engine.state
         while True:
             event = engine.next_event()
             if event is events.NEED_DATA:
@@ -130,6 +137,7 @@ class Session(Commands):
                 if self._stopping and engine.state in (State.IDLE, State.READY):
                     raise asyncio.CancelledError
                 self._reading = True
+                state = engine.state
                 if deadline is not None:
                     content = len(data) if engine.state in (State.CONTENT, State.CHUNK) else 0
                     timeout = deadline.left(asyncio.get_running_loop().time(), content)
@@ -144,8 +152,9 @@ class Session(Commands):
                 continue
             if isinstance(event, events.Closed):
                 await self._flush()
-                self._lost()
-                self._reason = LOST
+                if not data:  # else it is we who hang up, after 421
+                    self._lost(state)
+                    self._reason = LOST
                 raise Over
             await self._handle(event)
             if deadline is not None:
@@ -177,6 +186,9 @@ class Session(Commands):
 
     def _refused(self, event: events.Refused) -> None:
         self._where = event.verb or "UNKNOWN"
+        if event.reply is SIZE_LIMIT and event.verb == "MAIL":
+            sender = _PATH.search(event.line)
+            self._log_event("reject", str(event.reply), sender[1] if sender is not None else "")
         self._errors.add("policy" if event.reply is SIZE_LIMIT else "protocol")
         if event.verb == "BDAT" and self._engine.state in (State.IDLE, State.READY):
             self._drop_transaction()  # the last chunk has been refused: the transaction is over
@@ -190,7 +202,7 @@ class Session(Commands):
                 f"{event.line.partition(':')[2].strip()}"
             )
         elif event.verb == "AUTH":
-            self._authentication.refused(event.reply, self.peer)
+            self._authentication.refused(event.reply, self.peer, event.line)
 
     def _refuse_bare_newline(self) -> None:
         """End the session of a client that ends commands in a bare LF, unless it may (CVE-2023-51764)."""

@@ -10,6 +10,7 @@ import pytest
 
 from mailstack.mta.deliver.request import Bounced, Deferred, Sent
 from mailstack.mta.qmgr.settings import Limits
+from mailstack.wire.smtp import quote
 from tests.unit.mta_qmgr.support import CONTENT, Bench, bench_test
 
 SENT = Sent("250 2.0.0 Ok")
@@ -372,7 +373,7 @@ def test_unknown_ids_are_harmless(tmp_path: Path) -> None:
 
 
 def test_backoff() -> None:
-    limits = Limits(1, 1, 1, 1, 1, 1, 10, 100, 1, 1, 0, False, 2, frozenset())
+    limits = Limits(1, 1, 1, 1, 1, 1, 10, 100, 1, 1, 0, False, 2, quote, frozenset())
     assert [limits.backoff(attempts) for attempts in (1, 2, 3, 4, 5, 50, 5000)] == [
         10,
         20,

@@ -1,7 +1,8 @@
 """Carry out what `LocalRouter` says: commands, files, forward files, mailboxes, new messages.
 
 A mailbox is `mailbox_command_maps`'s or `mailbox_command`'s command, else `home_mailbox` below the
-user's home (a Maildir when it ends in `/`), else the mbox file of that name in `mail_spool_directory`.
+user's home (a Maildir when it ends in `/`), else the mbox file of that name in `mail_spool_directory` (a
+Maildir where that ends in `/`).
 Everything a user decides (commands, files, forward files) is done with his rights: commands by setting
 the child's ids, files by `acting_as`. A process that is not root serves its own user only; mail for
 others is deferred, and the log says why.
@@ -251,6 +252,9 @@ class LocalAgent:
         head = self._head("file", message, target)
         if self._home_mailbox.endswith("/"):
             folder = os.path.join(account.pw_dir, self._home_mailbox).rstrip("/")
+            return await self._store.maildir(folder, message, head, identity)
+        if not self._home_mailbox and self._spool.endswith("/"):
+            folder = os.path.join(self._spool, account.pw_name)
             return await self._store.maildir(folder, message, head, identity)
         prefix = f"user {account.pw_name}. "
         if self._home_mailbox:
