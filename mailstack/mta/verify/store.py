@@ -6,12 +6,18 @@ that postmap(1) writes, so `postmap -s` lists a copy of it. Raises `OSError` and
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from collections.abc import Callable
 
 from mailstack.mta.verify.cache import Store
 from mailstack.storage.tables import INDEXED
 from mailstack.storage.tables.berkeley import BerkeleyFile
 from mailstack.storage.tables.lmdb_index import LmdbIndex
+
+PATIENCE = 2.0
+"""Seconds that another program may have the file locked."""
 
 
 def open_store(name: str) -> Store:
@@ -53,6 +59,7 @@ class FileStore:
     def __init__(self, kind: str, path: str) -> None:
         self._index: BerkeleyFile | LmdbIndex
         target = path + INDEXED[kind]
+        _wait_for_lock(target, fcntl.lockf if kind == "lmdb" else fcntl.flock)
         if kind == "lmdb":
             self._index = LmdbIndex(target, write=True)
         else:
@@ -81,6 +88,23 @@ class FileStore:
 
     def close(self) -> None:
         self._index.close()
+
+
+def _wait_for_lock(path: str, lock: Callable[[int, int], object]) -> None:
+    """Return when nobody has the file locked. Raises `BlockingIOError` when somebody keeps it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    end = time.monotonic() + PATIENCE
+    try:
+        while True:
+            try:
+                lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise BlockingIOError(0, "another program has it locked", path) from None
+                time.sleep(0.05)
+    finally:
+        os.close(fd)
 
 
 def _octets(text: str) -> bytes:
