@@ -1,7 +1,7 @@
-"""CAPABILITY NOOP LOGOUT CHECK NAMESPACE ID ENABLE.
+"""CAPABILITY NOOP LOGOUT CHECK NAMESPACE ID ENABLE COMPRESS.
 
 State: any (the first four RFC 3501 §6.1, §6.4.1; ID RFC 2971), authenticated (NAMESPACE RFC 2342, ENABLE
-RFC 5161).
+RFC 5161, COMPRESS RFC 4978).
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.capability import capabilities
+from mailstack.mailbox.imap.errors import CommandError
 from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.deflate import Deflate
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -43,15 +45,37 @@ async def enable(session: Session, tag: str, command: c.Enable) -> str:
     """Others than these are passed over (RFC 5161 §3.1)."""
     enabled = []
     for name in command.capabilities:
-        if name == "CONDSTORE" and not session.condstore:
-            enabled.append(name)
-            session.use_condstore()
-        elif name == "QRESYNC" and not session.qresync:
-            enabled.append(name)
-            session.qresync = True
-            session.use_condstore()
+        match name:
+            case "CONDSTORE" if not session.condstore:
+                session.use_condstore()
+            case "QRESYNC" if not session.qresync:
+                session.qresync = True
+                session.use_condstore()
+            case "UIDONLY" if not session.uidonly:
+                session.uidonly = True
+            case "UTF8=ACCEPT" if not session.connection.utf8:
+                session.connection.utf8 = True
+            case "IMAP4REV2" if not session.rev2:
+                name = "IMAP4rev2"
+                session.rev2 = session.connection.utf8 = True
+            case _:
+                continue
+        enabled.append(name)
     session.line(" ".join(["* ENABLED", *enabled]))
     return "OK Enabled."
+
+
+async def compress(session: Session, tag: str, command: c.Compress) -> str:
+    """The answer is the last that goes out as it is; what the client sends behind it is compressed."""
+    if command.mechanism != "DEFLATE":
+        raise CommandError("NO Unknown compression mechanism.")
+    if session.deflate is not None:
+        raise CommandError("NO [COMPRESSIONACTIVE] COMPRESSION already enabled.")
+    session.line(f"{tag} OK Begin compression.")
+    await session.flush()
+    session.deflate = Deflate()
+    session.connection.discard_input()
+    return ""
 
 
 async def namespace(session: Session, tag: str, command: c.Plain) -> str:

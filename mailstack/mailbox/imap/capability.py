@@ -26,13 +26,16 @@ AFTER_LOGIN = (
     "QRESYNC",
     "OBJECTID",
     "SAVEDATE",
+    "UIDONLY",
+    "COMPRESS=DEFLATE",
 )
 
 
 def capabilities(session: Session) -> list[str]:
     """The capabilities in the connection's present state."""
     if session.user is not None:
-        return list(AFTER_LOGIN)
+        # RFC 4978 §3: once is enough.
+        return [name for name in AFTER_LOGIN if session.deflate is None or name != "COMPRESS=DEFLATE"]
     names = list(BEFORE_LOGIN)
     if session.service.tls is not None and not session.secured:
         names.append("STARTTLS")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 async def copy(session: Session, tag: str, command: c.Copy) -> str:
     view = session.selected
     name = f"{'UID ' if command.uid else ''}{'MOVE' if command.move else 'COPY'}"
-    found = positions(view, command.messages, command.uid, name)
+    found = positions(session, command.messages, command.uid, name)
     if command.move and view.readonly:
         raise CommandError("NO [READ-ONLY] Mailbox is read-only.")
     store = session.service.store

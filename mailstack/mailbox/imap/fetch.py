@@ -35,7 +35,7 @@ TURN = 0.02
 
 async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     view = session.selected
-    found = positions(view, command.messages, command.uid, "FETCH")
+    found = positions(session, command.messages, command.uid, "FETCH")
     items = _items(session, command)
     if command.changed_since is not None:
         if command.vanished:
@@ -48,7 +48,7 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     missing = False
     for at in found:
         uid = view.uids[at]
-        if not await _Response(session, view, at, uid).send(items, uid in seen):
+        if not await _Response(session, view, at, uid, command.uid).send(items, uid in seen):
             missing = True
         if session.full:
             await session.flush()
@@ -67,9 +67,8 @@ def _items(session: Session, command: c.Fetch) -> tuple[FetchItem, ...]:
         items = (*items, MODSEQ)
     if MODSEQ in items:
         session.use_condstore()
-    if (command.uid or session.qresync) and UID not in items:
-        items = (UID, *items)
-    return items
+    told = (command.uid or session.qresync) and not session.uidonly
+    return tuple(item for item in items if item != UID) if told else items
 
 
 def _changed_since(view: View, found: list[int], modseq: int) -> list[int]:
@@ -98,19 +97,21 @@ async def _mark_seen(view: View, found: list[int], items: tuple[FetchItem, ...])
 class _Response:
     """One message's `* n FETCH (…)`. The file is opened, and its structure read, when an item needs it."""
 
-    __slots__ = ("_data", "_root", "at", "session", "uid", "view")
+    __slots__ = ("_data", "_root", "at", "session", "uid", "uid_first", "view")
 
-    def __init__(self, session: Session, view: View, at: int, uid: int) -> None:
+    def __init__(self, session: Session, view: View, at: int, uid: int, uid_first: bool) -> None:
+        """`uid_first`: the command was UID FETCH."""
         self.session = session
         self.view = view
         self.at = at
         self.uid = uid
+        self.uid_first = uid_first
         self._data: Data | None = None
         self._root: Part | None = None
 
     async def send(self, items: tuple[FetchItem, ...], seen: bool) -> bool:
         """Queue the response; False (and nothing queued) when the message is gone."""
-        out = [b"* %d FETCH (" % (self.at + 1)]
+        out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
         try:
             if seen and Attribute("FLAGS") not in items:
                 out.append(b"FLAGS %b " % self.session.flags(self.index()))
@@ -124,7 +125,7 @@ class _Response:
                 out.append(b" ")
         except FileNotFoundError:
             return False
-        out[-1] = b")\r\n"
+        out[-1] = out[-1].rstrip(b" ") + b")\r\n" if len(out) == 1 else b")\r\n"
         self.session.send(b"".join(out))
         return True
 

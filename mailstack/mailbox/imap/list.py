@@ -13,7 +13,6 @@ from mailstack.mailbox.views import SharedMailbox
 from mailstack.storage.maildir import subscriptions, tree
 from mailstack.storage.maildir.names import DELETED, SEEN
 from mailstack.wire.imap import commands as c
-from mailstack.wire.imap.encode import mailbox
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -48,7 +47,7 @@ async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
         below = any(other.startswith(name + tree.SEPARATOR) for other in everything)
         attributes.append("\\HasChildren" if below else "\\HasNoChildren")
         attributes += special.get(name, ())
-        line = b'* LIST (%b) "." %b' % (" ".join(attributes).encode(), mailbox(name))
+        line = b'* LIST (%b) "." %b' % (" ".join(attributes).encode(), session.mailbox(name))
         if recursive and any(other.startswith(name + tree.SEPARATOR) for other in subscribed):
             line += b' ("CHILDINFO" ("SUBSCRIBED"))'
         elif recursive and name not in names:
@@ -74,7 +73,7 @@ async def lsub(session: Session, tag: str, command: c.Lsub) -> str:
             attributes = "\\Noselect"
         else:
             continue
-        session.send(b'* LSUB (%b) "." %b\r\n' % (attributes.encode(), mailbox(name)))
+        session.send(b'* LSUB (%b) "." %b\r\n' % (attributes.encode(), session.mailbox(name)))
     return "OK Lsub completed."
 
 
@@ -95,7 +94,7 @@ async def _send_status(session: Session, name: str, items: Iterable[str]) -> Non
         values = " ".join(f"{item} {_status_value(box, item)}" for item in items)
     finally:
         store.unpin(box)
-    session.send(b"* STATUS %b (%b)\r\n" % (mailbox(name), values.encode("ascii")))
+    session.send(b"* STATUS %b (%b)\r\n" % (session.mailbox(name), values.encode("ascii")))
 
 
 def _status_value(box: SharedMailbox, item: str) -> int | str:

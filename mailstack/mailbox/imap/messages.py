@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.views import View
 from mailstack.wire.imap.sequence import STAR, SequenceSet, positions_of_numbers, positions_of_uids
 
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
 
-def positions(view: View, messages: SequenceSet, uid: bool, name: str) -> list[int]:
+
+def positions(session: Session, messages: SequenceSet, uid: bool, name: str) -> list[int]:
     """Positions in the view (sequence number - 1), ascending. UIDs that do not exist are passed over.
 
-    Raises `CommandError` for a sequence number that does not exist.
+    Raises `CommandError` for a sequence number that does not exist, or that the client has given up (RFC
+    9586).
     """
+    view = session.selected
     if uid:
         return positions_of_uids(messages, view.uids, view.count)
+    if session.uidonly:
+        raise CommandError(f"BAD [UIDREQUIRED] {name} needs UIDs.")
     found = positions_of_numbers(messages, view.count)
     if found is None:
         raise CommandError(f"BAD Error in IMAP command {name}: Invalid messageset.")

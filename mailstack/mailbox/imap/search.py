@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, assert_never
 
 from mailstack.mailbox.imap.errors import CommandError
@@ -40,12 +40,14 @@ if TYPE_CHECKING:
 
 async def search(session: Session, tag: str, command: c.Search) -> str:
     view = session.selected
+    if session.uidonly and (not command.uid or _names_numbers(command.key)):
+        raise CommandError("BAD [UIDREQUIRED] Sequence numbers have been given up.")
     if not knows_charset(command.charset):
         raise CommandError("NO [BADCHARSET (UTF-8 US-ASCII)] Unknown charset.")
     found = await _Search(view, command.charset).apply(command.key, list(range(view.count)))
     numbers = [view.uids[at] if command.uid else at + 1 for at in found]
     modseq = _highest_modseq(view, found) if found and _asks_for_modseq(command.key) else 0
-    if command.returns is None:
+    if command.returns is None and not session.rev2:
         tail = f" (MODSEQ {modseq})" if modseq else ""
         session.line("* SEARCH" + "".join(f" {number}" for number in numbers) + tail)
     else:
@@ -54,14 +56,25 @@ async def search(session: Session, tag: str, command: c.Search) -> str:
 
 
 def _asks_for_modseq(key: keys.Key) -> bool:
+    return any(isinstance(leaf, keys.Modseq) for leaf in _leaves(key))
+
+
+def _names_numbers(key: keys.Key) -> bool:
+    return any(isinstance(leaf, keys.Messages) and not leaf.uid for leaf in _leaves(key))
+
+
+def _leaves(key: keys.Key) -> Iterator[keys.Key]:
     match key:
         case keys.And(parts):
-            return any(map(_asks_for_modseq, parts))
+            for part in parts:
+                yield from _leaves(part)
         case keys.Or(first, second):
-            return _asks_for_modseq(first) or _asks_for_modseq(second)
+            yield from _leaves(first)
+            yield from _leaves(second)
         case keys.Not(part):
-            return _asks_for_modseq(part)
-    return isinstance(key, keys.Modseq)
+            yield from _leaves(part)
+        case _:
+            yield key
 
 
 def _highest_modseq(view: View, found: list[int]) -> int:
@@ -75,7 +88,7 @@ def _esearch(tag: str, command: c.Search, numbers: list[int], modseq: int) -> st
     parts = [f'* ESEARCH (TAG "{tag}")']
     if command.uid:
         parts.append("UID")
-    returns = command.returns or frozenset()
+    returns = command.returns or frozenset({"ALL"})
     if numbers and "MIN" in returns:
         parts.append(f"MIN {numbers[0]}")
     if numbers and "MAX" in returns:

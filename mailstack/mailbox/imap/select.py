@@ -29,6 +29,8 @@ _UNSEEN = bytes(not octet & SEEN for octet in range(256))
 async def select(session: Session, tag: str, command: c.Select) -> str:
     if command.qresync is not None and not session.qresync:
         raise CommandError("BAD QRESYNC is not enabled.")
+    if command.qresync is not None and command.qresync.pairs is not None and session.uidonly:
+        raise CommandError("BAD [UIDREQUIRED] Sequence numbers have been given up.")
     if session.view is not None:
         session.leave()
         session.line("* OK [CLOSED] Previous mailbox closed.")
@@ -43,14 +45,17 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
     session.keywords_told = ""
     session.tell_keywords()
     session.line(f"* {view.count} EXISTS")
-    session.line(f"* {view.recent_count()} RECENT")
+    if not session.rev2:
+        session.line(f"* {view.recent_count()} RECENT")
     unseen = box.folder.system_flags().translate(_UNSEEN).find(1) + 1
-    if unseen:
+    if unseen and not (session.rev2 or session.uidonly):
         session.line(f"* OK [UNSEEN {unseen}] First unseen.")
     session.line(f"* OK [UIDVALIDITY {box.folder.uid_validity}] UIDs valid")
     session.line(f"* OK [UIDNEXT {box.folder.next_uid}] Predicted next UID")
     session.line(f"* OK [HIGHESTMODSEQ {box.folder.highest_modseq}] Highest")
     session.line(f"* OK [MAILBOXID ({mailbox_id(box.folder)})] Ok")
+    if session.rev2:
+        session.send(b'* LIST () "." %b\r\n' % session.mailbox(command.mailbox))
     if command.condstore or command.qresync is not None:
         session.condstore = True
     if command.qresync is not None and command.qresync.uid_validity == box.folder.uid_validity:

@@ -36,6 +36,8 @@ from mailstack.net.stream import Stream
 from mailstack.storage.maildir.folder import IN_NEW
 from mailstack.storage.maildir.listing import FolderGoneError
 from mailstack.storage.maildir.tree import MailboxNameError
+from mailstack.wire.imap.deflate import CompressionError, Deflate
+from mailstack.wire.imap.encode import mailbox, mailbox_utf8
 from mailstack.wire.imap.sequence import format_set
 from mailstack.wire.imap.server import (
     AppendData,
@@ -87,11 +89,14 @@ class Session:
         "append",
         "condstore",
         "connection",
+        "deflate",
         "failures",
         "keywords_told",
         "qresync",
+        "rev2",
         "service",
         "stream",
+        "uidonly",
         "user",
         "view",
         "woken",
@@ -107,6 +112,9 @@ class Session:
         self.failures = 0
         self.condstore = False
         self.qresync = False
+        self.rev2 = False
+        self.uidonly = False
+        self.deflate: Deflate | None = None
         self.keywords_told = ""
         self.woken = False
         self._out: list[bytes] = []
@@ -142,7 +150,8 @@ class Session:
 
     def push(self) -> None:
         if self._out:
-            self.stream.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self.stream.write(data if self.deflate is None else self.deflate.send(data))
             self._out.clear()
             self._pending = 0
 
@@ -164,12 +173,19 @@ class Session:
         Raises `ConnectionResetError` when the client is gone, `TimeoutError`.
         """
         self._stay()
-        data = await self.stream.read(timeout)
-        if not data:
-            if self.stream.eof:
-                raise ConnectionResetError("the client has closed the connection")
-            self._stay()
-            return False
+        data = b""
+        if self.deflate is None or not self.deflate.held:
+            data = await self.stream.read(timeout)
+            if not data:
+                if self.stream.eof:
+                    raise ConnectionResetError("the client has closed the connection")
+                self._stay()
+                return False
+        if self.deflate is not None:
+            try:
+                data = self.deflate.receive(data)
+            except CompressionError as error:
+                raise Disconnect(f"Cannot decompress: {error}") from None
         self.connection.receive_data(data)
         return True
 
@@ -304,6 +320,10 @@ class Session:
         self.leave()
         self.push()
 
+    def mailbox(self, name: str) -> bytes:
+        """A mailbox's name as the client reads it (RFC 6855 §3, RFC 9051 §5.1)."""
+        return mailbox_utf8(name) if self.connection.utf8 else mailbox(name)
+
     # ---- the selected mailbox
 
     @property
@@ -340,13 +360,15 @@ class Session:
         if not view.behind:
             return
         updates = view.sync(expunge)
-        if self.qresync and updates.vanished:
+        if (self.qresync or self.uidonly) and updates.vanished:
             self.line(f"* VANISHED {format_set(updates.vanished)}")
         else:
             for number in updates.expunged:
                 self.send(b"* %d EXPUNGE\r\n" % number)
         if updates.exists is not None:
-            self.send(b"* %d EXISTS\r\n* %d RECENT\r\n" % (updates.exists, view.recent_count()))
+            self.send(b"* %d EXISTS\r\n" % updates.exists)
+            if not self.rev2:
+                self.send(b"* %d RECENT\r\n" % view.recent_count())
         if updates.flags:
             self.tell_keywords()
         for number in updates.flags:
@@ -358,10 +380,16 @@ class Session:
         index = folder.index(self.selected.uid(number))
         if index < 0:
             return
-        parts = [b"UID %d " % folder.uids[index]] if uid or self.qresync else []
-        if self.condstore:
-            parts.append(b"MODSEQ (%d) " % folder.modseqs[index])
-        self.send(b"* %d FETCH (%bFLAGS %b)\r\n" % (number, b"".join(parts), self.flags(index)))
+        sequence = b"MODSEQ (%d) " % folder.modseqs[index] if self.condstore else b""
+        self.send(b"%b%bFLAGS %b)\r\n" % (self.fetched(number, uid=uid), sequence, self.flags(index)))
+
+    def fetched(self, number: int, *, uid: bool) -> bytes:
+        """`* 12 FETCH (`, with `UID 40 ` behind it where the client needs it, or UIDONLY's `* 40 UIDFETCH (`
+        (RFC 9586 §3.3)."""
+        if self.uidonly:
+            return b"* %d UIDFETCH (" % self.selected.uid(number)
+        head = b"* %d FETCH (" % number
+        return head + b"UID %d " % self.selected.uid(number) if uid or self.qresync else head
 
     def use_condstore(self) -> None:
         """The client knows modification sequences: it hears of them from now on (RFC 7162 §3.1)."""
@@ -376,7 +404,7 @@ class Session:
         folder = view.box.folder
         bits = folder.flags[index] & ~IN_NEW
         names = [name for bit, name in SYSTEM_FLAGS if bits >> bit & 1]
-        if view.is_recent(folder.uids[index]):
+        if not self.rev2 and view.is_recent(folder.uids[index]):
             names.append("\\Recent")
         if bits >> 6:
             names += folder.keywords.of(bits)
@@ -407,6 +435,7 @@ HANDLERS: dict[str, Handler] = {
     "ENABLE": basic.enable,
     "NAMESPACE": basic.namespace,
     "CHECK": basic.check,
+    "COMPRESS": basic.compress,
     "STARTTLS": login.starttls,
     "LOGIN": login.login,
     "AUTHENTICATE": login.authenticate,

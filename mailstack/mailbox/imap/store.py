@@ -53,7 +53,7 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
     bits, keywords = split_flags(command.flags, name)
     if command.unchanged_since is not None:
         session.use_condstore()
-    found = positions(view, command.messages, command.uid, name)
+    found = positions(session, command.messages, command.uid, name)
     if view.readonly:
         return "OK Store ignored with read-only mailbox."
     box = view.box
@@ -92,7 +92,7 @@ async def _tell(session: Session, number: int, command: c.Store) -> None:
         folder = session.selected.box.folder
         index = folder.index(session.selected.uid(number))
         if index >= 0:
-            uid = b"UID %d " % folder.uids[index] if command.uid or session.qresync else b""
-            session.send(b"* %d FETCH (%bMODSEQ (%d))\r\n" % (number, uid, folder.modseqs[index]))
+            head = session.fetched(number, uid=command.uid)
+            session.send(b"%bMODSEQ (%d))\r\n" % (head, folder.modseqs[index]))
     if session.full:
         await session.flush()

@@ -38,6 +38,13 @@ class Id:
 
 
 @dataclass(frozen=True, slots=True)
+class Compress:
+    """RFC 4978."""
+
+    mechanism: str
+
+
+@dataclass(frozen=True, slots=True)
 class Enable:
     """RFC 5161."""
 
@@ -167,6 +174,7 @@ Command = (
     | Login
     | Authenticate
     | Id
+    | Compress
     | Enable
     | Select
     | Create

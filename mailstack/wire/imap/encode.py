@@ -40,6 +40,11 @@ def mailbox(name: str) -> bytes:
     return astring(utf7.encode(name))
 
 
+def mailbox_utf8(name: str) -> bytes:
+    """A mailbox name in UTF-8, for a client that has enabled it (RFC 6855 §3)."""
+    return b'"' + _SPECIAL.sub(rb"\\\1", name.encode("utf-8", "replace")) + b'"'
+
+
 def literal_plus(value: bytes) -> bytes:
     """A string a client may send without waiting (RFC 7888)."""
     return b"{%d+}\r\n%b" % (len(value), value)

@@ -14,8 +14,8 @@ DEPTH_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE, also MODSEQ
-    (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474).
+    """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE, also
+    MODSEQ (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474).
     """
 
     name: str

@@ -62,6 +62,11 @@ def _id(cursor: Cursor) -> c.Command:
     return c.Id(tuple(fields))
 
 
+def _compress(cursor: Cursor) -> c.Command:
+    cursor.space()
+    return c.Compress(cursor.word())
+
+
 def _enable(cursor: Cursor) -> c.Command:
     names = []
     while cursor.at < len(cursor.text):
@@ -346,6 +351,7 @@ PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
     "LOGIN": _login,
     "AUTHENTICATE": _authenticate,
     "ID": _id,
+    "COMPRESS": _compress,
     "ENABLE": _enable,
     "SELECT": _select(readonly=False),
     "EXAMINE": _select(readonly=True),

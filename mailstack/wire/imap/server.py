@@ -3,7 +3,8 @@
 `receive_data` takes what the client has sent, `next_event` gives commands until it returns `NEED_DATA`, and
 `data_to_send` holds continuation requests. A command that cannot be read gives `BadCommand` with the text of
 its BAD reply, and the reading goes on with the next one: after a synchronizing literal nothing more of the
-command comes; a non-synchronizing one (RFC 7888) is skipped, however long.
+command comes; a non-synchronizing one (RFC 7888) is skipped, however long. `utf8` says that mailbox names
+come in UTF-8 (RFC 6855).
 
 APPEND's literals are not collected but handed on: `AppendMessage` asks for `accept_literal` or
 `refuse_literal`, then `AppendData` comes in pieces, and `AppendEnd` when the command is complete. After
@@ -121,11 +122,13 @@ class ServerConnection:
         "_text",
         "line_limit",
         "state",
+        "utf8",
     )
 
     def __init__(self, line_limit: int = DEFAULT_LINE_LIMIT) -> None:
         self.state = State.NOT_AUTHENTICATED
         self.line_limit = line_limit
+        self.utf8 = False
         self._buffer = bytearray()
         self._searched = 0
         self._mode = _Mode.COMMAND
@@ -323,7 +326,7 @@ class ServerConnection:
         return None
 
     def _command(self, text: bytes, literals: list[bytes]) -> Event | None:
-        cursor = Cursor(text, literals)
+        cursor = Cursor(text, literals, utf8=self.utf8)
         found = _TAG.match(text)
         if found is None or text[found.end() : found.end() + 1] not in (b" ", b""):
             return BadCommand("*", "Error in IMAP tag: Invalid tag.") if text.strip() else _empty(text)
@@ -383,7 +386,7 @@ class ServerConnection:
         except ParseError as error:
             return self._refuse(BadCommand(tag, f"Error in IMAP command APPEND: {error}"), size, plus)
         try:
-            mailbox = Cursor(b"\0", [raw]).mailbox()
+            mailbox = Cursor(b"\0", [raw], utf8=self.utf8).mailbox()
         except BadMailboxNameError as error:
             return self._refuse(BadCommand(tag, str(error), "NO"), size, plus)
         self._start_over()

@@ -37,6 +37,7 @@ ALLOWED: dict[str, frozenset[State]] = {
             "APPEND",
             "NAMESPACE",
             "IDLE",
+            "COMPRESS",
         ],
         _LOGGED_IN,
     ),

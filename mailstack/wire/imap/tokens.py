@@ -8,6 +8,7 @@ the BAD reply.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from mailstack.wire.imap import utf7
@@ -33,11 +34,13 @@ class ParseError(Exception):
 class Cursor:
     """A position in a command's arguments. Methods read one thing and step behind it."""
 
-    __slots__ = ("_literals", "at", "text")
+    __slots__ = ("_literals", "at", "text", "utf8")
 
-    def __init__(self, text: bytes, literals: Sequence[bytes] = ()) -> None:
+    def __init__(self, text: bytes, literals: Sequence[bytes] = (), *, utf8: bool = False) -> None:
+        """`utf8`: mailbox names are in UTF-8 (RFC 6855 §3), not in modified UTF-7."""
         self.text = text
         self.at = 0
+        self.utf8 = utf8
         self._literals = iter(literals)
 
     # ---- punctuation
@@ -120,12 +123,12 @@ class Cursor:
 
         Raises `BadMailboxNameError`, when the command is well-formed but the name is not.
         """
-        return decode_mailbox(self.astring())
+        return decode_mailbox(self.astring(), utf8=self.utf8)
 
     def pattern(self) -> str:
         """A mailbox pattern of LIST and LSUB, decoded."""
         raw = self.string() if self.is_string() else self._match(_LIST, "Invalid arguments.")
-        return decode_mailbox(raw, inbox=False)
+        return decode_mailbox(raw, inbox=False, utf8=self.utf8)
 
     def flag(self) -> str:
         return self._match(_FLAG, "Invalid flag.").decode("ascii")
@@ -149,13 +152,21 @@ class Cursor:
 
 
 class BadMailboxNameError(Exception):
-    """A name that is not modified UTF-7: answered with NO."""
+    """A name that is not modified UTF-7, or not UTF-8 where that is asked for: answered with NO."""
 
 
-def decode_mailbox(raw: bytes, *, inbox: bool = True) -> str:
+def decode_mailbox(raw: bytes, *, inbox: bool = True, utf8: bool = False) -> str:
     """A mailbox name from the wire. Raises `BadMailboxNameError`."""
     if inbox and raw.upper() == b"INBOX":
         return "INBOX"
+    if utf8:
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            raise BadMailboxNameError("Mailbox name is not valid UTF-8") from None
+        if not name.isprintable():
+            raise BadMailboxNameError("Mailbox name holds a control character")
+        return unicodedata.normalize("NFC", name)
     try:
         return utf7.decode(raw)
     except ValueError:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -239,5 +240,31 @@ def test_a_line_end_in_a_mailbox_name_does_not_end_a_reply(tmp_path: Path) -> No
                 text = await client.ask(b'%b "%b"%b' % (command, name, items))
                 assert text.startswith("t NO ") and "\0" not in text, text
         assert "t OK NOOP" in await client.ask(b"NOOP")
+
+    serve(tmp_path, check)
+
+
+def test_a_compressed_connection_ends_with_the_first_octet_that_is_none(tmp_path: Path) -> None:
+    async def check(mailbox: Mailbox) -> None:
+        client = await Client.open(mailbox)
+        assert "t NO" in await client.ask(b"COMPRESS LZW")
+        assert "t OK" in await client.ask(b"COMPRESS DEFLATE")
+        said, heard = zlib.compressobj(6, zlib.DEFLATED, -15), zlib.decompressobj(-15)
+
+        async def ask(command: bytes) -> bytes:
+            client.stream.write(said.compress(b"t " + command + b"\r\n") + said.flush(zlib.Z_SYNC_FLUSH))
+            answer = b""
+            while not re.search(rb"(?:\A|\n)t [^\n]*\n", answer):
+                answer += heard.decompress(await client.stream.read(10))
+            return answer
+
+        assert b"COMPRESS" not in await ask(b"CAPABILITY")
+        assert b"[COMPRESSIONACTIVE]" in await ask(b"COMPRESS DEFLATE")
+        big = b"Subject: x\r\n\r\n" + b"y" * 400_000
+        assert b"APPENDUID" in await ask(b"APPEND INBOX {%d+}\r\n%b" % (len(big), big))
+        await ask(b"SELECT INBOX")
+        assert big in await ask(b"FETCH * BODY[]")
+        client.stream.write(b"\xff\xff\xff\xff not deflated")
+        assert b"BYE Cannot decompress" in heard.decompress((await client.rest()).encode("latin-1"))
 
     serve(tmp_path, check)
