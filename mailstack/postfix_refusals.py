@@ -106,11 +106,10 @@ there is no tlsproxy: postscreen is its only user
     tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
     tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
 of Postfix's process model: ours has no daemons of its own for this
-    address_verify_service_name
-    bounce_service_name cleanup_service_name defer_service_name error_service_name fork_attempts
-    fork_delay import_environment ipc_idle ipc_timeout ipc_ttl pickup_service_name process_id
-    process_name queue_service_name rewrite_service_name service_name showq_service_name
-    smtpd_service_name trace_service_name trigger_timeout
+    address_verify_service_name bounce_service_name cleanup_service_name defer_service_name
+    error_service_name fork_attempts fork_delay import_environment ipc_idle ipc_timeout ipc_ttl
+    pickup_service_name process_id process_name queue_service_name rewrite_service_name service_name
+    showq_service_name smtpd_service_name trace_service_name trigger_timeout
 of an installation of Postfix
     command_directory config_directory daemon_table_open_error_is_fatal daemon_timeout data_directory
     html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path
@@ -124,8 +123,8 @@ LMTP goes to the host that the nexthop names, without MX look-ups
 replies and status codes are not rewritten by patterns
     default_delivery_status_filter lmtp_delivery_status_filter lmtp_dns_reply_filter lmtp_reply_filter
     local_delivery_status_filter pipe_delivery_status_filter smtp_delivery_status_filter
-    smtp_dns_reply_filter smtp_reply_filter smtpd_command_filter smtpd_dns_reply_filter
-    verp_delimiter_filter virtual_delivery_status_filter
+    smtp_dns_reply_filter smtp_reply_filter smtpd_dns_reply_filter verp_delimiter_filter
+    virtual_delivery_status_filter
 messages are not changed by patterns on their way out; header_checks does so on their way in
     lmtp_body_checks lmtp_header_checks lmtp_mime_header_checks lmtp_nested_header_checks
     smtp_body_checks smtp_header_checks smtp_mime_header_checks smtp_nested_header_checks
@@ -152,7 +151,7 @@ LMTP goes to the mailbox service beside us
 ETRN asks the queue manager itself
     fast_flush_domains fast_flush_purge_time fast_flush_refresh_time flush_service_name
 of the SASL implementation; ours has the mechanisms that smtpd.conf or Dovecot offers
-    smtp_sasl_auth_cache_name smtp_sasl_auth_cache_time smtp_sasl_path smtpd_sasl_mechanism_filter
+    smtp_sasl_auth_cache_name smtp_sasl_auth_cache_time smtp_sasl_path
 the time-outs of each step are the deadline
     lmtp_min_data_rate lmtp_per_request_deadline smtp_min_data_rate smtp_per_request_deadline
 there is no QMQP server
@@ -194,10 +193,6 @@ values are never given to a shell
     postscreen_expansion_filter smtpd_expansion_filter
 who may read the queue folder may list and flush it
     authorized_flush_users authorized_mailq_users
-MIME parts are not taken apart
-    mime_nesting_limit
-NOOP is the only command that does nothing
-    smtpd_noop_commands
 a body with octets above 127 counts as 8BITMIME whatever its headers say
     detect_8bit_encoding_header
 a configuration is the folder that a command is given
@@ -208,8 +203,6 @@ a message needs SMTPUTF8 when its sender says so
     smtputf8_autodetect_classes
 a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
-always CONNECT, GET, POST and what looks like a header
-    smtpd_forbidden_commands
 always no: an alias's owner stays what it is
     reset_owner_alias
 always the standard form, "Name" <address>
@@ -220,8 +213,6 @@ always yes: nothing is written before a recipient has been accepted
     smtpd_delay_open_until_valid_rcpt
 an address may not begin with -
     allow_min_user
-boundaries may be as long as a header
-    mime_boundary_length_limit
 deferred is hashed and nothing else
     hash_queue_names
 delivered mail is removed
@@ -240,8 +231,6 @@ notifications do not refer to the message they are about
     enable_threaded_bounces
 old
     sun_mailtool_compatibility
-old name: reject_rbl_client
-    maps_rbl_domains
 openssl is not called
     openssl_path
 ports have the names of /etc/services
@@ -254,8 +243,6 @@ see mail_version
     mail_release_date
 set mynetworks itself
     mynetworks_style
-smtpd_discard_ehlo_keywords counts for every client of a service
-    smtpd_discard_ehlo_keyword_address_maps
 the name that was asked for is the one that counts
     smtp_cname_overrides_servername
 the system chooses
@@ -264,8 +251,6 @@ the texts of notifications are fixed
     bounce_template_file
 there is no debugger hook
     debugger_command
-transcripts are kept whole
-    smtpd_history_flush_threshold
 what is let in is not logged by its rule
     smtpd_log_access_permit_actions
 Python's ssl does not set how long a chain may be; list fewer authorities in smtpd_tls_CAfile

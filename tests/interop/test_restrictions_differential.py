@@ -262,6 +262,22 @@ CASES += [
     Case({"soft_bounce": "yes", "smtpd_client_restrictions": "reject"}),
     Case({"smtpd_recipient_limit": "2", "smtpd_recipient_overshoot_limit": "1"}, ["EHLO x", "MAIL FROM:<>", *["RCPT TO:<zs@dgtlinux.com>"] * 5]),
     Case({"smtpd_soft_error_limit": "1", "smtpd_hard_error_limit": "4"}, ["XX"] * 5),
+    # Commands and keywords that are not what they seem.
+    Case({"smtpd_noop_commands": "foo, ETRN"}, ["EHLO x", "FOO bar", "foo", "etrn far.test", "BAR", "NOOP"]),
+    Case({"smtpd_noop_commands": "foo", "smtpd_junk_command_limit": "1", "smtpd_hard_error_limit": "2"},
+         ["FOO"] * 6),
+    *(Case({"smtpd_forbidden_commands": words}, [line, "NOOP"])
+      for words in ("", "foo", "regexp:{ {/^B/ x} }", "!foo, static:all")
+      for line in ("FOO x", "GET /", "X-Header: x", "bar", "{x", "noop")),
+    Case({"smtpd_command_filter": "pcre:{dir}/commands"},
+         ["EHLO x", "MAIL FROM:<a@b.test> NONSENSE=1", "HELP", "BAD RSET", "  HELP", "BADX", "QUIT"]),
+    *(Case({"smtpd_discard_ehlo_keyword_address_maps": f"inline:{{ {{{address}=size, CHUNKING etrn}} }}",
+            "smtpd_discard_ehlo_keywords": "vrfy"},
+           ["EHLO x", "MAIL FROM:<a@b.test> SIZE=1", "RCPT TO:<zs@dgtlinux.com>", b"BDAT 3 LAST\r\nx\r\n"])
+      for address in (CLIENT, "192.0.2.9")),
+    client("reject_maps_rbl"),
+    *(Case({"smtpd_client_restrictions": "reject_maps_rbl", "maps_rbl_domains": names})
+      for names in ("good.test, bl.test", "good.test")),
 ]  # fmt: skip
 CASES.append(Case({"smtpd_per_request_deadline": "yes", "smtpd_timeout": "2s"}))
 DRIPPED = len(CASES) - 1
@@ -338,6 +354,7 @@ def _write(directory: Path, extra: str) -> None:
         text = re.sub(rf"^{name}.*\n", "", text, flags=re.MULTILINE)
     (directory / "main.cf").write_text(text)
     (directory / "patterns").write_text("/^client\\.test$/ REJECT by pattern\n")
+    (directory / "commands").write_text("/^(MAIL FROM:\\S+) .*$/ $1\n/^HELP/ NOOP\n/^BAD(.*)/ $1\n")
     (directory / "networks").write_text("127.0.0.8/29 REJECT by network\n")
 
 

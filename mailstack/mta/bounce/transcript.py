@@ -23,9 +23,6 @@ from mailstack.wire.smtp import quote
 CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
 """The classes that have transcripts."""
 NOTIFY_CLASSES = CLASSES | {"2bounce", "delay"}
-HISTORY = 100
-"""Lines after which a transcript begins anew with the next MAIL (Postfix's
-smtpd_history_flush_threshold)."""
 _WIDTH = 78
 
 

@@ -96,12 +96,14 @@ class Checks:
         "bad_characters",
         "body",
         "body_limit",
+        "boundary_limit",
         "by_piece",
         "domain",
         "eight_body",
         "eight_headers",
         "header_limit",
         "line_limit",
+        "nesting_limit",
         "stripped_characters",
         "understand",
     )
@@ -130,6 +132,8 @@ class Checks:
         self.line_limit = conf.int("line_length_limit")
         """Octets; a longer line is looked at in parts of that length, as in Postfix."""
         self.header_limit = conf.size("header_size_limit")
+        self.nesting_limit = conf.int("mime_nesting_limit")
+        self.boundary_limit = conf.int("mime_boundary_length_limit")
         self.bad_characters = _characters(conf, "message_reject_characters")
         self.stripped_characters = _characters(conf, "message_strip_characters")
 
@@ -195,7 +199,12 @@ class Inspector:
         self._queue_id = queue_id
         self._origin = origin
         self._log = log
-        self._scanner = Scanner(understand=checks.understand, header_limit=checks.header_limit)
+        self._scanner = Scanner(
+            understand=checks.understand,
+            header_limit=checks.header_limit,
+            nesting_limit=checks.nesting_limit,
+            boundary_limit=checks.boundary_limit,
+        )
         self._rest = b""
         self._continued = False
         """`_rest` goes on with a line of which parts have been given already."""

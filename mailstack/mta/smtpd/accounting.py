@@ -51,6 +51,12 @@ class Accounting:
         """What a command began, after a good answer, has come to nothing."""
         self._counts[verb.lower()][0] -= 1
 
+    def junk(self) -> None:
+        """A command that does nothing has been answered; it has no count of its own."""
+        if self._junk > self._junk_limit:
+            self._errors += 1
+        self._junk += 1
+
     def error(self) -> None:
         """The client has made an error."""
         self._errors += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mailstack.mta.bounce.transcript import HISTORY
 from mailstack.mta.sasl import Challenge, Peer
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.anvil import Event
@@ -30,7 +29,7 @@ class Commands(Identity):
         if self.secured:
             engine.starttls_refusal = replies.TLS_ACTIVE
         else:
-            discarded = "starttls" in settings.discarded_keywords
+            discarded = "starttls" in self._hidden
             engine.starttls_refusal = NOT_IMPLEMENTED if settings.tls is None or discarded else None
         engine.auth_refusal = None if self._may_authenticate() else NOT_ENABLED
 
@@ -39,18 +38,32 @@ class Commands(Identity):
         return (
             settings.authenticator is not None
             and (self.secured or not settings.auth_only_in_tls)
-            and "auth" not in settings.discarded_keywords
+            and "auth" not in self._hidden
             and not settings.auth_exceptions.match(self.client_address)
         )
 
     async def _hello(self, event: events.Hello) -> None:
-        self._drop_transaction()
+        greeted, mailing = bool(self.helo), self._transaction is not None
+        self._forget_transaction()
         self.helo = event.name
         if not self._settings.delay_reject:
             reply = await self._judge((Phase.HELO,))
             if reply is not None:
                 self._log_reject("reject", reply)
                 self._reply(event.verb, reply)
+                if self._chain is not None and mailing:
+                    self._chain.abort()
+                return
+        if self._chain is not None:
+            reply = await self._milter_hello(event.name, greeted=greeted, mailing=mailing)
+            if reply is not None and reply.code == 421:
+                self._reply(event.verb, reply)
+                return
+            if reply is not None and reply.code >= 500 and event.verb == "EHLO":
+                self._extended = True
+                hidden = "enhancedstatuscodes" in self._hidden
+                text = self._settings.host + ("" if hidden else "\nENHANCEDSTATUSCODES")
+                self._reply("EHLO", Reply(250, "", text))
                 return
         self._extended = event.verb == "EHLO"
         if not self._extended:
@@ -80,7 +93,7 @@ class Commands(Identity):
         if settings.utf8:
             lines.append("SMTPUTF8")
         lines.append("CHUNKING")
-        hidden = settings.discarded_keywords
+        hidden = self._hidden
         if hidden:
             lines = [line for line in lines if line.partition(" ")[0].partition("=")[0].lower() not in hidden]
         return [settings.host, *lines]
@@ -88,7 +101,7 @@ class Commands(Identity):
     async def _mail(self, event: events.Mail) -> None:
         settings = self._settings
         transcript = self._engine.transcript
-        if transcript is not None and len(transcript) > HISTORY:
+        if transcript is not None and len(transcript) > settings.history_limit:
             await self._notify_postmaster("")
         if self._over_rate(Event.MESSAGE):
             self._reply("MAIL", Reply(450, "4.7.1", f"Error: too much mail from {self.client_address}"))
@@ -105,7 +118,13 @@ class Commands(Identity):
             reply = await self._judge((Phase.SENDER,))
             if reply is not None:
                 self._log_reject("reject", reply)
-                self._drop_transaction()
+                self._forget_transaction()
+                self._reply("MAIL", reply)
+                return
+        if self._chain is not None:
+            reply = await self._milter_mail()
+            if reply is not None:
+                self._forget_transaction()
                 self._reply("MAIL", reply)
                 return
         self._reply("MAIL", replies.SENDER_OK)
@@ -129,6 +148,9 @@ class Commands(Identity):
         reply = await self._judge_recipient(event.recipient)
         if reply is not None:
             self._log_reject("reject", reply)
+        if self._chain is not None:
+            reply = await self._milter_rcpt(reply)
+        if reply is not None:
             self._reply("RCPT", reply)
             return
         if not count:
@@ -143,6 +165,9 @@ class Commands(Identity):
         reply = await self._judge((Phase.DATA,))
         if reply is not None:
             self._log_reject("reject", reply)
+        elif self._chain is not None:
+            reply = await self._milter_data()
+        if reply is not None:
             self._reply("DATA", reply)
             return
         self._chunked = False
@@ -153,6 +178,9 @@ class Commands(Identity):
         reply = await self._judge((Phase.DATA,)) if event.first else None
         if reply is not None:
             self._log_reject("reject", reply)
+        elif self._chain is not None and event.first:
+            reply = await self._milter_data()
+        if reply is not None:
             self._reply("BDAT", reply)
             if event.last:
                 self._drop_transaction()
@@ -177,7 +205,9 @@ class Commands(Identity):
                 self._log_reject("reject", reply)
                 transaction.announce()
         if reply is None:
-            reply = await transaction.finish(self._origin(), too_big=event.too_big)
+            reply = await transaction.finish(
+                self._origin(), too_big=event.too_big, milters=self._content_filter()
+            )
             if reply.code != 250:
                 self._errors.add(FAILURES.get(reply, "policy"))
         self._drop_transaction()
@@ -190,6 +220,11 @@ class Commands(Identity):
     async def _rset(self, event: events.Reset) -> None:
         self._drop_transaction()
         self._reply("RSET", replies.OK)
+
+    async def _unknown(self, event: events.Unknown) -> None:
+        self._where = "UNKNOWN"
+        self._errors.add("protocol")
+        self._reply("unknown", await self._milter_unknown(event.line) or UNKNOWN)
 
     async def _noop(self, event: events.Noop) -> None:
         self._reply("NOOP", replies.OK)
@@ -207,6 +242,10 @@ class Commands(Identity):
         if self._settings.vrfy_disabled:
             self._reply("VRFY", replies.VRFY_DISABLED)
             return
+        standing = self._milter_standing()
+        if standing is not None:
+            self._reply("VRFY", standing)
+            return
         self.recipient = event.address
         reply = await self._judge_recipient(event.address)
         if reply is not None:
@@ -214,6 +253,10 @@ class Commands(Identity):
         self._reply("VRFY", reply or Reply(252, "2.0.0", event.argument))
 
     async def _etrn(self, event: events.Etrn) -> None:
+        standing = self._milter_standing()
+        if standing is not None:
+            self._reply("ETRN", standing)
+            return
         self.etrn_domain = event.domain
         phases = (Phase.CLIENT, Phase.HELO, Phase.ETRN) if self._settings.delay_reject else (Phase.ETRN,)
         reply = await self._judge(phases)
@@ -230,6 +273,10 @@ class Commands(Identity):
     # ---- TLS and AUTH
 
     async def _starttls(self, event: events.StartTLS) -> None:
+        standing = self._milter_standing(softly=True)
+        if standing is not None:
+            self._reply("STARTTLS", standing)
+            return
         if self._over_rate(Event.TLS):
             text = f"Error: too many new TLS sessions from {self.client_address}"
             self._reply("STARTTLS", Reply(454, "4.7.0", text))
@@ -238,12 +285,18 @@ class Commands(Identity):
         await self._flush()
         await self._shake_hands()
         self._engine.tls_started()
+        if self._chain is not None and self.helo:
+            self._chain.abort()
         self._drop_transaction()
         self.helo = ""
         self._extended = False
         self._offer()
 
     async def _auth(self, event: events.Auth) -> None:
+        standing = self._milter_standing(softly=True)
+        if standing is not None:
+            self._reply("AUTH", standing)
+            return
         if self._over_rate(Event.AUTH):
             text = f"Error: too many AUTH commands from {self.client_address}"
             self._reply("AUTH", Reply(450, "4.7.1", text))
@@ -271,6 +324,7 @@ HANDLERS: dict[type, Callable[[Commands, Any], Awaitable[None]]] = {
     events.ContentEnd: Commands._content_end,
     events.Reset: Commands._rset,
     events.Noop: Commands._noop,
+    events.Unknown: Commands._unknown,
     events.Help: Commands._help,
     events.Quit: Commands._quit,
     events.Verify: Commands._vrfy,

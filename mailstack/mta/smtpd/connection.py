@@ -22,6 +22,7 @@ from mailstack.net.tls import describe
 from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State
 
 if TYPE_CHECKING:
+    from mailstack.mta.milter import Chain
     from mailstack.mta.smtpd.worker import Shared
 
 WRITE_TIMEOUT = 60.0
@@ -47,11 +48,22 @@ class Connection:
         self._engine.strict_utf8 = settings.strict_utf8
         self._engine.soft_bounce = settings.soft_bounce
         self._engine.dsn = settings.dsn
+        if settings.oddities is not None:
+            settings.oddities.apply(self._engine, lambda text: self._log.info(f"{self.peer}: {text}"))
+        self._hidden = settings.discarded_keywords
+        """EHLO keywords that this client is not told of."""
+        self._engine.asks_unknown = settings.milters is not None
         if settings.notices is not None:
             self._engine.transcript = []
         self._errors: set[str] = set()
         """Classes of errors since the transcript began (notify_classes)."""
         self._transaction: Transaction | None = None
+        self._chain: Chain | None = None
+        """The milters; None where there are none for this client."""
+        self._refusal: Reply | None = None
+        """Why the recipient that milters are told of is refused."""
+        self.connections = 0
+        """Connections of this client, as far as they are counted."""
         self._authentication = Authentication(settings, self._log)
         self._where = "CONNECT"
         self._begun = shared.clock.time()
@@ -160,6 +172,12 @@ class Connection:
             self._log.info(f"{trust} TLS connection established from {self.peer}: {self._tls}")
 
     def _drop_transaction(self) -> None:
+        if self._chain is not None and self._transaction is not None:
+            self._chain.abort()
+        self._forget_transaction()
+
+    def _forget_transaction(self) -> None:
+        """The same, and the milters are not told."""
         self.discarding = False
         self.forwarded.clear()
         if self._transaction is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 
+from mailstack.mta.lookup import settled
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.connection import Over
-from mailstack.mta.smtpd.judging import Judging
+from mailstack.mta.smtpd.keywords import KeywordMaps
+from mailstack.mta.smtpd.milters import Filtered
 from mailstack.mta.smtpd.peer import UNKNOWN
 from mailstack.mta.smtpd.verdicts import Phase
+from mailstack.storage.tables import TableError
 from mailstack.wire.proxy import ProxyError, parse_header
 from mailstack.wire.smtp import Reply, events, xclient
 from mailstack.wire.smtp.command import SyntaxRefusal
@@ -19,7 +22,7 @@ NAME_TIMEOUT = 1.0
 """Seconds that the greeting may wait for the client's name."""
 
 
-class Identity(Judging):
+class Identity(Filtered):
     """The client's names and rights, and its counts."""
 
     async def _identify(self) -> bytes:
@@ -35,8 +38,22 @@ class Identity(Judging):
             self.reverse_name_failed_for_now = names.reverse_for_now
             if names.problem:
                 self._log.warning(names.problem)
+        if settings.keyword_maps is not None:
+            await self._hide_keywords(settings.keyword_maps)
         self._trust()
         return ahead
+
+    async def _hide_keywords(self, maps: KeywordMaps) -> None:
+        """smtpd_discard_ehlo_keyword_address_maps, in place of smtpd_discard_ehlo_keywords."""
+        try:
+            hidden = await settled(lambda: maps.find(self.client_address))
+        except (OSError, TableError) as error:
+            self._log.warning(f"smtpd_discard_ehlo_keyword_address_maps: {error}")
+            return
+        if hidden is not None:
+            self._hidden = hidden
+            self._engine.chunking = "chunking" not in hidden
+            self._engine.dsn = "dsn" not in hidden
 
     def _trust(self) -> None:
         """Find out whether this client may speak for others."""
@@ -77,6 +94,7 @@ class Identity(Judging):
             return None
         self._counted = f"{settings.service}:{self.client_address}"
         count, rate = self._shared.anvil.connect(self._counted, limits.unit)
+        self.connections = count
         if limits.connections and count > limits.connections:
             self._log.warning(
                 f"Connection concurrency limit exceeded: {count} from {self.peer} "
@@ -165,6 +183,7 @@ class Identity(Judging):
         """The greeting. A client that is not welcome is told so, and may only leave (RFC 5321 §3.1)."""
         settings = self._settings
         self._engine.denial = None
+        self._engine.stays = False
         if not settings.delay_reject:
             reply = await self._judge((Phase.CLIENT,))
             if reply is not None:
@@ -172,6 +191,10 @@ class Identity(Judging):
                 name = f"{self.client_name}[{self.client_address}]"
                 self._engine.denial = Reply(503, "5.7.0", f"Error: access denied for {name}")
                 return reply
+        if settings.milters is not None:
+            greeting = await self._milter_connect()
+            if greeting is not None:
+                return greeting
         return Reply(220, "", settings.banner)
 
 

@@ -262,6 +262,8 @@ class Compiler:
             return _Step(slow_lookup=ask, warn=warn)
         if (look := self._dns_lists.check(word, argument)) is not None:
             return _Step(slow=look, warn=warn)
+        if word == "reject_maps_rbl":
+            return _Step(nested=self._old_lists(parameter, phase), warn=warn)
         if word == "sleep":
             return _Step(slow=self._sleep(parameter, argument), warn=warn)
         if word in ("reject_unverified_sender", "reject_unverified_recipient"):
@@ -300,6 +302,11 @@ class Compiler:
             return self._compile(name, phase, self._conf.list(name))
         finally:
             self._opening.pop()
+
+    def _old_lists(self, parameter: str, phase: Phase) -> Restrictions:
+        """reject_rbl_client for each of maps_rbl_domains."""
+        words = [part for name in self._conf.list("maps_rbl_domains") for part in ("reject_rbl_client", name)]
+        return self._compile(parameter, phase, words)
 
     def _sleep(self, parameter: str, argument: str) -> SlowCheck:
         if not argument.isdecimal():

@@ -25,6 +25,8 @@ from mailstack.wire.smtp.command import SIZE_LIMIT
 from mailstack.wire.smtp.server import FOREIGN
 
 LOST = "lost connection"
+AT_ONCE = 16
+"""Commands and pieces of content that a client may have sent ahead before others get a turn."""
 _PATH = re.compile(r"<([^>]*)>")
 
 _VERBS: dict[type, str] = {
@@ -35,6 +37,7 @@ _VERBS: dict[type, str] = {
     events.ChunkEnd: "BDAT",
     events.Reset: "RSET",
     events.Noop: "NOOP",
+    events.Unknown: "UNKNOWN",
     events.Verify: "VRFY",
     events.Etrn: "ETRN",
     events.Help: "HELP",
@@ -80,6 +83,8 @@ class Session(Commands):
             self._say(Reply(421, "4.3.0", f"{self._settings.host} Server local error"))
         finally:
             self._drop_transaction()
+            if self._chain is not None:
+                self._leave_milters(bool(self.helo))
             self._authentication.cancel()
             self._log.info(f"disconnect from {self.peer} {self._account.summary()}")
         if self._errors:
@@ -130,9 +135,11 @@ class Session(Commands):
         deadline = Deadline(timeout, settings.data_rate) if settings.request_deadline else None
         data = b""
         state = engine.state
+        ahead = 0
         while True:
             event = engine.next_event()
             if event is events.NEED_DATA:
+                ahead = 0
                 await self._flush()
                 if self._stopping and engine.state in (State.IDLE, State.READY):
                     raise asyncio.CancelledError
@@ -145,6 +152,10 @@ class Session(Commands):
                 self._reading = False
                 engine.receive_data(data)
                 continue
+            ahead += 1
+            if ahead == AT_ONCE:
+                ahead = 0
+                await self._shared.turns.take()
             if isinstance(event, events.Content):
                 assert self._transaction is not None
                 if self._transaction.add(event.data):
@@ -185,6 +196,9 @@ class Session(Commands):
         await HANDLERS[type(event)](self, event)
 
     def _refused(self, event: events.Refused) -> None:
+        if isinstance(event, events.Ignored):
+            self._account.junk()
+            return
         self._where = event.verb or "UNKNOWN"
         if event.reply is SIZE_LIMIT and event.verb == "MAIL":
             sender = _PATH.search(event.line)

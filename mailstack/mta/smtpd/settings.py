@@ -17,15 +17,17 @@ from mailstack.mta.address_maps import DomainList, OpenTable
 from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.lines import Show, show_addresses
+from mailstack.mta.milter import Milters, load_milters
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.sasl import Authenticator, make_authenticator
 from mailstack.mta.smtpd import tls
 from mailstack.mta.smtpd.anvil import EventLimits
+from mailstack.mta.smtpd.keywords import KEYWORDS, KeywordMaps, Oddities, keywords
 from mailstack.mta.smtpd.networks import ClientList, NetworkList
-from mailstack.mta.smtpd.policy import PolicyServices
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
 from mailstack.mta.smtpd.verdicts import Phase
+from mailstack.mta.verify.sender import ProbeSender
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.storage.tables import TableError
@@ -90,9 +92,12 @@ class Settings:
     request_deadline: bool
     data_rate: int
     """Octets a second that content has to come at, where `request_deadline`."""
-    policy_services: PolicyServices
+    compiler: Compiler
+    """Of the restrictions; it has the connections that they need."""
+    probe_sender: ProbeSender
     fingerprint: str
     """The digest of certificates' fingerprints."""
+    under_stress: bool
     stressed: Settings | None
     """What holds for sessions that begin under stress; None where nothing is different."""
     lookup_names: bool
@@ -102,10 +107,19 @@ class Settings:
     utf8: bool
     strict_utf8: bool
     dsn: bool
+    milters: Milters | None
+    """None: there are none, and nothing is done for them."""
     notices: Notices | None
     """Whom to tell of sessions that go wrong; None: nobody."""
     forbid_pipelining: bool
     discarded_keywords: frozenset[str]
+    keyword_maps: KeywordMaps | None
+    """smtpd_discard_ehlo_keyword_address_maps."""
+    oddities: Oddities | None
+    """None: commands are what they are."""
+    history_limit: int
+    """Lines of a transcript after which a postmaster is told of what is in it."""
+    mechanism_filter: DomainList
     header_clients: frozenset[str]
     flush_domains: DomainList
     soft_bounce: bool
@@ -120,7 +134,8 @@ class Settings:
         return tuple(
             mechanism
             for mechanism in offered
-            if not ("noanonymous" in options and mechanism == "ANONYMOUS")
+            if self.mechanism_filter.match(mechanism.lower())
+            and not ("noanonymous" in options and mechanism == "ANONYMOUS")
             and not ("noplaintext" in options and mechanism in _PLAINTEXT)
         )
 
@@ -214,8 +229,10 @@ def _load(
         proxy_timeout=_proxy_timeout(conf, wrapper),
         request_deadline=conf.bool("smtpd_per_request_deadline"),
         data_rate=conf.int("smtpd_min_data_rate"),
-        policy_services=compiler.policy_services,
+        compiler=compiler,
+        probe_sender=ProbeSender(conf, rewriter),
         fingerprint=conf.str("smtpd_tls_fingerprint_digest"),
+        under_stress=False,
         stressed=None,
         lookup_names=conf.bool("smtpd_peername_lookup"),
         helo_required=conf.bool("smtpd_helo_required"),
@@ -224,9 +241,14 @@ def _load(
         utf8=utf8,
         strict_utf8=conf.bool("strict_smtputf8"),
         dsn="dsn" not in _discarded(conf),
+        milters=load_milters(conf, "smtpd_milters", open_table, resolver, maps=True),
         notices=Notices.read(conf, rewriter, cleanup),
         forbid_pipelining=conf.bool("smtpd_forbid_unauth_pipelining"),
         discarded_keywords=_discarded(conf),
+        keyword_maps=KeywordMaps.load(conf, open_table),
+        oddities=Oddities.load(conf, open_table),
+        history_limit=conf.int("smtpd_history_flush_threshold"),
+        mechanism_filter=DomainList(conf.list("smtpd_sasl_mechanism_filter"), open_table),
         header_clients=header_clients,
         flush_domains=DomainList(conf.list("relay_domains"), open_table, parents=True),
         soft_bounce=conf.bool("soft_bounce"),
@@ -246,6 +268,7 @@ def _stressed(settings: Settings, conf: MainCf) -> Settings | None:
     other = replace(
         settings,
         conf=under,
+        under_stress=True,
         timeout=under.time("smtpd_timeout"),
         tls_timeout=under.time("smtpd_starttls_timeout"),
         soft_errors=under.int("smtpd_soft_error_limit"),
@@ -256,7 +279,10 @@ def _stressed(settings: Settings, conf: MainCf) -> Settings | None:
         request_deadline=under.bool("smtpd_per_request_deadline"),
         data_rate=under.int("smtpd_min_data_rate"),
     )
-    return None if replace(other, conf=conf) == settings else other
+    polls = "address_verify_poll_count"
+    if replace(other, conf=conf, under_stress=False) == settings and under.int(polls) == conf.int(polls):
+        return None
+    return other
 
 
 def _event_limits(conf: MainCf) -> EventLimits | None:
@@ -307,12 +333,8 @@ def _demand_relay_control(conf: MainCf) -> None:
 
 
 def _discarded(conf: MainCf) -> frozenset[str]:
-    known = {
-        "pipelining", "size", "vrfy", "etrn", "starttls", "auth", "enhancedstatuscodes", "8bitmime",
-        "smtputf8", "dsn", "chunking", "silent-discard",
-    }  # fmt: skip
-    words = {word.lower() for word in conf.list("smtpd_discard_ehlo_keywords")}
-    if words - known:
-        unknown = ", ".join(sorted(words - known))
+    found = keywords(conf.list("smtpd_discard_ehlo_keywords"))
+    unknown = ", ".join(sorted(found - KEYWORDS))
+    if unknown:
         raise conf.error("smtpd_discard_ehlo_keywords", f"unknown EHLO keyword: {unknown}")
-    return frozenset(words)
+    return found

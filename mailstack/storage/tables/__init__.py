@@ -6,6 +6,7 @@
 | texthash | file | `key value` lines (postmap(1)) |
 | regexp, pcre | file | `/pattern/flags value` lines (regexp_table(5), pcre_table(5)) |
 | cidr | file | `network/prefix value` lines (cidr_table(5)) |
+| regexp, pcre, cidr | `{ { line }, { line } }` | the same lines, in main.cf itself |
 | inline | `{ key = value, { key = value with spaces } }` | |
 | static | the value of every key; `{text with spaces}` | |
 | unix | passwd.byname, group.byname | the accounts and groups of this machine |
@@ -37,6 +38,7 @@ from mailstack.storage.tables.files import (
     Indexed,
     TextFile,
     parse_aliases,
+    parser,
 )
 from mailstack.storage.tables.text import Opener, Table, TableError, Warn, split_alias, to_stderr
 
@@ -74,6 +76,7 @@ _SIMPLE = {
     "unix": simple.unix,
     "randmap": simple.randmap,
 }
+_RULES = frozenset(("cidr", "regexp", "pcre"))
 _TEXT = frozenset(("texthash", "cidr", "regexp", "pcre"))
 
 
@@ -99,6 +102,8 @@ def open_table(name: str, *, warn: Warn = to_stderr, others: Mapping[str, Factor
         return others[kind](name, rest, opener)
     if kind in REFUSED:
         raise TableError(f"unsupported dictionary type: {kind} ({name}): {REFUSED[kind]}")
+    if kind in _RULES and rest.startswith("{"):
+        return simple.rules(name, rest, parser(kind), warn)
     if kind not in INDEXED and kind not in _TEXT:
         raise TableError(f"unsupported dictionary type: {kind} ({name})")
     if not rest.startswith("/"):

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from mailstack.storage.tables.text import Opener, Table, TableError
+from mailstack.storage.tables.text import Opener, Table, TableError, Warn
 
 Lookup = Callable[[str], "str | None"]
 
@@ -43,6 +43,16 @@ def inline(name: str, rest: str) -> Table:
         entries[key.strip().lower()] = value.strip()
     get = entries.get
     return Fixed(name, lambda key: get(key.lower()))
+
+
+def rules(name: str, rest: str, parse: Callable[[str, str, Warn], Lookup], warn: Warn) -> Table:
+    """`regexp:{ { rule }, { rule } }`: a table of patterns whose lines stand in main.cf."""
+    lines = []
+    for element in members(name, rest, "{rule}"):
+        if not element.startswith("{"):
+            raise TableError(f'bad syntax: "{name}"; need "{name.partition(":")[0]}:{{{{rule}}...}}"')
+        lines.append(element[1:-1].strip())
+    return Fixed(name, parse("\n".join(lines), name, warn))
 
 
 def environ(name: str, rest: str) -> Table:

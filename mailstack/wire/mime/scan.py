@@ -22,7 +22,8 @@ HEADER_LIMIT = 102400
 """Octets of one header that are kept; what is beyond them is left out (header_size_limit)."""
 NESTING_LIMIT = 100
 """Multiparts in multiparts that are understood; what is deeper is text (mime_nesting_limit)."""
-_BOUNDARY_LIMIT = 2048
+BOUNDARY_LIMIT = 2048
+"""Octets of a boundary that count (mime_boundary_length_limit)."""
 
 
 class Piece(Enum):
@@ -61,10 +62,12 @@ class Scanner:
     __slots__ = (
         "_boundaries",
         "_boundary",
+        "_boundary_limit",
         "_digest",
         "_header",
         "_header_limit",
         "_header_size",
+        "_nesting_limit",
         "_understand",
         "content_type",
         "encoding",
@@ -73,9 +76,18 @@ class Scanner:
         "subtype",
     )
 
-    def __init__(self, *, understand: bool = True, header_limit: int = HEADER_LIMIT) -> None:
+    def __init__(
+        self,
+        *,
+        understand: bool = True,
+        header_limit: int = HEADER_LIMIT,
+        nesting_limit: int = NESTING_LIMIT,
+        boundary_limit: int = BOUNDARY_LIMIT,
+    ) -> None:
         self._understand = understand
         self._header_limit = header_limit
+        self._nesting_limit = nesting_limit
+        self._boundary_limit = boundary_limit
         self._header: list[bytes] = []
         self._header_size = 0
         self._boundaries: list[tuple[bytes, bool]] = []
@@ -158,7 +170,7 @@ class Scanner:
             self._boundary = None
             if self.content_type == b"multipart":
                 boundary = find(found.parameters, b"boundary")
-                self._boundary = boundary[:_BOUNDARY_LIMIT] if boundary else None
+                self._boundary = boundary[: self._boundary_limit] if boundary else None
         elif name == b"content-transfer-encoding":
             word = value.strip().split(None, 1)[0].rstrip(b";").lower() if value.strip() else b""
             self.encoding = _ENCODINGS.get(word, Encoding.SEVEN)
@@ -168,7 +180,7 @@ class Scanner:
         if not self._understand:
             return
         if self.content_type == b"multipart" and self._boundary is not None:
-            if len(self._boundaries) >= NESTING_LIMIT:
+            if len(self._boundaries) >= self._nesting_limit:
                 self.nested_too_deep = True
                 return
             self._digest = self.subtype == b"digest"

@@ -1,8 +1,8 @@
 """What a server engine tells its owner.
 
 `Hello`, `Mail`, `Rcpt`, `Data`, `Chunk`, `ChunkEnd`, `Reset`, `Noop`, `Verify`, `Etrn`, `Help`, `Quit`,
-`StartTLS`, `Auth`, `AuthResponse`, `Proxied`, `Unknown` and `ContentEnd` each wait for a reply (`ServerConnection.reply`
-or `challenge`). `Content`, `Refused`, `Ignored` and `Closed` do not.
+`StartTLS`, `Auth`, `AuthResponse`, `Proxied`, `Unknown` and `ContentEnd` each wait for a reply
+(`ServerConnection.reply` or `challenge`). `Content`, `Refused`, `Ignored` and `Closed` do not.
 """
 
 from __future__ import annotations
