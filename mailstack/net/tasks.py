@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import types
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -128,6 +129,39 @@ async def apart(coroutine: Coroutine[Any, Any, T]) -> T:
     if _current is None:
         return await coroutine
     return await asyncio.get_running_loop().create_task(coroutine)
+
+
+class Turns:
+    """Turns for those who have much to do: one of them goes on in each round of the event loop.
+
+    Between two of them whatever is short gets done, so it waits for one piece of long work and not for a
+    piece of each.
+    """
+
+    __slots__ = ("_scheduled", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiting.append(waiter)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._next)
+        await waiter
+
+    def _next(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                asyncio.get_running_loop().call_soon(self._next)
+                return
+        self._scheduled = False
 
 
 class TaskSet:

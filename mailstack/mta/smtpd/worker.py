@@ -37,7 +37,7 @@ from mailstack.net.listen import Server
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.net.stream import Stream
-from mailstack.net.tasks import TaskSet
+from mailstack.net.tasks import TaskSet, Turns
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
 from mailstack.storage.tables import TableError
@@ -80,6 +80,7 @@ class Shared:
         self.cleanup_log = log.child("postfix/cleanup")
         self.clock = clock or SystemClock()
         self.sessions: set[Session] = set()
+        self.turns = Turns()
         self.life = Life()
         self.anvil = anvil or Anvil()
         self.capacity = capacity or Capacity()

@@ -494,3 +494,16 @@ def test_a_table_that_cannot_be_read_is_a_temporary_error(tmp_path: Path) -> Non
         assert reply == "451 4.3.0 <zs@dgtlinux.com>: Temporary lookup failure"
 
     session(tmp_path, check, "local_recipient_maps = hash:/nonexistent/table\n")
+
+
+def test_a_client_that_sends_ahead_does_not_hold_up_others(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        other = Client(await smtpd.connect())
+        assert (await other.reply()).startswith("220 ")
+        await client.say("EHLO x", "MAIL FROM:<a@b.test>")
+        client.stream.write(b"RCPT TO:<zs@dgtlinux.com>\r\n" * 900)
+        assert await other.say("NOOP", "RSET") == "250 2.0.0 Ok"
+        assert not client.stream.readable, "its replies go out when it has been heard to the end"
+        assert {await client.reply() for _ in range(900)} == {"250 2.1.5 Ok"}
+
+    session(tmp_path, check)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mailstack.net.stream import SILENT, Stream
-from mailstack.net.tasks import Driven, TaskSet, apart, current, park
+from mailstack.net.tasks import Driven, TaskSet, Turns, apart, current, park
 
 
 def run(check: Callable[[TaskSet], Awaitable[None]]) -> list[tuple[str, BaseException]]:
@@ -492,5 +492,33 @@ def test_a_driven_reader_that_is_cancelled_reads_no_more() -> None:
         assert stream.readable
         assert await stream.read(1) == b"nobody"
         stream.connection_lost(None)
+
+    assert run(check) == []
+
+
+def test_long_work_goes_on_by_turns_and_short_work_in_between() -> None:
+    async def check(tasks: TaskSet) -> None:
+        order: list[str] = []
+        long = Turns()
+
+        async def work(name: str, pieces: int) -> None:
+            for _ in range(pieces):
+                await long.take()
+                order.append(name)
+
+        async def rounds() -> None:
+            for _ in range(16):
+                order.append("-")
+                await asyncio.sleep(0)
+
+        tasks.drive(work("a", 3), "a")
+        tasks.drive(work("b", 3), "b")
+        ended = asyncio.get_running_loop().create_task(work("c", 3))
+        tasks.start(rounds(), "rounds")
+        await asyncio.sleep(0)
+        ended.cancel()
+        await turns(20)
+        assert "".join(order).replace("-", "") == "ababab", "one who has ended holds up nobody"
+        assert not any("ab" in run or "ba" in run for run in "".join(order).split("-")), "one for each round"
 
     assert run(check) == []
