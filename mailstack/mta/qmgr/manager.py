@@ -3,7 +3,8 @@
 States of a message here: *found* (`intake`) → *active* (read, its recipients resolved, its requests at the
 scheduler) → settled (every recipient has a result) → removed, deferred, or reported to its sender. The active
 queue is bounded by `qmgr_message_active_limit` messages and `qmgr_message_recipient_limit` recipients (of a
-message with more, some after the others); what does not fit stays on disk and is found again by a scan. No
+message with more, some after the others); what does not fit stays on disk and is found again by a scan.
+Messages with at most `qmgr_message_recipient_minimum` recipients are let in whatever the others have. No
 destination gets more of it than is left for the others.
 
 Nothing is lost by a crash: a message leaves the disk only after its last recipient is done and every failure
@@ -51,6 +52,8 @@ WARNED = 1_000
 """Destinations for which it is known when they were last warned of."""
 PAUSE = 1.0
 """Seconds between two calls of `tick` at the most."""
+MANY: Site = ("", "")
+"""For whom messages with many recipients are set aside while too many recipients are active."""
 
 
 @dataclass(slots=True)
@@ -195,8 +198,11 @@ class QueueManager:
         return more
 
     def _has_room(self) -> bool:
-        limits = self.configuration.limits
-        return len(self.active) < limits.active_messages and self._recipients < limits.active_recipients
+        return len(self.active) < self.configuration.limits.active_messages
+
+    def _has_room_for_many(self) -> bool:
+        """Whether messages with many recipients may become active."""
+        return self._recipients < self.configuration.limits.active_recipients
 
     def _admit(self, found: Found) -> None:
         """Read a message that is not active, and make it so. Problems are logged, never raised."""
@@ -216,6 +222,11 @@ class QueueManager:
                 return
             if found.domain and not _mentions(message, found.domain):
                 return
+        if len(message.pending) > self.configuration.limits.recipient_minimum and not (
+            self._has_room_for_many() or found.forced
+        ):
+            self._leave(message, MANY, found)
+            return
         self._activate(message, found)
 
     def _corrupt(self, queue_name: str, queue_id: str, reason: str) -> None:
@@ -301,6 +312,8 @@ class QueueManager:
 
     def _has_share(self, site: Site) -> bool:
         """Whether a destination has no more of the active queue than is left for the others."""
+        if site is MANY:
+            return self._has_room_for_many()
         transport, destination = site
         load = self.configuration.transports.get(transport).load(destination)
         return load <= self.configuration.limits.active_messages - len(self.active)
@@ -320,6 +333,11 @@ class QueueManager:
             load = self.configuration.transports.get(site[0]).load(site[1])
             share = f"{load} of {len(self.active)} active queue entries"
             self._log.warning(f"mail for {site[1]} is using up {share}")
+        self._leave(message, site, found)
+
+    def _leave(self, message: Message, site: Site, found: Found) -> None:
+        """Leave a message on disk until there is room for it."""
+        limits = self.configuration.limits
         if not self._intake.set_aside(site, found) and message.queue != "deferred":
             self._postpone(message, {}, message.attempts, limits.minimal_backoff)
 

@@ -281,6 +281,27 @@ def test_the_active_queue_is_bounded_and_new_mail_goes_first(tmp_path: Path) -> 
     bench_test(tmp_path, test, main_cf="qmgr_message_active_limit = 2\n")
 
 
+def test_many_recipients_wait_for_room_and_others_go_past_them(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        bench.agent.gate = asyncio.Event()
+        storm = [await bench.put(*(f"{n}@{m}.storm.test" for n in range(4))) for m in range(3)]
+        for queue_id in storm:
+            bench.manager.new_mail(queue_id)
+        few = await bench.put("a@quick.test", "b@quick.test")
+        bench.manager.new_mail(few)
+        assert list(bench.manager.active) == [*storm[:2], few], "the third has to wait, two recipients do not"
+        assert bench.manager._recipients == 10
+        bench.agent.gate.set()
+        bench.manager._wanted.set()
+        await bench.settle()
+        assert bench.where() == {}
+        assert sum(len(request.targets) for request in bench.agent.requests) == 14
+
+    limits = "qmgr_message_recipient_limit = 8\nqmgr_message_recipient_minimum = 2\n"
+    bench_test(tmp_path, test, main_cf=limits)
+
+
 def test_slow_messages_move_to_active_and_end_there(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.agent.default = SENT
