@@ -9,6 +9,7 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.deliver.request import Bounced, Deferred, Result, Sent
 from mailstack.wire.smtp import quote
 
+
 _MESSAGE_ID = re.compile(rb"(?:\A|\n)message-id:[ \t\r\n]*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -43,19 +44,21 @@ def delivery(
     stages: tuple[float, float, float, float],
     digits: int = 2,
     show: Show = quote,
+    status: str = "",
 ) -> str:
     """`ID: to=<…>, relay=…, delay=…, delays=…, dsn=…, status=… (…)`.
 
-    `stages`: seconds before the queue manager, in it, for the connection, and for the transmission.
+    `stages`: seconds before the queue manager, in it, for the connection, and for the transmission. `status`
+    stands in place of the outcome's own word.
     """
     target, outcome = result.target, result.outcome
     match outcome:
         case Sent():
-            status = "sent"
+            word = "sent"
         case Deferred():
-            status = "deferred"
+            word = "deferred"
         case Bounced():
-            status = "bounced"
+            word = "bounced"
     before = f"{queue_id}: to=<{show(target.address)}>, "
     if target.original and target.original != target.address:
         before += f"orig_to=<{show(target.original)}>, "
@@ -63,5 +66,5 @@ def delivery(
     delays = "/".join([seconds(stage, digits) for stage in stages])
     return (
         f"{before}relay={result.relay}, {uses}delay={seconds(sum(stages), digits)}, delays={delays}, "
-        f"dsn={outcome.dsn}, status={status} ({outcome.text})"
+        f"dsn={outcome.dsn}, status={status or word} ({outcome.text})"
     )

@@ -42,6 +42,7 @@ from mailstack.mta.lookup import settled
 from mailstack.mta.postdrop import FULL_NAME, READY, REWRITE_CONTEXT, UID
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.submission import HEADER_LIMIT
+from mailstack.mta.verify import PROBE, USER
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
@@ -267,7 +268,7 @@ class Pickup:
             body=given.body,
             ret=given.ret,
             envid=given.envid,
-            attributes={FILTER: cleanup.filter} if cleanup.filter else {},
+            attributes=_attributes(given, cleanup),
         )
         try:
             if given.size > len(head):
@@ -339,6 +340,13 @@ class _Rejected(Exception):  # noqa: N818 - carries a reply
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.text)
         self.reply = reply
+
+
+def _attributes(given: Envelope, cleanup: Cleanup) -> dict[str, str]:
+    """A question (sendmail -bv) goes the way that mail would go behind a content filter."""
+    if PROBE in given.attributes:
+        return {PROBE: USER}
+    return {FILTER: cleanup.filter} if cleanup.filter else {}
 
 
 def _given(envelope: Envelope) -> str:

@@ -116,7 +116,7 @@ async def _session(settings: Settings, queue: Queue, resolver: Resolver, log: Lo
         server.stop()
         await tasks.drain(5.0)
         client.close()
-        settings.policy_services.close()
+        settings.compiler.close()
         await resolver.close()
         shared.close()
     return 0

@@ -15,6 +15,8 @@ import fcntl
 import os
 import signal
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
@@ -35,6 +37,8 @@ DRAIN = 8.0
 """Seconds that deliveries get to end after SIGTERM."""
 INCOMING_SCAN = 5.0
 """Seconds between two looks into incoming/, for datagrams that were lost."""
+ANSWER_RETRY = 0.01
+"""Seconds until an answer is sent again that there was no room for."""
 LOCK_WAIT = 12.0
 """Seconds that an earlier queue manager gets to end."""
 
@@ -152,6 +156,7 @@ class Service:
                 self._log.warning(f"{cut} deliveries have been broken off; they will be tried again")
             await manager.configuration.transports.close()
             await manager.configuration.resolver.close()
+            await manager.close()
             await self._upkeep.drain(0.5)
             self._commit.close()
 
@@ -180,13 +185,22 @@ class Service:
         """Take the datagrams that have come."""
         for _ in range(100):
             try:
-                words = sock.recv(trigger.DATAGRAM).decode("ascii", "replace").split()
+                data, peer = sock.recvfrom(trigger.DATAGRAM)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._log.warning(f"wake-up socket: {error}")
                 return
-            self._obey(words)
+            words = data.decode("ascii", "replace").split()
+            if peer and words[:1] == ["verify"]:
+                self._verify(words, partial(_answer, sock, peer))
+            else:
+                self._obey(words)
+
+    def _verify(self, words: list[str], reply: Callable[[bytes], None]) -> None:
+        """Answer a question of smtpd's."""
+        if len(words) == 3:
+            self.manager.verification().request(words[1], words[2], reply)
 
     def _obey(self, words: list[str]) -> None:
         match words:
@@ -208,6 +222,18 @@ class Service:
                 for queue_id in words:
                     if queue_id.isalnum() and len(queue_id) >= 6:
                         self.manager.new_mail(queue_id)
+
+
+def _answer(sock: socket.socket, peer: str, data: bytes, tries: int = 100) -> None:
+    """Answer a datagram; whoever is gone, or has no room for it for long, asks again."""
+    try:
+        sock.sendto(data, peer)
+    except BlockingIOError:
+        if tries:
+            again = partial(_answer, sock, peer, data, tries - 1)
+            asyncio.get_running_loop().call_later(ANSWER_RETRY, again)
+    except OSError:
+        pass
 
 
 async def _retire(configuration: Configuration) -> None:

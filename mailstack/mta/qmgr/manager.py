@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mailstack.mta import flow, lines
 from mailstack.mta.deliver.local import Forward
@@ -34,11 +35,15 @@ from mailstack.mta.qmgr.removal import Removal
 from mailstack.mta.qmgr.scheduler import Transport
 from mailstack.mta.qmgr.settings import Configuration
 from mailstack.mta.qmgr.transports import Transports
+from mailstack.mta.verify import MTA, PROBE, is_probe
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import DamagedFile, Message, Queue, Reason
+
+if TYPE_CHECKING:
+    from mailstack.mta.verify.service import Verification
 
 CONTENT_CACHE = 16 * 1024 * 1024
 """Octets of content that active messages may hold in memory; the others are read when they are delivered."""
@@ -99,6 +104,9 @@ class QueueManager:
         self._wanted = asyncio.Event()
         self._current: Configuration | None = None
         self._retired: list[Transports] = []
+        self._verification: Verification | None = None
+        self._probes = 0
+        """Questions among the active messages."""
 
     # ---- control
 
@@ -112,7 +120,25 @@ class QueueManager:
         before, self._current = self._current, configuration
         if before is not None:
             self._retired.append(before.transports)
+        if self._verification is not None:
+            self._verification.configure(configuration.conf, configuration.cleanup, configuration.rewriter)
         return before
+
+    def verification(self) -> Verification:
+        """verify(8), which is there from its first use on."""
+        if self._verification is None:
+            from mailstack.mta.verify.service import Verification  # most stacks never ask
+
+            made = Verification(self.queue, self._commit, self._clock, self._log, self._tasks, self.new_mail)
+            current = self.configuration
+            made.configure(current.conf, current.cleanup, current.rewriter)
+            self._verification = made
+        return self._verification
+
+    async def close(self) -> None:
+        """Let go of files. Call it after the last delivery."""
+        if self._verification is not None:
+            await self._verification.close()
 
     def recover(self) -> None:
         """Take up what an earlier process has left: active/ goes back to incoming/, and all is scanned."""
@@ -270,14 +296,25 @@ class QueueManager:
             else:
                 self._cached += len(message.content)
         self._log.info(
-            f"{message.queue_id}: from=<{self.configuration.limits.show(envelope.sender)}>, size={envelope.size}, "
-            f"nrcpt={len(message.pending)} (queue active)"
+            f"{message.queue_id}: from=<{self.configuration.limits.show(envelope.sender)}>, "
+            f"size={envelope.size}, nrcpt={len(message.pending)} (queue active)"
         )
+        if envelope.attributes and envelope.attributes.get(PROBE) == MTA:
+            self._probes += 1
+            if self._probes > self.configuration.limits.probes:
+                requests = self._too_many(requests)
         if not requests:
             # Crossed off before a crash, and not removed.
             self._finish(entry)
             return
         self._schedule(entry, requests)
+
+    def _too_many(self, requests: Assigned) -> Assigned:
+        """address_verify_pending_request_limit: the address stays unknown for now."""
+        retry = self.configuration.transports.get("retry")
+        for _, request in requests:
+            request.nexthop = request.destination = "4.3.2 Too many address verification requests"
+        return [(retry, request) for _, request in requests]
 
     def _schedule_rest(self, entry: Active, todo: list[int]) -> None:
         """The recipients that there was no room for."""
@@ -366,6 +403,7 @@ class QueueManager:
         limits = self.configuration.limits
         now = self._clock.monotonic()
         before = max(0.0, self._clock.time() - entry.message.envelope.arrival - (now - entry.entered))
+        probe = is_probe(entry.message)
         for result in results:
             stages = (
                 before,
@@ -373,11 +411,20 @@ class QueueManager:
                 result.connect,
                 max(0.0, now - request.started - result.connect),
             )
-            if limits.soft_bounce and isinstance(result.outcome, Bounced):
+            if limits.soft_bounce and isinstance(result.outcome, Bounced) and not probe:
                 result = _softened(result)
             transport.log.info(
-                lines.delivery(entry.message.queue_id, result, stages, limits.digits, limits.show)
+                lines.delivery(
+                    entry.message.queue_id,
+                    result,
+                    stages,
+                    limits.digits,
+                    limits.show,
+                    self._take_probe(entry, result) if probe else "",
+                )
             )
+            if probe:
+                continue
             match result.outcome:
                 case Sent(action=action):
                     index = result.target.index
@@ -403,6 +450,15 @@ class QueueManager:
         else:
             self._finish(entry)
 
+    def _take_probe(self, entry: Active, result: Result) -> str:
+        """Take what has been found out of an address; return the log's word for it."""
+        if entry.message.envelope.attributes[PROBE] == MTA:
+            verification = self.verification()
+            verification.result(entry.message, result)
+            return verification.status(result.outcome)
+        entry.confirmed.append(result)
+        return "deliverable" if isinstance(result.outcome, Sent) else "undeliverable"
+
     def _cross_off(self, entry: Active) -> None:
         """Write down who has been delivered, for others are not."""
         done, entry.done = entry.done, []
@@ -427,6 +483,8 @@ class QueueManager:
         message = entry.message
         del self.active[message.queue_id]
         self._recipients -= entry.recipients
+        if message.envelope.attributes and message.envelope.attributes.get(PROBE) == MTA:
+            self._probes -= 1
         if message.content is not None:
             self._cached -= len(message.content)
         if not self._wanted.is_set() and self._intake.waiting:
@@ -466,7 +524,9 @@ class QueueManager:
             if entry.deferred and self._late(message, now):
                 await bouncer.warn(message, entry.deferred)
             expanded = _expanded(message)
-            if entry.confirmed or expanded:
+            if is_probe(message):
+                await bouncer.verified(message, entry.confirmed)
+            elif entry.confirmed or expanded:
                 await bouncer.confirm(message, entry.confirmed, expanded)
         except OSError as error:
             self._log.warning(f"{message.queue_id}: notification: {error.strerror or error}")
@@ -518,6 +578,8 @@ class QueueManager:
         # What waits under an earlier configuration is still delivered under it, after its pauses.
         self._retired = [transports for transports in self._retired if transports.busy]
         used = (self.configuration.transports, *self._retired)
+        if self._verification is not None:
+            self._verification.tick()
         return min(PAUSE, *(transports.tick(self._tasks, self._run) for transports in used))
 
     def _move_to_active(self, message: Message) -> None:

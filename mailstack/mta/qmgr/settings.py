@@ -19,6 +19,7 @@ from mailstack.mta.qmgr.router import Router
 from mailstack.mta.qmgr.transports import Transports
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.site import load_resolver
+from mailstack.mta.verify.routing import probing_rewriter
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
@@ -49,6 +50,8 @@ class Limits:
     show: Show
     """How addresses stand in log lines."""
     defer_transports: frozenset[str]
+    probes: int
+    """Questions about addresses that are under way at once (address_verify_pending_request_limit)."""
 
     @classmethod
     def read(cls, conf: MainCf) -> Limits:
@@ -69,6 +72,7 @@ class Limits:
             digits=conf.int("delay_logging_resolution_limit"),
             show=show_addresses(conf),
             defer_transports=frozenset(conf.list("defer_transports")),
+            probes=conf.int("address_verify_pending_request_limit"),
         )
 
     def backoff(self, attempts: int) -> float:
@@ -86,6 +90,7 @@ class Configuration:
     router: Router
     bouncer: Bouncer
     cleanup: Cleanup
+    rewriter: Rewriter
     resolver: Resolver
     pickup: Pickup | None
     """None where master.cf has no pickup line."""
@@ -128,8 +133,11 @@ def load(
         )
         transports.check()
         pickup = Pickup.read(conf, services, cleanup, open_table)
+        probing = probing_rewriter(conf, open_table)
     except (TableError, OSError) as error:
         raise ConfigError(conf.path, 0, str(error)) from None
     bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake)
-    router = Router(rewriter, transports, local, queue, conf.str("default_filter_nexthop"))
-    return Configuration(conf, Limits.read(conf), transports, router, bouncer, cleanup, resolver, pickup)
+    router = Router(rewriter, transports, local, queue, conf.str("default_filter_nexthop"), probing)
+    return Configuration(
+        conf, Limits.read(conf), transports, router, bouncer, cleanup, rewriter, resolver, pickup
+    )

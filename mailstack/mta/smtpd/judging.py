@@ -87,6 +87,10 @@ class Judging(Connection):
             return ("", "", 0)
         return (session.version() or "", cipher[0], cipher[2])
 
+    @property
+    def stressed(self) -> bool:
+        return self._settings.under_stress
+
     def warn(self, text: str) -> None:
         self._log.warning(text)
 
@@ -110,6 +114,8 @@ class Judging(Connection):
         if recipient.lower() == "postmaster":
             return None
         settings = self._settings
+        if settings.probe_sender.matches(recipient, self._shared.clock.time()):
+            return None
         pair = (Phase.RELAY, Phase.RECIPIENT) if settings.relay_first else (Phase.RECIPIENT, Phase.RELAY)
         before = (Phase.CLIENT, Phase.HELO, Phase.SENDER) if settings.delay_reject else ()
         reply = await self._judge((*before, *pair))

@@ -241,7 +241,7 @@ async def _serve(
         for authenticator in {one.authenticator for one, _ in settings if one.authenticator is not None}:
             await authenticator.close()
         for one, _ in settings:
-            one.policy_services.close()
+            one.compiler.close()
         await resolver.close()
         shared.close()
     return 0

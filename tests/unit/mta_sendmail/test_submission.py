@@ -149,7 +149,7 @@ def test_the_options_that_programs_use() -> None:
         (["-f"], "option -f needs a value"),
         (["-B", "9BIT"], "-B option needs 8BITMIME or 7BIT"),
         (["-n"], "-n option not supported"),
-        (["-bv"], "unsupported: -bv"),
+        (["-bx"], "unsupported: -bx"),
         (["-bd"], "python -m mailstack.mta --config DIR"),
         (["-XV"], "variable envelope return paths"),
         (["-V+="], "variable envelope return paths"),

@@ -79,7 +79,7 @@ def test_one_connection_serves_many_requests(tmp_path: Path) -> None:
             assert await judge(settings, client) == "permit"
             assert (policy.connections, len(policy.asked)) == (1, 3)
             assert policy.asked[0]["recipient"] == "x@far.test"
-            settings.policy_services.close()
+            settings.compiler.close()
             assert client.warnings == []
 
     settings = settings_of(tmp_path, WORDS.format("unix:private/policy"))
