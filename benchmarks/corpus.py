@@ -10,7 +10,7 @@ EPOCH = 1_700_000_000
 
 
 def fill(path: Path, count: int, *, alike: bool = False) -> None:
-    """Make a Maildir at `path` with `count` messages in `cur/`, seen; `alike`: all of them small and plain."""
+    """Make a Maildir at `path` with `count` seen messages in `cur/`; `alike`: all of them small and plain."""
     for name in ("cur", "new", "tmp"):
         (path / name).mkdir(parents=True)
     chance = random.Random(77)
