@@ -14,6 +14,7 @@ Standards: postconf(5) of Postfix 3.7.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -95,7 +96,7 @@ def parse_time(value: str, unit: str = "s") -> float | None:
 
 
 _LEVELS = ("", "none", "may", "encrypt")
-_CLIENT_LEVELS = ("", "none", "may", "encrypt", "fingerprint", "verify", "secure")
+_CLIENT_LEVELS = ("", "none", "may", "encrypt", "dane", "dane-only", "fingerprint", "verify", "secure")
 _GRADES = ("export", "low", "medium", "high")
 _SERVER_GRADES = (*_GRADES, "null")
 _P = Parameter
@@ -113,6 +114,7 @@ _SAFE = "1234567890!@%-_=+:,./abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 _VIRTUAL = ("virtual",)
 _LMTP = ("lmtp",)
 _SMTP = ("smtp",)
+_CLIENTS = ("smtp", "lmtp")
 _BOUNCE = ("bounce",)
 _VERIFY = ("verify",)
 _NOBODY: tuple[str, ...] = ()
@@ -606,7 +608,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtp_bind_address_enforce", _B, "no", _SMTP, "defer where that address cannot be had"),
     _P("smtp_host_lookup", _L, "dns", _SMTP, "dns, native: how names become addresses"),
     _P("smtp_dns_support_level", _E, "", _SMTP,
-       "disabled: no DNS look-ups at all", choices=("", "disabled", "enabled")),
+       "disabled: no DNS look-ups at all", choices=("", "disabled", "enabled", "dnssec")),
     _P("disable_dns_lookups", _B, "no", _SMTP, "no DNS look-ups where smtp_dns_support_level is empty"),
     _P("ignore_mx_lookup_error", _B, "no", _SMTP, "a failed MX look-up means: the domain itself"),
     _P("smtp_defer_if_no_mx_address_found", _B, "no", _SMTP, "defer where no MX host has an address"),
@@ -667,6 +669,39 @@ _TABLE: tuple[Parameter, ...] = (
     _P("lmtp_discard_lhlo_keywords", _L, "", _LMTP, "LHLO keywords of servers that are not seen"),
     _P("lmtp_discard_lhlo_keyword_address_maps", _L, "", _LMTP, "the same by the server's address"),
     _P("lmtp_connection_reuse_count_limit", _I, "0", _LMTP, "deliveries over one connection; 0: any", 0),
+    _P("smtp_header_checks", _L, "", _SMTP, "regexp and other tables that change headers on their way out"),
+    _P("smtp_mime_header_checks", _L, "", _SMTP, "the same for headers of MIME"),
+    _P("smtp_nested_header_checks", _L, "", _SMTP, "the same for those of messages in messages"),
+    _P("smtp_body_checks", _L, "", _SMTP, "the same for lines of the body"),
+    _P("smtp_reply_filter", _L, "", _SMTP, "what lines of a server's replies are taken for"),
+    _P("smtp_dns_reply_filter", _L, "", _SMTP, "DNS records that are not seen: name. ttl IN type data"),
+    _P("smtp_cname_overrides_servername", _B, "no", _SMTP, "a host goes by the name that its alias leads to"),
+    _P("smtp_quote_rfc821_envelope", _B, "yes", _SMTP, "quote local parts where RFC 5321 asks for it"),
+    _P("smtp_send_dummy_mail_auth", _B, "no", _SMTP, "MAIL FROM says AUTH=<> after a login"),
+    _P("smtp_min_data_rate", _I, "500", _SMTP, "octets per second, with smtp_per_request_deadline", 1),
+    _P("smtp_per_request_deadline", _B, "${smtp_per_record_deadline?{$smtp_per_record_deadline}:{no}}", _SMTP,
+       "time-outs are those of whole requests, not of silence"),
+    _P("smtp_sasl_auth_cache_name", _S, "", _SMTP,
+       "not empty: logins that were refused for good are remembered, in memory"),
+    _P("smtp_sasl_auth_cache_time", _T, "90d", _SMTP, "for so long", 1),
+    _P("smtp_tls_chain_files", _L, "", _SMTP, "keys with certificates, in place of the files below"),
+    _P("smtp_tls_eccert_file", _S, "", _SMTP, "another certificate (ECDSA)"),
+    _P("smtp_tls_eckey_file", _S, "$smtp_tls_eccert_file", _SMTP, "its key"),
+    _P("smtp_tls_dcert_file", _S, "", _SMTP, "another certificate (DSA)"),
+    _P("smtp_tls_dkey_file", _S, "$smtp_tls_dcert_file", _SMTP, "its key"),
+    _P("smtp_tls_trust_anchor_file", _L, "", _SMTP, "certificates that alone are trusted, PEM"),
+    _P("smtp_tls_scert_verifydepth", _I, "9", _SMTP, "certificates above the server's, at most", 0),
+    _P("smtp_tls_block_early_mail_reply", _B, "no", _SMTP,
+       "hang up on a server that says more than its reply to STARTTLS"),
+    _P("smtp_tls_per_site", _L, "", _SMTP, "old: TLS policies by nexthop and host"),
+    _P("smtp_tls_connection_reuse", _B, "no", _SMTP, "keep connections with TLS, too"),
+    _P("smtp_tls_force_insecure_host_tlsa_lookup", _B, "no", _SMTP,
+       "look for TLSA records of hosts in zones without DNSSEC"),
+    _P("smtp_tls_dane_insecure_mx_policy", _S, "${{$smtp_tls_security_level} == {dane} ? {dane} : {may}}",
+       _SMTP, "dane, for exchangers that an insecure MX record names: dane, encrypt, may"),
+    _P("tls_dane_digests", _L, "sha512 sha256", _CLIENTS, "digests of TLSA records, best first"),
+    _P("dnssec_probe", _S, "ns:.", _CLIENTS, "a question that shows whether the resolver validates"),
+    _P("lmtp_assume_final", _B, "no", _LMTP, "delivered, not relayed, by servers that do not know DSN"),
     # ---- bounces
     _P("bounce_size_limit", _Z, "50000", _BOUNCE, "octets of the original that a bounce returns", 1),
     _P("double_bounce_sender", _S, "double-bounce", _BOUNCE, "the sender whose bounces go nowhere"),
@@ -694,10 +729,28 @@ _TABLE: tuple[Parameter, ...] = (
     _P("html_directory", _S, "/usr/share/doc/postfix/html", _NOBODY, "the same as HTML"),
 )  # fmt: skip
 
-PARAMETERS = MappingProxyType({parameter.name: parameter for parameter in _TABLE})
+_OF_LMTP = {"fallback_relay": "", "skip_quit_response": "no", "tls_secure_cert_match": "nexthop"}
+"""Where LMTP's default is another one."""
+_NOT_OF_LMTP = frozenset(("always_send_ehlo", "never_send_ehlo", "tls_dane_insecure_mx_policy"))
+
+
+def _of_lmtp() -> Iterator[Parameter]:
+    """The parameters of smtp(8) that lmtp(8), the same program, has under its own name."""
+    known = {parameter.name for parameter in _TABLE}
+    for parameter in _TABLE:
+        what = parameter.name.removeprefix("smtp_")
+        name = f"lmtp_{what}"
+        if parameter.used_by != _SMTP or what in _NOT_OF_LMTP or "_ehlo_" in what or "_helo_" in what:
+            continue
+        if what != parameter.name and name not in known and what not in ("helo_name", "helo_timeout"):
+            default = _OF_LMTP.get(what, parameter.default.replace("smtp_", "lmtp_"))
+            yield parameter._replace(name=name, default=default, used_by=_LMTP)
+
+
+PARAMETERS = MappingProxyType({parameter.name: parameter for parameter in (*_TABLE, *_of_lmtp())})
 """Every parameter we know, by name."""
 
-HONOURED = frozenset(parameter.name for parameter in _TABLE if parameter.honoured)
+HONOURED = frozenset(parameter.name for parameter in PARAMETERS.values() if parameter.honoured)
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
 
 INSTALLATION = frozenset(

@@ -33,12 +33,6 @@ there are no delivery slots: destinations take turns, and new mail goes first
     smtp_recipient_refill_limit virtual_delivery_slot_cost virtual_delivery_slot_discount
     virtual_delivery_slot_loan virtual_extra_recipient_limit virtual_minimum_delivery_slots
     virtual_recipient_limit virtual_recipient_refill_delay virtual_recipient_refill_limit
-of OpenSSL's settings; TLS 1.2 and later, sessions and ciphers are as Python's ssl module has them
-    smtp_tls_block_early_mail_reply smtp_tls_chain_files smtp_tls_connection_reuse
-    smtp_tls_dane_insecure_mx_policy smtp_tls_dcert_file smtp_tls_dkey_file smtp_tls_eccert_file
-    smtp_tls_eckey_file smtp_tls_force_insecure_host_tlsa_lookup smtp_tls_per_site
-    smtp_tls_scert_verifydepth smtp_tls_session_cache_database smtp_tls_session_cache_timeout
-    smtp_tls_trust_anchor_file tls_dane_digests tls_wildcard_matches_multiple_labels
 a transport of Debian's master.cf; name the ones you use in master.cf and set their limits there
     bsmtp_delivery_slot_cost bsmtp_delivery_slot_discount bsmtp_delivery_slot_loan
     bsmtp_extra_recipient_limit bsmtp_minimum_delivery_slots bsmtp_recipient_limit
@@ -59,37 +53,22 @@ a transport of Debian's master.cf; name the ones you use in master.cf and set th
     scalemail-backend_transport_rate_delay uucp_delivery_slot_cost uucp_delivery_slot_discount
     uucp_delivery_slot_loan uucp_extra_recipient_limit uucp_minimum_delivery_slots uucp_recipient_limit
     uucp_recipient_refill_delay uucp_recipient_refill_limit uucp_transport_rate_delay
-LMTP goes to the mailbox service beside us, without TLS and AUTH
-    lmtp_enforce_tls lmtp_sasl_auth_cache_name lmtp_sasl_auth_cache_time lmtp_sasl_auth_enable
-    lmtp_sasl_auth_soft_bounce lmtp_sasl_mechanism_filter lmtp_sasl_password_maps lmtp_sasl_path
-    lmtp_sasl_security_options lmtp_sasl_tls_security_options lmtp_sasl_tls_verified_security_options
-    lmtp_sasl_type lmtp_starttls_timeout lmtp_tls_CAfile lmtp_tls_CApath lmtp_tls_block_early_mail_reply
-    lmtp_tls_cert_file lmtp_tls_chain_files lmtp_tls_ciphers lmtp_tls_connection_reuse
-    lmtp_tls_dcert_file lmtp_tls_dkey_file lmtp_tls_eccert_file lmtp_tls_eckey_file
-    lmtp_tls_enforce_peername lmtp_tls_exclude_ciphers lmtp_tls_fingerprint_cert_match
-    lmtp_tls_fingerprint_digest lmtp_tls_force_insecure_host_tlsa_lookup lmtp_tls_key_file
-    lmtp_tls_loglevel lmtp_tls_mandatory_ciphers lmtp_tls_mandatory_exclude_ciphers
-    lmtp_tls_mandatory_protocols lmtp_tls_note_starttls_offer lmtp_tls_per_site lmtp_tls_policy_maps
-    lmtp_tls_protocols lmtp_tls_scert_verifydepth lmtp_tls_secure_cert_match lmtp_tls_security_level
-    lmtp_tls_servername lmtp_tls_session_cache_database lmtp_tls_session_cache_timeout
-    lmtp_tls_trust_anchor_file lmtp_tls_verify_cert_match lmtp_tls_wrappermode lmtp_use_tls
 there is no postscreen; smtpd asks DNS block lists itself (reject_rbl_client)
     dnsblog_reply_delay dnsblog_service_name postscreen_access_list postscreen_allowlist_interfaces
     postscreen_bare_newline_action postscreen_bare_newline_enable postscreen_bare_newline_ttl
     postscreen_cache_cleanup_interval postscreen_cache_map postscreen_cache_retention_time
     postscreen_client_connection_count_limit postscreen_command_count_limit postscreen_command_filter
     postscreen_command_time_limit postscreen_denylist_action postscreen_disable_vrfy_command
-    postscreen_discard_ehlo_keyword_address_maps postscreen_discard_ehlo_keywords
-    postscreen_dnsbl_action postscreen_dnsbl_allowlist_threshold postscreen_dnsbl_max_ttl
-    postscreen_dnsbl_min_ttl postscreen_dnsbl_reply_map postscreen_dnsbl_sites
-    postscreen_dnsbl_threshold postscreen_dnsbl_timeout postscreen_enforce_tls
-    postscreen_forbidden_commands postscreen_greet_action postscreen_greet_banner postscreen_greet_ttl
-    postscreen_greet_wait postscreen_helo_required postscreen_non_smtp_command_action
-    postscreen_non_smtp_command_enable postscreen_non_smtp_command_ttl postscreen_pipelining_action
-    postscreen_pipelining_enable postscreen_pipelining_ttl postscreen_post_queue_limit
-    postscreen_pre_queue_limit postscreen_reject_footer postscreen_reject_footer_maps
-    postscreen_tls_security_level postscreen_upstream_proxy_protocol postscreen_upstream_proxy_timeout
-    postscreen_use_tls postscreen_watchdog_timeout
+    postscreen_discard_ehlo_keyword_address_maps postscreen_discard_ehlo_keywords postscreen_dnsbl_action
+    postscreen_dnsbl_allowlist_threshold postscreen_dnsbl_max_ttl postscreen_dnsbl_min_ttl
+    postscreen_dnsbl_reply_map postscreen_dnsbl_sites postscreen_dnsbl_threshold postscreen_dnsbl_timeout
+    postscreen_enforce_tls postscreen_forbidden_commands postscreen_greet_action postscreen_greet_banner
+    postscreen_greet_ttl postscreen_greet_wait postscreen_helo_required
+    postscreen_non_smtp_command_action postscreen_non_smtp_command_enable postscreen_non_smtp_command_ttl
+    postscreen_pipelining_action postscreen_pipelining_enable postscreen_pipelining_ttl
+    postscreen_post_queue_limit postscreen_pre_queue_limit postscreen_reject_footer
+    postscreen_reject_footer_maps postscreen_tls_security_level postscreen_upstream_proxy_protocol
+    postscreen_upstream_proxy_timeout postscreen_use_tls postscreen_watchdog_timeout
 there is no tlsproxy: postscreen is its only user
     tlsproxy_client_CAfile tlsproxy_client_CApath tlsproxy_client_cert_file tlsproxy_client_chain_files
     tlsproxy_client_dcert_file tlsproxy_client_dkey_file tlsproxy_client_eccert_file
@@ -115,19 +94,10 @@ of an installation of Postfix
     html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path
     readme_directory sample_directory sendmail_fix_line_endings sendmail_path setgid_group
     shlib_directory
-LMTP goes to the host that the nexthop names, without MX look-ups
-    lmtp_address_preference lmtp_balance_inet_protocols lmtp_bind_address lmtp_bind_address6
-    lmtp_bind_address_enforce lmtp_cname_overrides_servername lmtp_defer_if_no_mx_address_found
-    lmtp_dns_resolver_options lmtp_dns_support_level lmtp_fallback_relay lmtp_host_lookup
-    lmtp_mx_address_limit lmtp_mx_session_limit lmtp_randomize_addresses
 replies and status codes are not rewritten by patterns
-    default_delivery_status_filter lmtp_delivery_status_filter lmtp_dns_reply_filter lmtp_reply_filter
-    local_delivery_status_filter pipe_delivery_status_filter smtp_delivery_status_filter
-    smtp_dns_reply_filter smtp_reply_filter smtpd_dns_reply_filter verp_delimiter_filter
+    default_delivery_status_filter lmtp_delivery_status_filter local_delivery_status_filter
+    pipe_delivery_status_filter smtp_delivery_status_filter smtpd_dns_reply_filter verp_delimiter_filter
     virtual_delivery_status_filter
-messages are not changed by patterns on their way out; header_checks does so on their way in
-    lmtp_body_checks lmtp_header_checks lmtp_mime_header_checks lmtp_nested_header_checks
-    smtp_body_checks smtp_header_checks smtp_mime_header_checks smtp_nested_header_checks
 no workaround for old PIX firewalls
     lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
     lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
@@ -145,34 +115,19 @@ there is no postlogd: log lines go to maillog_file or to standard error
 one instance per configuration folder; start another with its own
     multi_instance_directories multi_instance_enable multi_instance_group multi_instance_wrapper
     postmulti_control_commands postmulti_start_commands postmulti_stop_commands
-LMTP goes to the mailbox service beside us
-    lmtp_assume_final lmtp_generic_maps lmtp_quit_timeout lmtp_sender_dependent_authentication
-    lmtp_skip_quit_response
 ETRN asks the queue manager itself
     fast_flush_domains fast_flush_purge_time fast_flush_refresh_time flush_service_name
-of the SASL implementation; ours has the mechanisms that smtpd.conf or Dovecot offers
-    smtp_sasl_auth_cache_name smtp_sasl_auth_cache_time smtp_sasl_path
-the time-outs of each step are the deadline
-    lmtp_min_data_rate lmtp_per_request_deadline smtp_min_data_rate smtp_per_request_deadline
 there is no QMQP server
     qmqpd_authorized_clients qmqpd_client_port_logging qmqpd_error_delay qmqpd_timeout
 there is no scache: the client keeps its own connections
     connection_cache_protocol_timeout connection_cache_service_name connection_cache_status_update_time
     connection_cache_ttl_limit
-MAIL FROM carries no AUTH= of ours
-    lmtp_send_dummy_mail_auth send_cyrus_sasl_authzid smtp_send_dummy_mail_auth
 always yes
     frozen_delivered_to helpful_warnings respectful_logging
 of a database library that is not used
     berkeley_db_create_buffer_size berkeley_db_read_buffer_size lmdb_map_size
-the resolver is our own
-    dns_ncache_ttl_fix_enable dnssec_probe smtp_dns_resolver_options
 there is no VERP; envelope senders are passed on untouched
     default_verp_delimiters disable_verp_bounces smtpd_authorized_verp_clients
-LMTP connections are always kept and used again
-    lmtp_connection_cache_destinations lmtp_connection_cache_on_demand
-addresses are always quoted where RFC 5321 asks for it
-    lmtp_quote_rfc821_envelope smtp_quote_rfc821_envelope
 always no
     resolve_null_domain resolve_numeric_domain
 counts are kept by the smtpd processes themselves
@@ -243,8 +198,6 @@ see mail_version
     mail_release_date
 set mynetworks itself
     mynetworks_style
-the name that was asked for is the one that counts
-    smtp_cname_overrides_servername
 the system chooses
     tcp_windowsize
 the texts of notifications are fixed
@@ -272,6 +225,19 @@ always no: key fingerprints are of the SubjectPublicKeyInfo
     tls_legacy_public_key_fingerprints
 of no effect, as in Postfix with OpenSSL 1.1 and later: tls_eecdh_auto_curves has the curves
     smtpd_tls_eecdh_grade tls_eecdh_strong_curve tls_eecdh_ultra_curve
+a client's TLS sessions are not resumed: each connection has a handshake of its own
+    lmtp_tls_session_cache_database lmtp_tls_session_cache_timeout smtp_tls_session_cache_database
+    smtp_tls_session_cache_timeout
+never: `*` in a certificate's name stands for one label (RFC 6125)
+    tls_wildcard_matches_multiple_labels
+there is one SASL client, and it has no files of its own
+    lmtp_sasl_path smtp_sasl_path
+names are fully qualified; the DNS is asked for nothing else
+    lmtp_dns_resolver_options smtp_dns_resolver_options
+authorization identities are left to the server
+    send_cyrus_sasl_authzid
+of Postfix's own DNS library; negative answers live as long as RFC 2308 says
+    dns_ncache_ttl_fix_enable
 """
 
 

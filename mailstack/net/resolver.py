@@ -10,7 +10,7 @@ dnspython builds and reads the messages. It is imported with the first look-up t
 that a server listens before it has paid for the import.
 
 Standards: RFC 1034 §5.3.1 (stub resolver), RFC 2308 (negative answers), RFC 5321 §5.1 (MX), RFC 6761 §6.3
-(localhost), RFC 6891 (EDNS), RFC 7505 (null MX), RFC 7766 (TCP).
+(localhost), RFC 6840 §5.7 (AD in queries), RFC 6891 (EDNS), RFC 7505 (null MX), RFC 7766 (TCP).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import ipaddress
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Nameserver = tuple[str, int]
 """Address literal and port."""
-RecordType = Literal["A", "AAAA", "MX", "NS", "PTR", "TXT"]
+RecordType = Literal["A", "AAAA", "CNAME", "DNSKEY", "MX", "NS", "PTR", "SOA", "TLSA", "TXT"]
 
 TIMEOUT = 10.0
 """Seconds for one look-up, over everything it takes."""
@@ -58,6 +58,9 @@ class ResolveError(Exception):
 class NoSuchDomain(ResolveError):  # noqa: N818 - a condition, named as callers speak of it
     """The name does not exist (NXDOMAIN), or cannot exist. Permanent."""
 
+    secure = False
+    """DNSSEC has validated that."""
+
 
 class NullMX(ResolveError):  # noqa: N818 - a condition, named as callers speak of it
     """The domain says that it takes no mail (RFC 7505). Permanent."""
@@ -77,6 +80,23 @@ class _Outcome:
     reason: str = ""
     alias: str | None = None
     """A CNAME target that the answer stopped at, to be asked for next."""
+    name: str = ""
+    """Whose the records are, aliases followed."""
+    secure: bool = False
+    """The server says that it has validated the answer (the AD bit, RFC 4035 §3.2.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Records of one type, as `Resolver.ask` found them: (preference, text), preference 0 but for MX."""
+
+    records: tuple[tuple[int, str], ...]
+    name: str
+    """Whose they are, aliases followed (lower case, no final dot)."""
+    secure: bool
+    """DNSSEC has validated the answer, as the configured server says."""
+    ttl: int
+    """Seconds."""
 
 
 class Resolver:
@@ -106,8 +126,8 @@ class Resolver:
         self._max_ttl = max_ttl
         self._max_negative_ttl = max_negative_ttl
         self._clock: Clock = clock if clock is not None else SystemClock()
-        self._cache: dict[tuple[str, str], tuple[float, _Outcome]] = {}
-        self._flying: dict[tuple[str, str], asyncio.Task[_Outcome]] = {}
+        self._cache: dict[tuple[str, str, bool], tuple[float, _Outcome]] = {}
+        self._flying: dict[tuple[str, str, bool], asyncio.Task[_Outcome]] = {}
         self._tasks = TaskSet(_unexpected)
         self._slots: asyncio.Semaphore | None = None
 
@@ -146,16 +166,7 @@ class Resolver:
 
         Raises `NoSuchDomain`, `NullMX` or `ResolveTemporary`.
         """
-        outcome = await self._lookup(domain, "MX", timeout)
-        if outcome.status == "nodata":
-            return [(0, domain.rstrip("."))]
-        if len(outcome.records) == 1 and outcome.records[0][1] == "":
-            raise NullMX(f"Domain {domain} does not accept mail (nullMX)")
-        usable = [(preference, host) for preference, host in outcome.records if _HOST.match(host)]
-        if not usable:
-            raise NoSuchDomain(f"MX record of {domain} names no valid host")
-        usable.sort(key=lambda record: record[0])
-        return usable
+        return mail_hosts(domain, (await self._lookup(domain, "MX", timeout)).records)
 
     async def addresses(self, host: str, *, timeout: float | None = None) -> list[str]:
         """The IPv4, then the IPv6 addresses of `host`; none when the name exists without any.
@@ -239,6 +250,17 @@ class Resolver:
         """The TXT records of a name, their strings joined. Raises `NoSuchDomain` or `ResolveTemporary`."""
         return [text for _, text in (await self._lookup(name, "TXT", timeout)).records]
 
+    async def ask(
+        self, name: str, rdtype: RecordType, *, dnssec: bool = False, timeout: float | None = None
+    ) -> Answer:
+        """Any records, none where the name has none; with `dnssec` the server is asked to validate.
+
+        TLSA records are `usage selector type hex`. Raises `NoSuchDomain` (whose `secure` says whether that
+        has been validated) or `ResolveTemporary`.
+        """
+        outcome = await self._lookup(name, rdtype, timeout, dnssec=dnssec)
+        return Answer(outcome.records, outcome.name or name.lower(), outcome.secure, outcome.ttl)
+
     def forget(self) -> None:
         """Empty the cache (on reload)."""
         self._cache.clear()
@@ -249,17 +271,19 @@ class Resolver:
 
     # ---- cache and sharing
 
-    async def _lookup(self, name: str, rdtype: RecordType, timeout: float | None) -> _Outcome:
+    async def _lookup(
+        self, name: str, rdtype: RecordType, timeout: float | None, *, dnssec: bool = False
+    ) -> _Outcome:
         """A found or nodata outcome. Raises `NoSuchDomain` or `ResolveTemporary`."""
         name = name.rstrip(".").lower()
-        key = (name, rdtype)
+        key = (name, rdtype, dnssec)
         held = self._cache.get(key)
         if held is not None and held[0] > self._clock.monotonic():
             outcome = held[1]
         else:
             flying = self._flying.get(key)
             if flying is None:
-                flying = self._tasks.start(self._resolve(name, rdtype), f"look up {name} {rdtype}")
+                flying = self._tasks.start(self._resolve(name, rdtype, dnssec), f"look up {name} {rdtype}")
                 self._flying[key] = flying
             limit = self.timeout if timeout is None else min(timeout, self.timeout)
             done, _ = await asyncio.wait((flying,), timeout=limit)
@@ -271,20 +295,22 @@ class Resolver:
                 outcome = flying.result()
         what = f"{name} type={rdtype}: {outcome.reason}"
         if outcome.status == "nxdomain":
-            raise NoSuchDomain(f"Host or domain name not found. Name service error for name={what}")
+            missing = NoSuchDomain(f"Host or domain name not found. Name service error for name={what}")
+            missing.secure = outcome.secure
+            raise missing
         if outcome.status == "temporary":
             raise ResolveTemporary(
                 f"Host or domain name not found for now. Name service error for name={what}"
             )
         return outcome
 
-    async def _resolve(self, name: str, rdtype: RecordType) -> _Outcome:
+    async def _resolve(self, name: str, rdtype: RecordType, dnssec: bool) -> _Outcome:
         """Ask, follow aliases, remember; never raises for what a network or a server does."""
-        key = (name, rdtype)
+        key = (name, rdtype, dnssec)
         try:
             try:
                 async with asyncio.timeout(self.timeout):
-                    outcome = await self._chase(name, rdtype)
+                    outcome = await self._chase(name, rdtype, dnssec)
             except TimeoutError:
                 outcome = _Outcome("temporary", reason="no answer in time")
             self._remember(key, outcome)
@@ -292,7 +318,7 @@ class Resolver:
         finally:
             self._flying.pop(key, None)
 
-    def _remember(self, key: tuple[str, str], outcome: _Outcome) -> None:
+    def _remember(self, key: tuple[str, str, bool], outcome: _Outcome) -> None:
         if outcome.status == "temporary":
             return
         ttl = min(outcome.ttl, self._max_ttl if outcome.status == "found" else self._max_negative_ttl)
@@ -303,19 +329,20 @@ class Resolver:
             del self._cache[next(iter(self._cache))]  # the oldest entry: a dict keeps the order of insertion
         self._cache[key] = (self._clock.monotonic() + ttl, outcome)
 
-    async def _chase(self, name: str, rdtype: RecordType) -> _Outcome:
-        ttl = 1 << 31
+    async def _chase(self, name: str, rdtype: RecordType, dnssec: bool) -> _Outcome:
+        ttl, secure = 1 << 31, dnssec
         for _ in range(ALIAS_LIMIT):
-            outcome = await self._ask_all(name, rdtype)
+            outcome = await self._ask_all(name, rdtype, dnssec)
             ttl = min(ttl, outcome.ttl)
+            secure = secure and outcome.secure
             if outcome.alias is None:
-                return _Outcome(outcome.status, outcome.records, ttl, outcome.reason)
+                return replace(outcome, ttl=ttl, secure=secure)
             name = outcome.alias
         return _Outcome("temporary", reason="too many aliases")
 
     # ---- questions
 
-    async def _ask_all(self, name: str, rdtype: RecordType) -> _Outcome:
+    async def _ask_all(self, name: str, rdtype: RecordType, dnssec: bool) -> _Outcome:
         """Go through the servers until one gives a definite answer."""
         import dns.exception
         import dns.name
@@ -332,7 +359,7 @@ class Resolver:
                 async with self._slots:
                     try:
                         async with asyncio.timeout(self._try_timeout):
-                            return await _ask(server, qname, rdtype)
+                            return await _ask(server, qname, rdtype, dnssec)
                     except TimeoutError:
                         reason = f"no answer from {server[0]}"
                     except OSError as error:
@@ -346,7 +373,7 @@ class _Unusable(Exception):  # noqa: N818 - a condition, named as callers speak 
     """The server answered, but not the question (SERVFAIL, REFUSED, garbage over TCP)."""
 
 
-async def _ask(server: Nameserver, qname: dns.name.Name, rdtype: RecordType) -> _Outcome:
+async def _ask(server: Nameserver, qname: dns.name.Name, rdtype: RecordType, dnssec: bool) -> _Outcome:
     """One question to one server: UDP, then TCP when truncated. Raises `OSError` or `_Unusable`."""
     import dns.flags
     import dns.message
@@ -356,6 +383,11 @@ async def _ask(server: Nameserver, qname: dns.name.Name, rdtype: RecordType) -> 
         query = dns.message.make_query(
             qname, rdtype, use_edns=0 if edns else False, payload=PAYLOAD if edns else None
         )
+        if dnssec:
+            # Whoever wants DNSSEC says that he understands AD, too (RFC 6840 §5.7).
+            query.flags |= dns.flags.AD
+            if edns:
+                query.want_dnssec()
         response = await _ask_udp(server, query)
         if response.flags & dns.flags.TC:
             response = await _ask_tcp(server, query)
@@ -428,6 +460,7 @@ def _parse(data: bytes, query: dns.message.Message) -> dns.message.Message | Non
 
 def _read(response: dns.message.Message, qname: dns.name.Name, rdtype: RecordType) -> _Outcome:
     """The records of the answer, aliases followed as far as it goes."""
+    import dns.flags
     import dns.rcode
     import dns.rdataclass
     import dns.rdatatype
@@ -437,18 +470,22 @@ def _read(response: dns.message.Message, qname: dns.name.Name, rdtype: RecordTyp
     for _ in range(ALIAS_LIMIT):
         rrset = response.get_rrset(response.answer, name, dns.rdataclass.IN, kind)
         if rrset is not None:
-            return _Outcome("found", _records(rrset), min(ttl, rrset.ttl))
+            secure = bool(response.flags & dns.flags.AD)
+            return _Outcome(
+                "found", _records(rrset), min(ttl, rrset.ttl), name=_name_text(name).lower(), secure=secure
+            )
         alias = response.get_rrset(response.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
         if alias is None:
             break
         name, ttl = cast("dns.name.Name", alias[0].target), min(ttl, alias.ttl)
+    final, secure = _name_text(name).lower(), bool(response.flags & dns.flags.AD)
     soa = next((rrset for rrset in response.authority if rrset.rdtype == dns.rdatatype.SOA), None)
     negative = min(soa.ttl, soa[0].minimum) if soa is not None else 0
     if response.rcode() == dns.rcode.NXDOMAIN:
-        return _Outcome("nxdomain", ttl=min(ttl, negative), reason="name not found")
+        return _Outcome("nxdomain", ttl=min(ttl, negative), reason="name not found", secure=secure)
     if name != qname and soa is None:
-        return _Outcome("nodata", ttl=ttl, alias=name.to_text(omit_final_dot=True))
-    return _Outcome("nodata", ttl=min(ttl, negative))
+        return _Outcome("nodata", ttl=ttl, alias=name.to_text(omit_final_dot=True), secure=secure)
+    return _Outcome("nodata", ttl=min(ttl, negative), name=final, secure=secure)
 
 
 def _records(rrset: dns.rrset.RRset) -> tuple[tuple[int, str], ...]:
@@ -457,12 +494,29 @@ def _records(rrset: dns.rrset.RRset) -> tuple[tuple[int, str], ...]:
     match rrset.rdtype:
         case dns.rdatatype.MX:
             return tuple((rd.preference, _name_text(rd.exchange)) for rd in rrset)
-        case dns.rdatatype.PTR | dns.rdatatype.NS:
+        case dns.rdatatype.PTR | dns.rdatatype.NS | dns.rdatatype.CNAME:
             return tuple((0, _name_text(rd.target)) for rd in rrset)
         case dns.rdatatype.TXT:
             return tuple((0, b"".join(rd.strings).decode("utf-8", "replace")) for rd in rrset)
-        case _:
+        case dns.rdatatype.A | dns.rdatatype.AAAA:
             return tuple((0, rd.address) for rd in rrset)
+        case dns.rdatatype.TLSA:
+            return tuple((0, f"{rd.usage} {rd.selector} {rd.mtype} {rd.cert.hex()}") for rd in rrset)
+        case _:
+            return tuple((0, rd.to_text()) for rd in rrset)
+
+
+def mail_hosts(domain: str, records: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """What `Resolver.mx` makes of MX records. Raises `NoSuchDomain` and `NullMX`."""
+    if not records:
+        return [(0, domain.rstrip("."))]
+    if len(records) == 1 and records[0][1] == "":
+        raise NullMX(f"Domain {domain} does not accept mail (nullMX)")
+    usable = [(preference, host) for preference, host in records if _HOST.match(host)]
+    if not usable:
+        raise NoSuchDomain(f"MX record of {domain} names no valid host")
+    usable.sort(key=lambda record: record[0])
+    return usable
 
 
 def _name_text(name: dns.name.Name) -> str:

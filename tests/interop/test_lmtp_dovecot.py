@@ -19,7 +19,7 @@ from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.storage.queue import Queue
 from tests.mailbox import running
-from tests.unit.mta_deliver.support import Names, configuration, request, summary
+from tests.unit.mta_deliver.support import QUIET, Names, configuration, request, summary
 
 pytestmark = [
     pytest.mark.real,
@@ -93,7 +93,7 @@ async def deliver(folder: Path, nexthop: str) -> tuple[list[list[tuple[str, str,
     """What became of each message at that server, ids and host names taken out; how often a connection served."""
     queue = Queue(str(folder / "queue"))
     queue.create()
-    agent = LMTPAgent(configuration(), queue, Names({}, {}), SystemClock())
+    agent = LMTPAgent(configuration(), queue, Names({}, {}), SystemClock(), QUIET)
     found, uses = [], set()
     for content, recipients in MESSAGES:
         results = await agent.deliver(await request(queue, nexthop, *recipients, content=content))

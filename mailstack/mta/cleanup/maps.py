@@ -3,7 +3,8 @@
 `Canonical` holds canonical_maps, sender_canonical_maps, recipient_canonical_maps and masquerade_domains, each
 with the classes of addresses that it is for; an address is given the common and its own map's value, and that
 value's value, until nothing is found. `Copies` are sender_bcc_maps, recipient_bcc_maps and always_bcc.
-`Generic` is smtp_generic_maps, for the SMTP client. Each is None (`load`) where main.cf does not name it.
+`Generic` is smtp_generic_maps, for the SMTP client, or lmtp_generic_maps. Each is None (`load`) where main.cf
+does not name it.
 
 Raises `MapError` for a table that goes round in circles, and what a table raises. Standards: canonical(5),
 generic(5), postconf(5).
@@ -252,12 +253,14 @@ class Generic:
 
     __slots__ = ("address",)
 
-    def __init__(self, conf: MainCf, rewriter: Rewriter, open_table: OpenTable) -> None:
-        one = _Map(conf, "smtp_generic_maps", _CLASSES, rewriter, open_table, "generic")
+    def __init__(self, conf: MainCf, rewriter: Rewriter, open_table: OpenTable, parameter: str) -> None:
+        one = _Map(conf, parameter, _CLASSES, rewriter, open_table, "generic")
         self.address = one.apply
         """What an address (internal form) becomes. Raises `MapError`."""
 
     @classmethod
-    def load(cls, conf: MainCf, rewriter: Rewriter, open_table: OpenTable) -> Self | None:
+    def load(
+        cls, conf: MainCf, rewriter: Rewriter, open_table: OpenTable, parameter: str = "smtp_generic_maps"
+    ) -> Self | None:
         """None where nothing is configured."""
-        return cls(conf, rewriter, open_table) if conf.list("smtp_generic_maps") else None
+        return cls(conf, rewriter, open_table, parameter) if conf.list(parameter) else None

@@ -27,11 +27,13 @@ class Delivery:
         self._noted: list[str] = []
         self._answered = False
         """Some host has said something about a recipient."""
+        self.harmless = False
+        """What the last host is to blame for does not count against the destination."""
 
     @property
     def site_failure(self) -> Deferred | None:
         """Why no host could be used at all, whoever the recipients are."""
-        if self._answered or not self._open:
+        if self._answered or self.harmless or not self._open:
             return None
         last = self._last.get(next(iter(self._open)))
         outcome = last.outcome if last is not None else self.why
@@ -91,6 +93,7 @@ class Delivery:
         """A host or destination that there was no session with: another may do, even if this is final."""
         self._tell()
         self.why = outcome
+        self.harmless = False
         self._last.clear()
 
     def close(self) -> None:

@@ -1,9 +1,14 @@
-"""Where mail for a nexthop goes: smtp(8)'s look-up of hosts, with its preferences and its words.
+"""Where mail for a nexthop goes: the look-up of hosts by smtp(8) and lmtp(8), with its preferences and words.
 
 A nexthop is `domain` (its MX hosts in order of preference; without MX records the domain itself, RFC 5321
 §5.1), `[host]` (that host, no MX look-up), each with an optional `:port`. Addresses of equal preference are
 shuffled and then ordered by `smtp_address_preference`; where a destination has more addresses than
-`smtp_mx_address_limit`, both families keep a share (`smtp_balance_inet_protocols`).
+`smtp_mx_address_limit`, both families keep a share (`smtp_balance_inet_protocols`). LMTP knows no MX records;
+for it every nexthop is a host, or `unix:` with the path of a socket.
+
+With `smtp_dns_support_level = dnssec` the hosts say what of their names DNSSEC has validated (`Facts`), and
+where an alias led (`smtp_cname_overrides_servername`). `smtp_dns_reply_filter` is shown every record, as
+`name. ttl IN type data`.
 
 Domains that take no mail (RFC 7505) bounce, and so does mail that would come back to ourselves: exchangers
 that are no better than this host are left out. Every failure is a `SiteError` in Postfix's words.
@@ -17,14 +22,18 @@ import random
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import port_number
+from mailstack.mta.address_maps import OpenTable
+from mailstack.mta.deliver.names import Daemon, Names
 from mailstack.mta.deliver.request import Bounced, Deferred
-from mailstack.mta.deliver.session import Host, SiteError
+from mailstack.mta.deliver.session import Facts, Host, SiteError
+from mailstack.mta.lookup import settled
 from mailstack.net.log import Log
-from mailstack.net.resolver import NoSuchDomain, NullMX, Resolver, ResolveTemporary
+from mailstack.net.resolver import Answer, NoSuchDomain, NullMX, Resolver, ResolveTemporary, mail_hosts
+from mailstack.storage.tables import open_table
 
 SMTP_PORT = 25
 LOOP = "5.4.6"
@@ -52,24 +61,36 @@ class Destinations:
         *,
         is_own_address: Callable[[str], bool],
         shuffle: Callable[[list[str]], None] = random.shuffle,
+        daemon: Daemon = "smtp",
+        open_table: OpenTable = open_table,
     ) -> None:
+        names = Names(conf, daemon)
         self._resolver = resolver
         self._log = log
         self._is_own_address = is_own_address
-        self._shuffle = shuffle if conf.bool("smtp_randomize_addresses") else lambda names: None
+        self._shuffle = shuffle if names.bool("randomize_addresses") else lambda names: None
         self._own_name = conf.str("myhostname").lower()
-        self._origin = conf.origin("smtp_tcp_port")
-        self._port = port_number(conf.str("smtp_tcp_port"), self._origin)
+        self._origin = names.origin("tcp_port")
+        self._port = port_number(names.str("tcp_port"), self._origin)
         self._families = _families(conf)
-        self._preferred = {"ipv4": 4, "ipv6": 6}.get(conf.str("smtp_address_preference"), 0)
-        self._limit = conf.int("smtp_mx_address_limit")
-        self._balance = conf.bool("smtp_balance_inet_protocols")
+        self._preferred = {"ipv4": 4, "ipv6": 6}.get(names.str("address_preference"), 0)
+        self._limit = names.int("mx_address_limit")
+        self._balance = names.bool("balance_inet_protocols")
         self._ignore_mx_errors = conf.bool("ignore_mx_lookup_error")
-        self._defer_without_address = conf.bool("smtp_defer_if_no_mx_address_found")
-        self._mx, self._dns, self._native = _means(conf)
+        self._defer_without_address = names.bool("defer_if_no_mx_address_found")
+        self._mx, self._dns, self._native = _means(names)
+        self._mx = self._mx and names.smtp
+        self.dnssec = self._dns and names.str("dns_support_level") == "dnssec"
+        """Names are looked up so that DNSSEC counts."""
+        self._filter = names.tables("dns_reply_filter", open_table)
+        self._aliases = names.bool("cname_overrides_servername")
+        self._curious = self.dnssec or self._aliases or bool(self._filter)
+        """Answers are looked at beyond the addresses in them."""
 
     async def find(self, nexthop: str) -> Found:
         """Addresses to try, in order. Raises `SiteError`."""
+        if nexthop.startswith("unix:"):
+            return Found([Host(self._own_name, nexthop[5:], 0)], mail_exchanger=False)
         name, port_text = split_host_port(nexthop.removeprefix("inet:"))
         try:
             port = port_number(port_text, self._origin) if port_text else self._port
@@ -80,7 +101,7 @@ class Destinations:
         return await self._exchangers(name, port)
 
     async def _host(self, name: str, port: int) -> list[Host]:
-        hosts = [Host(name, address, port) for address in await self._addresses(name)]
+        hosts = await self._addresses(name, port)
         if port == SMTP_PORT and any(self._ourselves(host) for host in hosts):
             raise SiteError(Bounced(f"mail for {name} loops back to myself", LOOP))
         return self._arrange([(0, host) for host in hosts])
@@ -88,7 +109,7 @@ class Destinations:
     async def _exchangers(self, domain: str, port: int) -> Found:
         """The hosts that take a domain's mail. Raises `SiteError`."""
         try:
-            records = await self._resolver.mx(domain)
+            records, answer = await self._mail_hosts(domain)
         except NullMX as error:
             raise SiteError(Bounced(str(error), "5.1.0")) from None
         except NoSuchDomain:
@@ -106,7 +127,7 @@ class Destinations:
         failure: SiteError | None = None
         for preference, name in records:
             try:
-                found += [(preference, Host(name, a, port)) for a in await self._addresses(name)]
+                found += [(preference, host) for host in await self._addresses(name, port, domain, answer)]
             except SiteError as error:
                 failure = error
         if not found:
@@ -155,21 +176,95 @@ class Destinations:
 
     # ---- addresses
 
-    async def _addresses(self, name: str) -> list[str]:
-        """The addresses that we can speak to, at least one. Raises `SiteError`."""
+    async def _addresses(
+        self, name: str, port: int, domain: str = "", mx: Answer | None = None
+    ) -> list[Host]:
+        """The addresses that we can speak to, at least one; `domain`: whose exchanger it is, `mx`: as who
+        says. Raises `SiteError`."""
         if is_address(name):
-            return [name]
+            return [Host(name, name, port)]
         failure: SiteError | None = None
         if self._dns:
             try:
-                return await self._ask_dns(name)
+                if self._curious:
+                    return await self._inquire(name, port, domain, mx)
+                return [Host(name, address, port) for address in await self._ask_dns(name)]
             except SiteError as error:
                 failure = error
                 if not self._native or error.outcome.dsn != "5.4.4":
                     raise
-        return await self._ask_system(
-            name, soft=failure is not None and isinstance(failure.outcome, Deferred)
-        )
+        soft = failure is not None and isinstance(failure.outcome, Deferred)
+        return [Host(name, address, port) for address in await self._ask_system(name, soft=soft)]
+
+    async def _mail_hosts(self, domain: str) -> tuple[list[tuple[int, str]], Answer | None]:
+        """A domain's mail hosts, and where more is known the answer that they are from.
+
+        Raises what `Resolver.mx` does, and `SiteError`.
+        """
+        if not self._curious:
+            return await self._resolver.mx(domain), None
+        answer = await self._resolver.ask(domain, "MX", dnssec=self.dnssec)
+        records = await self._filtered(domain, "MX", answer)
+        return mail_hosts(domain, records), answer
+
+    async def _inquire(self, name: str, port: int, domain: str, mx: Answer | None) -> list[Host]:
+        """`_ask_dns`, with all that the answers tell."""
+        asked: tuple[Literal["A", "AAAA"], ...] = ("A", "AAAA")
+        kinds = [kind for kind, version in zip(asked, (4, 6), strict=True) if version in self._families]
+        asking = (self._resolver.ask(name, kind, dnssec=self.dnssec) for kind in kinds)
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        hosts: list[Host] = []
+        missing = False
+        for kind, answer in zip(kinds, answers, strict=True):
+            if isinstance(answer, NoSuchDomain):
+                missing = True
+            elif isinstance(answer, BaseException):
+                if not isinstance(answer, ResolveTemporary):
+                    raise answer
+                raise SiteError(Deferred(_name_error(name, kind, "Host not found, try again"), "4.4.3"))
+            else:
+                records = await self._filtered(name, kind, answer)
+                facts = Facts(
+                    name.rstrip(".").lower(),
+                    answer.name,
+                    answer.secure,
+                    domain.rstrip(".").lower(),
+                    mx.name if mx is not None else "",
+                    mx is not None and mx.secure,
+                )
+                shown = answer.name if self._aliases else name
+                hosts += [Host(shown, address, port, facts) for _, address in records]
+        if not hosts:
+            reason = "Host not found" if missing else "Host found but no data record of requested type"
+            raise SiteError(Bounced(_name_error(name, kinds[-1], reason), "5.4.4"))
+        return hosts
+
+    async def _filtered(self, name: str, kind: str, answer: Answer) -> tuple[tuple[int, str], ...]:
+        """The records that smtp_dns_reply_filter leaves. Raises `SiteError` where it leaves none."""
+        if not self._filter or not answer.records:
+            return answer.records
+        kept = []
+        for preference, text in answer.records:
+            data = f"{preference} {text}." if kind == "MX" else text
+            line = f"{answer.name}. {answer.ttl} IN {kind} {data}"
+            if await settled(partial(self._ignored, line)):
+                self._log.info(f"ignoring DNS RR: {line}")
+            else:
+                kept.append((preference, text))
+        if not kept:
+            reason = "DNS reply filter drops all results"
+            raise SiteError(Deferred(_name_error(name, kind, reason), "4.7.0"))
+        return tuple(kept)
+
+    def _ignored(self, line: str) -> bool:
+        for table in self._filter:
+            action = table.lookup(line)
+            if action is not None:
+                if action.upper() == "IGNORE":
+                    return True
+                self._log.warning(f"smtp_dns_reply_filter: unknown DNS filter action: {action!r}")
+                return False
+        return False
 
     async def _ask_dns(self, name: str) -> list[str]:
         kind = "AAAA" if 6 in self._families else "A"
@@ -266,16 +361,16 @@ def _families(conf: MainCf) -> frozenset[int]:
     return frozenset(v for v in (4, 6) if "all" in protocols or f"ipv{v}" in protocols)
 
 
-def _means(conf: MainCf) -> tuple[bool, bool, bool]:
+def _means(names: Names) -> tuple[bool, bool, bool]:
     """(MX records, addresses by the DNS, by the system): smtp_host_lookup with smtp_dns_support_level.
 
     Raises `ConfigError`.
     """
-    words = conf.list("smtp_host_lookup")
+    words = names.list("host_lookup")
     for word in words:
         if word not in ("dns", "native"):
-            raise conf.error("smtp_host_lookup", f"unknown host lookup method: {word}")
-    level = conf.str("smtp_dns_support_level")
-    if level == "disabled" or (not level and conf.bool("disable_dns_lookups")):
+            raise names.error("host_lookup", f"unknown host lookup method: {word}")
+    level = names.str("dns_support_level")
+    if level == "disabled" or (not level and names.conf.bool("disable_dns_lookups")):
         return False, False, True
     return True, "dns" in words, "native" in words or not words

@@ -19,6 +19,7 @@ from mailstack.mta.deliver.session import (
     Session,
     SiteError,
     Timeouts,
+    Transcript,
     refusal_status,
     said,
 )
@@ -55,6 +56,16 @@ class Manners:
     """A host is out of reach where the address to come from cannot be had."""
     discard: Callable[[str], frozenset[str]] | None = None
     """EHLO keywords (upper case) that are not to be seen, by the host's address."""
+    quote: bool = True
+    """Local parts of addresses are quoted where RFC 5321 asks for it."""
+    dummy_auth: bool = False
+    """MAIL FROM says AUTH=<> where we have logged in."""
+    no_early_reply: bool = False
+    """A server that has more to say than its reply to STARTTLS is not talked to."""
+    final: bool = False
+    """What a server that does not know DSN has taken is delivered, not relayed (lmtp_assume_final)."""
+    reply_filter: Callable[[bytes], bytes] | None = None
+    """What each line of a reply is taken for."""
 
 
 async def open_session(
@@ -69,6 +80,7 @@ async def open_session(
     nexthop: str = "",
     local_address: str | None = None,
     login: Login | None = None,
+    history: Transcript | None = None,
 ) -> Session:
     """Connect to a host and say hello. `nexthop`: the domain that certificates are compared with.
 
@@ -77,6 +89,8 @@ async def open_session(
     stream = await _connect(host, manners, timeouts, local_address, log)
     session = Session(host, stream, ClientConnection(mode), timeouts, now())
     session.line_limit, session.wait_for_goodbye = manners.line_limit, manners.wait_for_goodbye
+    session.final, session.history = manners.final, history
+    session.engine.quoting, session.engine.reply_filter = manners.quote, manners.reply_filter
     try:
         if manners.wrapped:
             await _handshake(session, manners, policy, nexthop, log)
@@ -88,6 +102,7 @@ async def open_session(
                 log.info(f"Host offered STARTTLS: [{host.name}]")
         if login is not None and "AUTH" in session.engine.extensions:
             await login(session)
+            session.dummy_auth = manners.dummy_auth
     except ConnectionLost as lost:
         stream.abort()
         raise SiteError(Deferred(lost.text, lost.dsn)) from None
@@ -175,6 +190,9 @@ async def _secure(session: Session, manners: Manners, policy: Policy, nexthop: s
             return
         text = f"TLS is required, but host {host} refused to start TLS: {said(reply)}"
         raise SiteError(Deferred(text, refusal_status(reply)), session=session, reply=reply)
+    if manners.no_early_reply and session.stream.readable:
+        # Said in plain text, by whoever sits in between.
+        raise ConnectionLost("4.7.5", f"host {host} has sent data behind its reply to STARTTLS")
     await _handshake(session, manners, policy, nexthop, log)
     engine.tls_started()
     await _hello(session, manners)
@@ -200,11 +218,12 @@ async def _handshake(
         if log is not None:
             reason = error.reason if isinstance(error, ssl.SSLError) else "lost connection"
             log.info(f"SSL_connect error to {host.relay}: {reason}")
-        raise SiteError(Deferred("Cannot start TLS: handshake failure", "4.7.5"), tls=True) from None
+        raise _no_handshake(policy) from None
     secured = stream.tls
     if secured is None:
-        raise SiteError(Deferred("Cannot start TLS: handshake failure", "4.7.5"), tls=True)
-    named = policy.level.trusting or policy.level is TLSLevel.FINGERPRINT
+        raise _no_handshake(policy)
+    session.kept = policy.reuse
+    named = policy.demanding
     session.verified = named and policy.matches(secured, nexthop, host.name)
     if manners.log_tls and log is not None:
         trust = "Verified" if session.verified else "Untrusted"
@@ -212,3 +231,10 @@ async def _handshake(
     if named and not session.verified:
         session.broken = manners.wrapped  # there has been no greeting yet that QUIT could follow
         raise SiteError(Deferred("Server certificate not verified", "4.7.5"), session=session)
+
+
+def _no_handshake(policy: Policy) -> SiteError:
+    """With `may` it is no reason to think ill of the destination."""
+    error = SiteError(Deferred("Cannot start TLS: handshake failure", "4.7.5"), tls=True)
+    error.harmless = policy.level is TLSLevel.MAY
+    return error

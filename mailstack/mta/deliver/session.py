@@ -7,9 +7,11 @@ the deadline that main.cf names for it.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mailstack.mta.deliver.pieces import CHUNK, chunks, fold, forwarded
 from mailstack.mta.deliver.request import Bounced, Deferred, Outcome, Request, Result, Sent, Target
@@ -22,6 +24,23 @@ from mailstack.wire.smtp.content import stuff
 Convert = Callable[[Iterable[bytes]], Iterator[bytes]]
 
 
+class Facts(NamedTuple):
+    """What the DNS has said of a host: names in lower case, without a final dot."""
+
+    asked: str
+    """The name that was looked up,"""
+    name: str
+    """and the one that has the address, aliases followed."""
+    secure: bool
+    """DNSSEC has validated the address,"""
+    domain: str
+    """The domain whose exchanger it is; empty: it was named itself."""
+    domain_name: str
+    """The same, aliases followed."""
+    domain_secure: bool
+    """and the MX record."""
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """Where to connect: `name[address]:port`. With `port` 0 the address is a unix socket's path."""
@@ -29,6 +48,8 @@ class Host:
     name: str
     address: str
     port: int
+    facts: Facts | None = field(default=None, compare=False)
+    """Where they matter."""
 
     def __str__(self) -> str:
         """As texts name it: `name[address]`."""
@@ -55,6 +76,9 @@ class Timeouts:
     reset: float = 20.0
     quit: float = 300.0
     xforward: float = 300.0
+    data_rate: int = 0
+    """Octets per second that content has to make, each deadline being that of a whole request and its reply
+    (smtp_per_request_deadline); 0: each is one of silence."""
 
 
 class SiteError(Exception):
@@ -79,6 +103,8 @@ class SiteError(Exception):
         """The connection, where it can still be closed with QUIT."""
         self.reply = reply
         """What the host said."""
+        self.harmless = False
+        """It does not count against the destination."""
 
 
 class ConnectionLost(Exception):  # noqa: N818 - a condition
@@ -88,6 +114,33 @@ class ConnectionLost(Exception):  # noqa: N818 - a condition
         super().__init__(text)
         self.dsn = dsn
         self.text = text
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What was said: commands, in CRLF, and the lines of replies, without."""
+
+    lines: list[bytes] = field(default_factory=list)
+    wrong: bool = False
+    """The server has not understood us, or the other way round (RFC 5321 §4.2.1: x0z)."""
+
+    def said(self, parts: Sequence[bytes]) -> None:
+        """Commands; content and what logs in are left out."""
+        for line in b"".join(parts).split(b"\r\n")[:-1]:
+            verb = line.split(b" ")[0].upper()
+            if verb == b"AUTH":
+                self.lines.append(b" ".join(line.split(b" ")[:2]) + b"\r\n")
+            elif verb in _VERBS:
+                self.lines.append(line + b"\r\n")
+
+    def heard(self, reply: Reply) -> None:
+        self.lines += reply.encode().rstrip().split(b"\r\n")
+        self.wrong = self.wrong or reply.code == 555 or 500 <= reply.code < 510
+
+
+_VERBS = frozenset((
+    b"BDAT", b"DATA", b"EHLO", b"HELO", b"LHLO", b"MAIL", b"QUIT", b"RCPT", b"RSET", b"STARTTLS", b"XFORWARD",
+))  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -113,11 +166,21 @@ class Session:
     """The XFORWARD attributes that the server is told."""
     wait_for_goodbye: bool = False
     """The reply to QUIT is waited for (smtp_skip_quit_response = no)."""
+    kept: bool = True
+    """It may be put aside for another delivery."""
+    dummy_auth: bool = False
+    """MAIL FROM says AUTH=<>."""
+    final: bool = False
+    """Delivered is what this server has taken (lmtp_assume_final)."""
+    history: Transcript | None = None
+    """What was said, for the postmaster."""
 
     @property
     def action(self) -> str:
         """What a sender who wants to know is told of a delivery: nothing where the server will tell him."""
-        return "" if "DSN" in self.engine.extensions else "relayed"
+        if "DSN" in self.engine.extensions:
+            return ""
+        return "delivered" if self.final else "relayed"
 
     # ---- one transaction
 
@@ -136,9 +199,10 @@ class Session:
             smtputf8=envelope.smtputf8 and "SMTPUTF8" in engine.extensions,
             ret=envelope.ret,
             envid=envelope.envid,
+            auth="<>" if self.dummy_auth else "",
         )
         transaction = _Transaction(self, request, connect)
-        content = self._small_content(request.message, queue)
+        content = self._small_content(request.message, queue) if request.convert is None else None
         try:
             if engine.pipelining:
                 for target in request.targets:
@@ -288,10 +352,18 @@ class Session:
                 parts = convert(parts)
             if self.line_limit:
                 parts = fold(parts, self.line_limit)
+            # Each octet that the server takes buys time, where there is a least rate.
+            rate, budget = self.timeouts.data_rate, self.timeouts.data_transfer
             for part in stuff(parts):
                 self.stream.write(part)
+                begun = self.now() if rate else 0.0
                 try:
-                    await self.stream.drain(self.timeouts.data_transfer)
+                    await self.stream.drain(budget)
+                    if rate:
+                        budget += len(part) / rate - (self.now() - begun)
+                        if budget <= 0.0:
+                            raise TimeoutError
+                        budget = min(budget, self.timeouts.data_transfer)
                 except TimeoutError:
                     raise self._timed_out("sending message body") from None
                 except OSError:
@@ -338,6 +410,10 @@ class Session:
 
     # ---- octets
 
+    def now(self) -> float:
+        """Of the event loop, as deadlines are."""
+        return asyncio.get_running_loop().time()
+
     async def converse(self, timeout: float, doing: str) -> Reply:
         """Send what is queued, and take the next reply. Raises `ConnectionLost`."""
         self._flush()
@@ -347,10 +423,13 @@ class Session:
         parts = self.engine.data_to_send()
         if parts:
             self.stream.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            if self.history is not None:
+                self.history.said(parts)
 
     async def _reply(self, timeout: float, doing: str) -> Reply:
         """The reply to the oldest command. Raises `ConnectionLost`."""
         engine = self.engine
+        end = self.now() + timeout if self.timeouts.data_rate else 0.0
         while True:
             try:
                 event = engine.next_event()
@@ -362,11 +441,13 @@ class Session:
             if isinstance(event, Response):
                 if event.reply.code == 421:
                     self.broken = True
+                if self.history is not None:
+                    self.history.heard(event.reply)
                 return event.reply
             if event is not NEED_DATA:
                 raise self._lost(doing)
             try:
-                engine.receive_data(await self.stream.read(timeout))
+                engine.receive_data(await self.stream.read(max(0.0, end - self.now()) if end else timeout))
             except TimeoutError:
                 raise self._timed_out(doing) from None
             except OSError:

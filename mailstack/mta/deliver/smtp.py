@@ -1,4 +1,4 @@
-"""smtp(8): delivery to other domains' mail exchangers, or to a relay host.
+"""smtp(8): delivery to other domains' mail exchangers, or to a relay host. `lmtp` builds on it.
 
 The hosts of a nexthop (`destination`) are tried until the message is away: recipients that a host has
 answered 4xx, or that it could not be reached for, go on to the next, within `smtp_mx_address_limit` and
@@ -6,8 +6,9 @@ answered 4xx, or that it could not be reached for, go on to the next, within `sm
 itself is to blame for never bounces. Mail for a domain whose best exchanger is this host goes to
 `best_mx_transport`, or bounces.
 
-TLS as `tls_policy` has it. With `may` a host whose handshake fails is tried again in plain text, once the
-message has waited for `minimal_backoff_time` and there is no login that would be given away.
+TLS as `tls_policy` and `dane` have it. With `may` a host whose handshake fails is tried again in plain text,
+once the message has waited for `minimal_backoff_time` and there is no login that would be given away; until
+then that does not count against the destination.
 Authentication is `sasl_client`'s.
 
 Diagnostics, beside the line of each recipient: `connect to HOST[ADDRESS]:PORT: REASON`, `QUEUEID: REASON`
@@ -17,21 +18,24 @@ where the next host is tried, `TRUST TLS connection established to …`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import DomainList, OpenTable
+from mailstack.mta.bounce.transcript import notify_classes
 from mailstack.mta.cleanup.maps import MapError
 from mailstack.mta.deliver.connection_cache import ConnectionCache, Demand
 from mailstack.mta.deliver.delivery import Delivery
 from mailstack.mta.deliver.destination import LOOP, SMTP_PORT, Destinations, family, split_host_port
-from mailstack.mta.deliver.manners import smtp_manners, smtp_timeouts
+from mailstack.mta.deliver.manners import manners, timeouts
+from mailstack.mta.deliver.names import Daemon, Names
 from mailstack.mta.deliver.opening import Login, open_session
 from mailstack.mta.deliver.outgoing import Outgoing, restored
 from mailstack.mta.deliver.probing import probe
 from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result
 from mailstack.mta.deliver.sasl_client import SASLClient
-from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError
+from mailstack.mta.deliver.session import ConnectionLost, Host, Session, SiteError, Transcript
 from mailstack.mta.deliver.tls_policy import PLAIN, Policy, TLSLevel, TLSPolicies, Unusable
 from mailstack.mta.lookup import settled
 from mailstack.mta.rewrite import Rewriter
@@ -44,6 +48,13 @@ from mailstack.storage.tables import TableError, open_table
 from mailstack.wire.sasl import Credentials
 from mailstack.wire.smtp import Mode
 
+if TYPE_CHECKING:
+    from mailstack.mta.deliver.dane import Authority
+
+
+Notify = Callable[[str, Sequence[bytes]], Awaitable[None]]
+"""Sends the postmaster a transcript: the host, and what was said (`notify_classes = protocol`)."""
+
 
 class SMTPAgent:
     """The smtp daemon under one configuration (`smtp` and `relay` of master.cf are two).
@@ -52,6 +63,8 @@ class SMTPAgent:
     """
 
     daemon = "smtp"
+    client: Daemon = "smtp"
+    mode = Mode.SMTP
 
     def __init__(
         self,
@@ -66,37 +79,52 @@ class SMTPAgent:
         open_table: OpenTable = open_table,
         rewriter: Rewriter | None = None,
         other: Callable[[str], Agent] | None = None,
+        notify: Notify | None = None,
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._log = log
         self._other = other
-        self._destinations = Destinations(conf, resolver, log, is_own_address=is_own_address, shuffle=shuffle)
-        self._own_name = conf.str("myhostname").lower()
-        self._address_limit = conf.int("smtp_mx_address_limit")
-        self._session_limit = conf.int("smtp_mx_session_limit")
-        self._fallback = conf.list("smtp_fallback_relay")
-        self._relayhost = conf.str("relayhost").strip()
-        self._best_mx = conf.str("best_mx_transport")
-        self._probe_data = conf.str("smtp_address_verify_target") == "data"
-        self._bind = {4: conf.str("smtp_bind_address") or None, 6: conf.str("smtp_bind_address6") or None}
-        self._plain_after = conf.time("minimal_backoff_time")
-        self._timeouts = smtp_timeouts(conf)
-        self._manners = smtp_manners(conf, open_table)
-        self._policies = TLSPolicies(conf, open_table, log)
-        self._sasl = SASLClient(conf, open_table) if conf.bool("smtp_sasl_auth_enable") else None
-        self._outgoing = Outgoing(conf, queue, rewriter, open_table)
-        always = conf.list("smtp_connection_cache_destinations")
-        self._demand = Demand(
-            clock,
-            on_demand=conf.bool("smtp_connection_cache_on_demand"),
-            always=DomainList(always, open_table).match if always else None,
+        names = Names(conf, self.client)
+        self._probe_data = names.str("address_verify_target") == "data"
+        self._destinations = Destinations(
+            conf,
+            resolver,
+            log,
+            is_own_address=is_own_address,
+            shuffle=shuffle,
+            daemon=self.client,
+            open_table=open_table,
         )
+        self._own_name = conf.str("myhostname").lower() if names.smtp else ""
+        self._address_limit = names.int("mx_address_limit")
+        self._session_limit = names.int("mx_session_limit")
+        self._fallback = names.list("fallback_relay")
+        self._fallback_name = names.full("fallback_relay")
+        self._relayhost = conf.str("relayhost").strip() if names.smtp else ""
+        self._best_mx = conf.str("best_mx_transport") if names.smtp else ""
+        self._bind = {4: names.str("bind_address") or None, 6: names.str("bind_address6") or None}
+        self._plain_after = conf.time("minimal_backoff_time")
+        self._timeouts = timeouts(names)
+        self._manners = manners(names, open_table)
+        self._policies = TLSPolicies(conf, open_table, log, self.client)
+        self._authority: Authority | None = None
+        self._names = names
+        self._resolver = resolver
+        self._sasl = (
+            SASLClient(conf, open_table, clock, self.client) if names.bool("sasl_auth_enable") else None
+        )
+        self._outgoing = Outgoing(conf, queue, rewriter, open_table, log, self.client)
+        self._notify = notify if notify is not None and "protocol" in notify_classes(conf) else None
+        always = names.list("connection_cache_destinations")
+        self._always = DomainList(list(always), open_table).match if always else None
+        self._on_demand = names.bool("connection_cache_on_demand")
+        self._demand = Demand(clock, on_demand=self._on_demand, always=self._always)
         self._cache = ConnectionCache(
             clock,
-            conf.time("smtp_connection_cache_time_limit"),
-            conf.time("smtp_connection_reuse_time_limit"),
-            conf.int("smtp_connection_reuse_count_limit"),
+            names.time("connection_cache_time_limit"),
+            names.time("connection_reuse_time_limit"),
+            names.int("connection_reuse_count_limit"),
         )
 
     async def close(self) -> None:
@@ -123,6 +151,14 @@ class SMTPAgent:
         if delivery.open and delivery.loops and self._best_mx and self._other is not None:
             return [*delivery.results, *await self._pass_on(delivery.remaining())]
         request.site_failure = delivery.site_failure
+        delivery.close()
+        return delivery.results
+
+    async def _go_on(self, request: Request, tried: Host, results: Sequence[Result]) -> Sequence[Result]:
+        """What one host has deferred goes to the others, where there are any."""
+        delivery = Delivery(request, self._log)
+        delivery.take(results)
+        await self._try_destinations(delivery, tried)
         delivery.close()
         return delivery.results
 
@@ -164,7 +200,7 @@ class SMTPAgent:
     async def _put_away(self, session: Session, request: Request) -> None:
         nexthop = request.nexthop
         try:
-            kept = await settled(lambda: self._demand.wants(nexthop, _domain(nexthop)))
+            kept = await self._wants(session, nexthop)
         except (TableError, OSError) as error:
             self._log.warning(str(error))
             kept = False
@@ -173,11 +209,17 @@ class SMTPAgent:
         else:
             await session.leave()
 
+    async def _wants(self, session: Session, nexthop: str) -> bool:
+        """Whether a connection is to be kept. Raises `TableError` and `OSError`."""
+        return session.kept and await settled(lambda: self._demand.wants(nexthop, _domain(nexthop)))
+
     # ---- destinations
 
     async def _try_destinations(self, delivery: Delivery, tried: Host | None) -> None:
         nexthop = delivery.request.nexthop
-        for number, destination in enumerate((nexthop, *self._fallback)):
+        # A nexthop may be a list, tried from left to right.
+        own = [nexthop] if "," not in nexthop and " " not in nexthop else nexthop.replace(",", " ").split()
+        for number, destination in enumerate((*own, *self._fallback)):
             if not delivery.open:
                 return
             try:
@@ -192,8 +234,8 @@ class SMTPAgent:
                 break
         if not delivery.open:
             return
-        if number >= 1:
-            self._blame(delivery, "smtp_fallback_relay")
+        if number >= len(own):
+            self._blame(delivery, self._fallback_name)
         elif self._relayhost and nexthop == self._relayhost:
             self._blame(delivery, "relayhost")
 
@@ -223,6 +265,7 @@ class SMTPAgent:
                     continue
                 sessions += 1
                 connect = self._clock.monotonic() - request.started
+                delivery.harmless = error.harmless
                 delivery.note(error.outcome, host.relay, error.reply, connect=connect)
             else:
                 sessions += 1
@@ -247,23 +290,43 @@ class SMTPAgent:
     async def _open(self, destination: str, host: Host, request: Request) -> Session:
         """A session with a host; after a failed handshake in plain text, if it may. Raises `SiteError`."""
         domain = _domain(destination)
-        policy = await self._policy(destination)
+        policy = await self._policy(destination, host)
         credentials = await self._credentials(destination, host, request)
         login = self._login(credentials) if credentials is not None else None
         try:
             return await self._connect(host, policy, domain, login)
         except SiteError as error:
-            age = self._clock.time() - request.message.envelope.arrival
-            patient = age >= self._plain_after or is_probe(request.message)
-            plain = policy.level is TLSLevel.MAY and login is None and patient
-            if not error.tls or not plain:
+            if not error.tls or not self._plain_may_do(policy, login, request):
                 raise
         return await self._connect(host, PLAIN, domain, login)
 
+    def _plain_may_do(self, policy: Policy, login: Login | None, request: Request) -> bool:
+        """Whether what TLS has spoilt may be tried without it."""
+        age = self._clock.time() - request.message.envelope.arrival
+        patient = age >= self._plain_after or is_probe(request.message)
+        return policy.level is TLSLevel.MAY and login is None and patient
+
     async def _connect(self, host: Host, policy: Policy, domain: str, login: Login | None) -> Session:
+        history = Transcript() if self._notify is not None else None
+        try:
+            return await self._opened(host, policy, domain, login, history)
+        except SiteError:
+            if history is not None:
+                await self._complain(host, history)
+            raise
+
+    async def _complain(self, host: Host, history: Transcript) -> None:
+        """Tell the postmaster of a session that went against the protocol."""
+        if history.wrong and self._notify is not None:
+            await self._notify(str(host), history.lines)
+        history.lines, history.wrong = [], False
+
+    async def _opened(
+        self, host: Host, policy: Policy, domain: str, login: Login | None, history: Transcript | None
+    ) -> Session:
         return await open_session(
             host,
-            Mode.SMTP,
+            self.mode,
             self._manners,
             self._timeouts,
             self._clock.monotonic,
@@ -272,16 +335,33 @@ class SMTPAgent:
             nexthop=domain,
             local_address=self._bind[family(host.address)],
             login=login,
+            history=history,
         )
 
-    async def _policy(self, destination: str) -> Policy:
+    async def _policy(self, destination: str, host: Host) -> Policy:
+        policies = self._policies
         try:
-            if not self._policies.tables:
-                return self._policies.find(destination)
-            return await settled(lambda: self._policies.find(destination))
+            if policies.tables:
+                policy = await settled(lambda: policies.find(destination))
+            elif policies.sites:
+                policy = await settled(lambda: policies.for_site(destination, host.name))
+            else:
+                policy = policies.find(destination)
+            return await self._by_dane(policy, host) if policy.level.dane else policy
         except (Unusable, TableError, OSError) as error:
+            if isinstance(error, Unusable) and error.soft:
+                self._log.warning(f"TLS policy lookup for {destination}/{host.name}: {error}")
+                raise SiteError(Deferred(str(error), "4.7.5"), unreachable=True) from None
             self._log.warning(str(error))
             raise SiteError(Deferred("client TLS configuration problem", "4.7.5"), unreachable=True) from None
+
+    async def _by_dane(self, policy: Policy, host: Host) -> Policy:
+        if self._authority is None:
+            from mailstack.mta.deliver.dane import Authority  # few ask the DNS
+
+            dnssec = self._destinations.dnssec
+            self._authority = Authority(self._names, self._resolver, self._log, dnssec=dnssec)
+        return await self._authority.apply(policy, host)
 
     async def _credentials(self, destination: str, host: Host, request: Request) -> Credentials | None:
         if self._sasl is None:
@@ -311,12 +391,15 @@ class SMTPAgent:
         except ConnectionLost as lost:
             session.stream.abort()
             if not cached:
+                delivery.harmless = False
                 delivery.note(Deferred(lost.text, lost.dsn), session.host.relay, connect=connect)
             return False
         except BaseException:
             session.stream.abort()
             raise
         delivery.take(results if prepared is request else restored(results, request))
+        if session.history is not None and session.history.wrong:
+            await self._complain(session.host, session.history)
         return session.usable
 
     def _unfit(self, session: Session, request: Request) -> Outcome | None:

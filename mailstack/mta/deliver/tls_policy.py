@@ -1,9 +1,11 @@
-"""How smtp(8) secures its connections: smtp_tls_security_level, smtp_tls_policy_maps, and what they demand.
+"""How smtp(8) and lmtp(8) secure connections: smtp_tls_security_level, smtp_tls_policy_maps, and what they
+demand. Where these names say `smtp_`, LMTP has parameters of its own.
 
 A policy is looked up by the nexthop as the transport has it (`[host]:port`, `host:port`), and for a plain
 domain also by its parents (`.example.com`). Its value is a level and `name=value` attributes: `match`,
-`protocols`, `ciphers`, `exclude`, `servername`. One that cannot be understood defers the mail (`client TLS
-configuration problem`), with a warning that says why; in main.cf it is a configuration error.
+`protocols`, `ciphers`, `exclude`, `servername`, `tafile`, `connection_reuse`. One that cannot be understood
+defers the mail (`client TLS configuration problem`), with a warning that says why; in main.cf it is a
+configuration error. Where there is no policy table, the old `smtp_tls_per_site` is asked by nexthop and host.
 
 | level | what it asks of the server |
 |---|---|
@@ -12,9 +14,9 @@ configuration problem`), with a warning that says why; in main.cf it is a config
 | encrypt | TLS |
 | verify, secure | a certificate of a trusted authority, for a name of `match` |
 | fingerprint | a certificate, or a public key, with a fingerprint of `match` |
+| dane, dane-only | a certificate that the DNS vouches for (`dane`), where it vouches for any |
 
-`dane` and `dane-only` are refused: the resolver does not say what DNSSEC has validated. `half-dane` is no
-configurable level.
+`half-dane` is what `dane` is for an exchanger that an insecure MX record names; it is no configurable level.
 
 Standards: RFC 3207, RFC 6125 §6.4 (names), RFC 7435 (opportunistic security).
 """
@@ -27,15 +29,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.lines import words
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import Table
+from mailstack.mta.deliver.names import Daemon, Names
 from mailstack.net.log import Log
 from mailstack.net.tls import Protocols, client_context, parse_protocols
-from mailstack.storage.tables import TableError
+
+if TYPE_CHECKING:
+    from mailstack.mta.deliver.dane import Dane
 
 
 class TLSLevel(Enum):
@@ -45,6 +50,9 @@ class TLSLevel(Enum):
     MAY = "may"
     ENCRYPT = "encrypt"
     FINGERPRINT = "fingerprint"
+    HALF_DANE = "half-dane"
+    DANE = "dane"
+    DANE_ONLY = "dane-only"
     VERIFY = "verify"
     SECURE = "secure"
 
@@ -58,6 +66,11 @@ class TLSLevel(Enum):
         """An authority must have signed the certificate."""
         return self in (TLSLevel.VERIFY, TLSLevel.SECURE)
 
+    @property
+    def dane(self) -> bool:
+        """The DNS has to vouch for the certificate."""
+        return self in (TLSLevel.HALF_DANE, TLSLevel.DANE, TLSLevel.DANE_ONLY)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -70,6 +83,21 @@ class Policy:
     digest: str = "sha256"
     servername: str = ""
     """What SNI says: `hostname`, `nexthop`, or a name; empty: nothing."""
+    reuse: bool = False
+    """Its connections may be kept for another delivery."""
+    depth: int = 0
+    """How far above the server's certificate a trusted chain may end; 0: no matter."""
+    dane: Dane | None = None
+    """What the DNS says of the host, at the levels that ask."""
+    may: Policy | None = None
+    """With DANE: the policy for a host that the DNS has nothing to say of."""
+    encrypt: Policy | None = None
+    """With DANE: the policy for a host of which it says nothing that can be used."""
+
+    @property
+    def demanding(self) -> bool:
+        """Not every certificate will do."""
+        return self.level.trusting or self.level.dane or self.level is TLSLevel.FINGERPRINT
 
     def server_name(self, nexthop: str, host: str) -> str | None:
         """The name for SNI. `nexthop`: the domain, without brackets and port."""
@@ -80,6 +108,12 @@ class Policy:
         if self.level is TLSLevel.FINGERPRINT:
             der = obj.getpeercert(binary_form=True) or b""
             return any(mark in self.match for mark in fingerprints(der, self.digest))
+        if self.dane is not None:
+            from mailstack.mta.deliver.dane import peer_chain
+
+            return self.dane.matches(peer_chain(obj))
+        if self.depth and chain_length(obj) - 1 > self.depth:
+            return False
         wanted = [
             {"nexthop": nexthop, "dot-nexthop": f".{nexthop}", "hostname": host}.get(name, name).lower()
             for name in self.match
@@ -89,7 +123,11 @@ class Policy:
 
 
 class Unusable(Exception):  # noqa: N818 - a condition
-    """A policy that cannot be followed; `str()` says why."""
+    """A policy that cannot be followed; `str()` says why. `soft`: nobody has configured that."""
+
+    def __init__(self, text: str, *, soft: bool = False) -> None:
+        super().__init__(text)
+        self.soft = soft
 
 
 PLAIN = Policy(TLSLevel.NONE)
@@ -98,15 +136,44 @@ PLAIN = Policy(TLSLevel.NONE)
 class TLSPolicies:
     """The policies of one configuration."""
 
-    def __init__(self, conf: MainCf, open_table: Callable[[str], Table], log: Log) -> None:
-        self._conf = conf
+    def __init__(
+        self, conf: MainCf, open_table: Callable[[str], Table], log: Log, daemon: Daemon = "smtp"
+    ) -> None:
+        self._names = Names(conf, daemon)
         self._log = log
         self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
-        try:
-            self.tables: Sequence[Table] = [open_table(name) for name in conf.list("smtp_tls_policy_maps")]
-        except TableError as error:
-            raise conf.error("smtp_tls_policy_maps", str(error)) from None
+        self.tables: Sequence[Table] = self._names.tables("tls_policy_maps", open_table)
+        self.sites: Sequence[Table] = ()
+        """smtp_tls_per_site, where there is no policy table."""
+        if not self.tables:
+            self.sites = self._names.tables("tls_per_site", open_table)
         self._default = self._configured()
+
+    def for_site(self, nexthop: str, host: str) -> Policy:
+        """What smtp_tls_per_site says of a nexthop and its host. Raises what `find` does."""
+        order = (None, TLSLevel.NONE, TLSLevel.MAY, TLSLevel.ENCRYPT, TLSLevel.VERIFY)
+        found: TLSLevel | None = None
+        for key in (nexthop.lower(), host.lower()):
+            level = self._site(key)
+            # The stricter counts, but NONE is more than MAY.
+            gentle = {found, level} <= {TLSLevel.NONE, TLSLevel.MAY}
+            if gentle and TLSLevel.NONE in (found, level):
+                found = TLSLevel.NONE
+            else:
+                found = max(found, level, key=order.index)
+        return self._default if found is None else self._policy(found, {})
+
+    def _site(self, key: str) -> TLSLevel | None:
+        for table in self.sites:
+            value = table.lookup(key)
+            if value is not None:
+                level = _SITES.get(value.upper())
+                if level is None:
+                    raise Unusable(
+                        f'{self._names.full("tls_per_site")}: unknown TLS policy "{value}" for {key}'
+                    )
+                return level
+        return None
 
     def find(self, nexthop: str) -> Policy:
         """The policy for a nexthop. Raises `Unusable`, `TableError` or `OSError`."""
@@ -116,7 +183,8 @@ class TLSPolicies:
                 try:
                     return self._parse(value)
                 except (Unusable, ConfigError) as error:
-                    raise Unusable(f'smtp_tls_policy_maps, next-hop destination "{where}": {error}') from None
+                    maps = self._names.full("tls_policy_maps")
+                    raise Unusable(f'{maps}, next-hop destination "{where}": {error}') from None
         return self._default
 
     def _look_up(self, nexthop: str) -> tuple[str | None, str]:
@@ -135,20 +203,20 @@ class TLSPolicies:
 
     def _configured(self) -> Policy:
         """What main.cf says for every destination. Raises `ConfigError`."""
-        conf = self._conf
-        name = conf.str("smtp_tls_security_level")
+        names = self._names
+        name = names.str("tls_security_level")
         if not name:
-            if conf.bool("smtp_enforce_tls"):
-                name = "verify" if conf.bool("smtp_tls_enforce_peername") else "encrypt"
+            if names.bool("enforce_tls"):
+                name = "verify" if names.bool("tls_enforce_peername") else "encrypt"
             else:
-                name = "may" if conf.bool("smtp_use_tls") else "none"
+                name = "may" if names.bool("use_tls") else "none"
         try:
             policy = self._policy(_level(name), {})
-            if conf.bool("smtp_tls_wrappermode") and not policy.level.mandatory:
-                raise Unusable('"smtp_tls_wrappermode = yes" requires "encrypt" (or stronger)')
+            if names.bool("tls_wrappermode") and not policy.level.mandatory:
+                raise Unusable(f'"{names.full("tls_wrappermode")} = yes" requires "encrypt" (or stronger)')
             return policy
         except Unusable as error:
-            raise conf.error("smtp_tls_security_level", str(error)) from None
+            raise names.error("tls_security_level", str(error)) from None
 
     def _parse(self, value: str) -> Policy:
         """A policy of the table. Raises `Unusable`."""
@@ -158,12 +226,16 @@ class TLSPolicies:
             name, equals, text = word.partition("=")
             if not equals:
                 raise Unusable(f'malformed attribute/value pair "{word}"')
-            if name not in ("match", "protocols", "ciphers", "exclude", "servername"):
+            if name not in _ATTRIBUTES:
                 raise Unusable(f'invalid attribute name: "{name}"')
             attributes[name] = text
         level = _level(first)
         if level is TLSLevel.NONE and attributes:
             raise Unusable("attributes at security level none")
+        if attributes.get("connection_reuse", "yes") not in ("yes", "no"):
+            raise Unusable('attribute "connection_reuse" is neither yes nor no')
+        if "tafile" in attributes and not level.trusting:
+            raise Unusable(f'attribute "tafile" invalid at security level "{level.value}"')
         if "match" in attributes and not (level.trusting or level is TLSLevel.FINGERPRINT):
             raise Unusable(f'attribute "match" invalid at security level "{level.value}"')
         return self._policy(level, attributes)
@@ -171,31 +243,28 @@ class TLSPolicies:
     def _policy(self, level: TLSLevel, attributes: dict[str, str]) -> Policy:
         if level is TLSLevel.NONE:
             return PLAIN
-        conf, mandatory = self._conf, level.mandatory
+        names, mandatory = self._names, level.mandatory
         if mandatory:
-            protocols, ciphers = (
-                conf.str("smtp_tls_mandatory_protocols"),
-                conf.str("smtp_tls_mandatory_ciphers"),
-            )
+            protocols, ciphers = names.str("tls_mandatory_protocols"), names.str("tls_mandatory_ciphers")
         else:
-            protocols, ciphers = conf.str("smtp_tls_protocols"), conf.str("smtp_tls_ciphers")
+            protocols, ciphers = names.str("tls_protocols"), names.str("tls_ciphers")
         protocols = attributes.get("protocols", protocols).replace(":", " ")
         ciphers = attributes.get("ciphers", ciphers)
-        exclude = conf.list("smtp_tls_exclude_ciphers")
+        exclude = list(names.list("tls_exclude_ciphers"))
         if mandatory:
-            exclude = exclude + conf.list("smtp_tls_mandatory_exclude_ciphers")
+            exclude += names.list("tls_mandatory_exclude_ciphers")
         if "exclude" in attributes:
             exclude = attributes["exclude"].replace(":", " ").split()
-        digest = conf.str("smtp_tls_fingerprint_digest")
+        digest = names.str("tls_fingerprint_digest")
         match level:
             case TLSLevel.FINGERPRINT:
-                found = _marks(conf.list("smtp_tls_fingerprint_cert_match"))
+                found = _marks(names.list("tls_fingerprint_cert_match"))
                 if digest not in hashlib.algorithms_available:
-                    raise Unusable(f"smtp_tls_fingerprint_digest: unknown digest {digest}")
+                    raise Unusable(f"{names.full('tls_fingerprint_digest')}: unknown digest {digest}")
             case TLSLevel.VERIFY:
-                found = tuple(conf.list("smtp_tls_verify_cert_match"))
+                found = tuple(names.list("tls_verify_cert_match"))
             case TLSLevel.SECURE:
-                found = tuple(conf.list("smtp_tls_secure_cert_match"))
+                found = tuple(names.list("tls_secure_cert_match"))
             case _:
                 found = ()
         if "match" in attributes:
@@ -205,41 +274,72 @@ class TLSPolicies:
                 found = tuple(attributes["match"].replace("|", ":").split(":"))
         if not found and (level.trusting or level is TLSLevel.FINGERPRINT):
             raise Unusable(f"level {level.value} needs something to match")
-        context = self._context(level.trusting, protocols, ciphers, tuple(exclude))
-        servername = attributes.get("servername", conf.str("smtp_tls_servername"))
-        return Policy(level, context, found, digest, servername)
+        anchors: tuple[str, ...] = ()
+        if level.trusting:
+            anchors = (attributes["tafile"],) if "tafile" in attributes else self._anchors()
+        context = self._context(level.trusting, anchors, protocols, ciphers, tuple(exclude))
+        reuse = attributes.get("connection_reuse")
+        return Policy(
+            level,
+            context,
+            found,
+            digest,
+            attributes.get("servername", names.str("tls_servername")),
+            reuse == "yes" if reuse else names.bool("tls_connection_reuse"),
+            names.int("tls_scert_verifydepth") if level.trusting else 0,
+            may=self._policy(TLSLevel.MAY, attributes) if level is TLSLevel.DANE else None,
+            encrypt=self._policy(TLSLevel.ENCRYPT, attributes) if level is TLSLevel.DANE else None,
+        )
+
+    def _anchors(self) -> tuple[str, ...]:
+        return tuple(self._names.list("tls_trust_anchor_file"))
 
     def _context(
-        self, verify: bool, protocols: str, ciphers: str, exclude: tuple[str, ...]
+        self,
+        verify: bool,
+        anchors: tuple[str, ...],
+        protocols: str,
+        ciphers: str,
+        exclude: tuple[str, ...],
     ) -> ssl.SSLContext:
-        key = (verify, protocols, ciphers, exclude)
+        key = (verify, anchors, protocols, ciphers, exclude)
         context = self._contexts.get(key)
         if context is None:
-            context = self._contexts[key] = self._made(verify, protocols, ciphers, exclude)
+            made = self._made(verify, anchors, protocols, ciphers, exclude)
+            context = self._contexts[key] = made
         return context
 
-    def _made(self, verify: bool, protocols: str, ciphers: str, exclude: tuple[str, ...]) -> ssl.SSLContext:
-        conf = self._conf
+    def _made(
+        self,
+        verify: bool,
+        anchors: tuple[str, ...],
+        protocols: str,
+        ciphers: str,
+        exclude: tuple[str, ...],
+    ) -> ssl.SSLContext:
+        names = self._names
         try:
             wanted: Protocols = parse_protocols(protocols)
         except ValueError as error:
             raise Unusable(str(error)) from None
         if ciphers not in _GRADES:
             raise Unusable(f'invalid cipher grade: "{ciphers}"')
-        ca_file, ca_path = conf.str("smtp_tls_CAfile"), conf.str("smtp_tls_CApath")
+        ca_file, ca_path = names.str("tls_CAfile"), names.str("tls_CApath")
         try:
             context = client_context(
-                verify=verify,
+                verify=verify and not anchors,
                 ca_file=Path(ca_file) if ca_file else None,
                 ca_path=Path(ca_path) if ca_path else None,
                 protocols=wanted,
-                append_default=conf.bool("tls_append_default_CA"),
+                append_default=names.conf.bool("tls_append_default_CA"),
             )
         except OSError as error:
             where = ca_file or ca_path
-            raise conf.error("smtp_tls_CAfile", f"{where}: {error.strerror or error}") from None
+            raise names.error("tls_CAfile", f"{where}: {error.strerror or error}") from None
         # What the certificate is for is compared here, with the policy's own names.
         context.check_hostname = False
+        if anchors:
+            self._trust(context, anchors)
         grade = _GRADES[ciphers]
         if grade or exclude:
             listed = ":".join((grade or "HIGH:MEDIUM", "!aNULL", *(f"!{name}" for name in exclude)))
@@ -247,23 +347,61 @@ class TLSPolicies:
                 context.set_ciphers(listed)
             except ssl.SSLError:
                 raise Unusable(f"no cipher is left of {listed}") from None
-        cert = conf.str("smtp_tls_cert_file")
-        if cert and cert != "none":
-            try:
-                context.load_cert_chain(cert, conf.str("smtp_tls_key_file") or cert)
-            except OSError as error:
-                raise conf.error("smtp_tls_cert_file", f"{cert}: {error.strerror or error}") from None
+        self._load_chains(context)
         return context
 
+    def _trust(self, context: ssl.SSLContext, anchors: Sequence[str]) -> None:
+        """Trust the certificates of these files, and what they have signed, and nobody else."""
+        context.verify_mode = ssl.CERT_REQUIRED
+        # A trust anchor need not be a root.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        for path in anchors:
+            try:
+                if b"BEGIN PUBLIC KEY" in Path(path).read_bytes():
+                    raise Unusable(f"{path}: trust anchors have to be certificates, not keys")
+                context.load_verify_locations(path)
+            except OSError as error:
+                raise Unusable(f"{path}: {error.strerror or error}") from None
 
+    def _load_chains(self, context: ssl.SSLContext) -> None:
+        """Our own certificates. Raises `ConfigError`."""
+        names = self._names
+        files = names.list("tls_chain_files")
+        if files:
+            from mailstack.mta.smtpd.tls import load_pem  # seldom needed
+
+            try:
+                load_pem(context, b"\n".join(Path(name).read_bytes() for name in files))
+            except (OSError, ssl.SSLError, ValueError) as error:
+                raise names.error("tls_chain_files", str(error)) from None
+            return
+        for kind in ("", "ec", "d"):
+            cert, key = names.str(f"tls_{kind}cert_file"), names.str(f"tls_{kind}key_file")
+            if cert in ("", "none"):
+                continue
+            try:
+                context.load_cert_chain(cert, key or cert)
+            except OSError as error:
+                raise names.error(f"tls_{kind}cert_file", f"{cert}: {error.strerror or error}") from None
+
+
+_ATTRIBUTES = frozenset(
+    ("match", "protocols", "ciphers", "exclude", "servername", "tafile", "connection_reuse")
+)
+_SITES = {
+    "NONE": TLSLevel.NONE,
+    "MAY": TLSLevel.MAY,
+    "MUST_NOPEERMATCH": TLSLevel.ENCRYPT,
+    "MUST": TLSLevel.VERIFY,
+}
 _GRADES = {"high": "HIGH", "medium": "", "low": "", "export": ""}
 """Cipher grades; an empty one is what OpenSSL and Python offer by themselves, which has nothing weaker."""
 
 
 def _level(name: str) -> TLSLevel:
-    if name in ("dane", "dane-only"):
-        raise Unusable(f"level {name} is not supported: the resolver does not validate DNSSEC")
     try:
+        if name == TLSLevel.HALF_DANE.value:
+            raise ValueError(name)
         return TLSLevel(name)
     except ValueError:
         raise Unusable(f'invalid security level "{name}"') from None
@@ -297,6 +435,12 @@ def public_key(der: bytes) -> bytes:
         return der[first:last]
     except IndexError:
         return b""
+
+
+def chain_length(obj: ssl.SSLObject) -> int:
+    """Certificates of the chain that has been verified, the anchor included."""
+    public = getattr(obj, "get_verified_chain", None)  # Python 3.13
+    return len((public() if public is not None else obj._sslobj.get_verified_chain()) or ())  # type: ignore[attr-defined]
 
 
 def _element(der: bytes, place: int) -> tuple[int, int, int]:

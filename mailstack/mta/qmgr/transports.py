@@ -118,7 +118,16 @@ class Transports:
     def _agent(self, name: str, service: MasterService | None, conf: MainCf) -> Agent:
         match service.command if service is not None else "":
             case "lmtp":
-                return LMTPAgent(conf, self._queue, self._resolver, self._clock, open_table=self._open_table)
+                log = self._log.child(f"{conf.str('syslog_name')}/lmtp")
+                return LMTPAgent(
+                    conf,
+                    self._queue,
+                    self._resolver,
+                    self._clock,
+                    log,
+                    open_table=self._open_table,
+                    rewriter=self._rewriter,
+                )
             case "smtp":
                 log = self._log.child(f"{conf.str('syslog_name')}/smtp")
                 return SMTPAgent(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import binascii
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mailstack.wire.smtp.address import quote
@@ -72,6 +72,8 @@ class ClientConnection:
         "_reply_size",
         "extensions",
         "mode",
+        "quoting",
+        "reply_filter",
         "state",
     )
 
@@ -80,6 +82,10 @@ class ClientConnection:
         self.state = ClientState.GREETING
         self.extensions: dict[str, str] = {}
         """What EHLO or LHLO announced: keyword in upper case -> its parameters."""
+        self.quoting = True
+        """Local parts are quoted where RFC 5321 §4.1.2 asks for it."""
+        self.reply_filter: Callable[[bytes], bytes] | None = None
+        """What each line of a reply, without its end, is taken for."""
         self._buffer = b""
         self._eof = False
         self._lines: list[bytes] = []
@@ -182,12 +188,13 @@ class ClientConnection:
         smtputf8: bool = False,
         ret: str = "",
         envid: str = "",
+        auth: str = "",
     ) -> None:
         """MAIL FROM. Parameters that the server has not announced are left out, SMTPUTF8 excepted.
 
-        `envid` is what ENVID stands for, not in xtext (RFC 3461 §4.4).
+        `envid` is what ENVID stands for, not in xtext (RFC 3461 §4.4); `auth` is as it stands (RFC 4954 §5).
         """
-        text = f"MAIL FROM:<{quote(sender)}>"
+        text = f"MAIL FROM:<{quote(sender) if self.quoting else sender}>"
         if size and "SIZE" in self.extensions:
             text += f" SIZE={size}"
         if body and "8BITMIME" in self.extensions:
@@ -195,6 +202,8 @@ class ClientConnection:
         if (ret or envid) and "DSN" in self.extensions:
             text += f" ENVID={encode_xtext(envid)}" if envid else ""
             text += f" RET={ret}" if ret else ""
+        if auth:
+            text += f" AUTH={auth}"
         if smtputf8:
             text += " SMTPUTF8"
         self._accepted.clear()
@@ -203,7 +212,7 @@ class ClientConnection:
     def rcpt(self, recipient: str, *, notify: str = "", orcpt: str = "") -> None:
         """RCPT TO. `orcpt` is `type;address`, the address not in xtext; it and `notify` are left out where
         the server has not announced DSN (RFC 3461 §5.2.2)."""
-        text = f"RCPT TO:<{quote(recipient)}>"
+        text = f"RCPT TO:<{quote(recipient) if self.quoting else recipient}>"
         if (orcpt or notify) and "DSN" in self.extensions:
             text += f" ORCPT={_coded(orcpt)}" if orcpt else ""
             text += f" NOTIFY={notify}" if notify else ""
@@ -319,6 +328,8 @@ class ClientConnection:
             self._reply_size += len(line)
             if len(line) > LINE_LIMIT or self._reply_size > REPLY_LIMIT:
                 raise RemoteError("a reply is too long")
+            if self.reply_filter is not None:
+                line = self.reply_filter(line)
             self._lines.append(line)
             if line[3:4] != b"-":
                 break

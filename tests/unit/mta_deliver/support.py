@@ -11,10 +11,12 @@ from pathlib import Path
 
 from mailstack.config.postfix import MainCf
 from mailstack.mta.deliver.request import Request, Result, Target
+from mailstack.net.log import Log
 from mailstack.net.resolver import NoSuchDomain, Resolver
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Envelope, Queue, Recipient
 
+QUIET = Log("postfix/smtp", "mail", -1)
 CONTENT = b"Subject: x\r\n\r\n.dot\r\nbody\r\n"
 
 

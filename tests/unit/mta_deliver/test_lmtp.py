@@ -13,7 +13,16 @@ from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.net.stream import Stream
 from mailstack.storage.queue import Queue
-from tests.unit.mta_deliver.support import CONTENT, Names, Peer, configuration, listening, request, summary
+from tests.unit.mta_deliver.support import (
+    CONTENT,
+    QUIET,
+    Names,
+    Peer,
+    configuration,
+    listening,
+    request,
+    summary,
+)
 
 Test = Callable[[LMTPAgent, Queue, str], Awaitable[None]]
 CHUNKING = ("PIPELINING", "CHUNKING", "8BITMIME", "ENHANCEDSTATUSCODES")
@@ -24,7 +33,9 @@ def run(tmp_path: Path, peer: Peer, test: Test, conf: str = "") -> None:
     async def main() -> None:
         queue = Queue(str(tmp_path / "queue"))
         queue.create()
-        agent = LMTPAgent(configuration(conf), queue, Names({}, {"box.test": ["127.0.0.1"]}), SystemClock())
+        agent = LMTPAgent(
+            configuration(conf), queue, Names({}, {"box.test": ["127.0.0.1"]}), SystemClock(), QUIET
+        )
         async with listening(peer):
             await test(agent, queue, f"inet:127.0.0.1:{peer.port}")
             await agent.close()

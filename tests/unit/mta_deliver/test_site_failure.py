@@ -14,7 +14,7 @@ from mailstack.mta.deliver.request import Bounced, Deferred, Result, Sent
 from mailstack.net.clock import SystemClock
 from mailstack.net.log import Log
 from mailstack.storage.queue import Queue
-from tests.unit.mta_deliver.support import Names, Peer, configuration, listening, request
+from tests.unit.mta_deliver.support import QUIET, Names, Peer, configuration, listening, request
 
 REFUSED = Deferred("connect to box.test: Connection refused", "4.4.1")
 BUSY = Deferred("host box.test said: 450 busy", "4.2.0")
@@ -37,7 +37,7 @@ def test_lmtp(peer: Peer, there: bool, dsn: str | None, tmp_path: Path) -> None:
     async def main() -> Deferred | None:
         queue = Queue(str(tmp_path / "queue"))
         queue.create()
-        agent = LMTPAgent(configuration(), queue, Names({}, {}), SystemClock())
+        agent = LMTPAgent(configuration(), queue, Names({}, {}), SystemClock(), QUIET)
         async with listening(peer):
             one = await request(queue, f"inet:127.0.0.{1 if there else 2}:{peer.port}", "a@x.test")
             await agent.deliver(one)

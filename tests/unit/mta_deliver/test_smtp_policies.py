@@ -47,7 +47,7 @@ TABLE = (
     "smtp_tls_security_level = may\nsmtp_tls_policy_maps = inline:{"
     "a.test=none, .a.test=encrypt, {[h.test]:587=secure match=x.test:.y.test servername=hostname}, "
     "{f.test=fingerprint match=aa:bb|cc:dd}, {p.test=encrypt protocols=!TLSv1.2 ciphers=high exclude=AES128}, "
-    "bad.test=silly, {odd.test=may match=x}, {none.test=none ciphers=high}, dane.test=dane}\n"
+    "bad.test=silly, {odd.test=may match=x}, {none.test=none ciphers=high}, dane.test=half-dane}\n"
 )
 
 
