@@ -1,9 +1,9 @@
 """master(8): binds the sockets, starts the smtpd workers and the queue manager, and keeps them running.
 
 The processes are few: `maxproc` smtpd workers (the largest of the smtpd lines of master.cf, but no more than
-`services.PER_PROCESSOR` for each processor; where it says `-`, one for each), each of which serves every
-smtpd line, and one qmgr, which also does the delivering and the picking up. Lines that name other daemons are
-for a real Postfix and start nothing here (`services.warnings` tells of those that somebody would miss).
+one for each processor; where it says `-`, as many), each of which serves every smtpd line, and one qmgr,
+which also does the delivering and the picking up. Lines that name other daemons are for a real Postfix and
+start nothing here (`services.warnings` tells of those that somebody would miss).
 
 Invariants: sockets are bound before the modules that children need are imported, so clients that come early
 wait instead of being refused; there is no event loop and no thread before the last fork; a child that fails

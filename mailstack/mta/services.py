@@ -17,10 +17,6 @@ from mailstack.net.listen import has_ipv6
 
 SINGLE = ("pickup", "qmgr")
 """Daemons of which there is always one."""
-PER_PROCESSOR = 2
-"""smtpd processes that are started at the most, for each processor. A master.cf made for Postfix may say 100,
-for there each process serves one client. Ours serve any number, and more of them only take the processors
-from each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +36,15 @@ class Workers:
     def read(cls, conf: MainCf, services: Sequence[MasterService]) -> Workers:
         """Where lines differ, the largest number of processes and the shortest life count for all.
 
+        There is at most one process for each processor. A master.cf made for Postfix may say 100, for there
+        each serves one client. Ours serve any number; more of them only take the processors from each other,
+        and all that are idle are woken by each client that comes.
+
         Raises `ConfigError`.
         """
         counts, uses, idles = [0], [0], [0.0]
         processors = os.cpu_count() or 1
-        most = min(PER_PROCESSOR * processors, conf.int("default_process_limit"))
+        most = min(processors, conf.int("default_process_limit"))
         for service in smtpd_lines(services):
             view = conf.with_overrides(service.overrides, service.origin)
             counts.append(min(service.maxproc or processors, most))

@@ -21,10 +21,10 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("main_cf", "master_cf", "wanted"),
     [
-        ("", "25 inet n - n - 3 smtpd", Workers(3, 0, 0.0)),
+        ("", "25 inet n - n - 3 smtpd", Workers(2, 0, 0.0)),
         ("", "25 inet n - n - - smtpd", Workers(2, 0, 0.0)),
         ("", "25 inet n - n - 0 smtpd", Workers(2, 0, 0.0)),
-        ("", "25 inet n - n - 100 smtpd", Workers(4, 0, 0.0)),
+        ("", "25 inet n - n - 100 smtpd", Workers(2, 0, 0.0)),
         ("default_process_limit = 1", "25 inet n - n - 100 smtpd", Workers(1, 0, 0.0)),
         ("", "25 inet n - n - 1 smtpd\n587 inet n - n - 2 smtpd", Workers(2, 0, 0.0)),
         ("", "qmgr unix n - n 300 1 qmgr", Workers(0, 0, 0.0)),
