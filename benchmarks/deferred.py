@@ -2,12 +2,13 @@
 
     python -m benchmarks.deferred [MESSAGES...] [--folder DIR]        (default: 200000 500000 1000000)
 
-For each size, printed is for a queue of which nothing is due and one new message in incoming/: seconds from
-the start of the process to its first delivery, seconds of processor time until all of deferred/ has been
-looked through, and the process's largest resident size (VmHWM, which counts pages shared with other processes
-too). Then a message for a quick destination is put into the queue every 20 ms, at rest and during another look
-through deferred/: the time from its wake-up call until the server has it, median, 95th percentile and longest.
-Last, the same queue with every message due: first delivery, and memory ten seconds after it began.
+For each size, printed is for a queue of which nothing is due and one new message in incoming/: seconds
+from the start of the process to its first delivery, seconds of processor time until all of deferred/ has
+been looked through, and the process's largest resident size (VmHWM, which counts pages shared with other
+too). Then a message for a quick destination is put into the queue every 20 ms, at rest and during another
+look through deferred/: the time from its wake-up call until the server has it, median, 95th percentile
+and longest. Last, the same queue with every message due: first delivery, and memory ten seconds after it
+began.
 
 A million messages take 4 GB of disk, and about two minutes to be made.
 """

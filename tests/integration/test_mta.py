@@ -105,10 +105,11 @@ class MTA:
         (self.config / "mailstack.toml").write_text('[resolver]\nnameservers = ["127.0.0.1:9"]\n')
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self, *, wait: bool = True, prefix: tuple[str, ...] = ()) -> None:
+        """`prefix`: a command that runs another one."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mailstack.mta", "--config", str(self.config)], stderr=log
+                [*prefix, sys.executable, "-m", "mailstack.mta", "--config", str(self.config)], stderr=log
             )
         if wait:
             wait_for(self.answers, "the greeting")

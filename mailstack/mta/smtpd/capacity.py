@@ -18,10 +18,12 @@ PER_SESSION = 2
 STRESS_SHARE = 0.8
 MOST = 100_000
 LOW_MEMORY = 32 * 1024 * 1024
-"""Octets of available memory below which no session is begun; a 32nd of the machine's where that is less."""
+"""Octets of available memory below which no session is begun; less where there is not much to begin with: a
+32nd of the machine's, an eighth of what our control group or this process may have."""
 MEMORY_CHECK = 1.0
 """Seconds for which a look at the memory counts."""
 _MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 class Load(Enum):
@@ -67,8 +69,37 @@ class Capacity:
         if self._meminfo is None:
             return False
         if now - self._memory[0] >= MEMORY_CHECK:
-            self._memory = (now, memory_is_scarce(self._meminfo))
+            scarce = memory_is_scarce(self._meminfo) or group_is_full(_GROUP) or process_is_full()
+            self._memory = (now, scarce)
         return self._memory[1]
+
+
+def process_is_full() -> bool:
+    """Whether this process has nearly all the address space that it may have (RLIMIT_AS)."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return False
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    except (OSError, ValueError):
+        return False
+    return limit - pages * resource.getpagesize() < min(LOW_MEMORY, limit // 8)
+
+
+def group_is_full(folder: Path) -> bool:
+    """Whether our control group (a container) may take little more memory (cgroup v2, memory.max)."""
+    try:
+        limit = int((folder / "memory.max").read_text("ascii"))
+        used = int((folder / "memory.current").read_text("ascii"))
+        lines = (folder / "memory.stat").read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        return False  # no limit, or no such thing
+    # What caches files is given back when it is wanted.
+    cache = sum(int(words[1]) for line in lines if (words := line.split())[0] in _CACHE)
+    return limit - used + cache < min(LOW_MEMORY, limit // 8)
+
+
+_CACHE = ("active_file", "inactive_file")
 
 
 def memory_is_scarce(meminfo: Path) -> bool:

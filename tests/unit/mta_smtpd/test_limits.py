@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.mta.smtpd.anvil import Anvil, Event, Table
-from mailstack.mta.smtpd.capacity import Capacity, Load, memory_is_scarce
+from mailstack.mta.smtpd.capacity import Capacity, Load, group_is_full, memory_is_scarce
 from mailstack.mta.smtpd.deadline import Deadline
 from mailstack.net.clock import ManualClock
 from tests.unit.mta_smtpd.serving import TLS_CF, Smtpd, make_certificate, settings_of
@@ -166,3 +166,15 @@ def test_capacity(tmp_path: Path) -> None:
     assert little.load(0, 0.5) is Load.FULL  # not looked at again so soon
     assert little.load(0, 1.5) is Load.LIGHT
     assert not memory_is_scarce(tmp_path / "absent")
+
+
+def test_a_control_group_is_full_when_it_has_no_cache_to_give(tmp_path: Path) -> None:
+    assert not group_is_full(tmp_path)
+    (tmp_path / "memory.max").write_text("104857600\n")
+    (tmp_path / "memory.current").write_text("104000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\nactive_file 9000000\ninactive_file 9000000\n")
+    assert not group_is_full(tmp_path)
+    (tmp_path / "memory.stat").write_text("anon 1\nactive_file 1\ninactive_file 1\n")
+    assert group_is_full(tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert not group_is_full(tmp_path)
