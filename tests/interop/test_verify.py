@@ -40,6 +40,7 @@ mynetworks = 127.0.0.0/8
 local_recipient_maps =
 alias_maps = {aliases}:{dir}/aliases
 recipient_delimiter = +
+forward_path = {dir}/forward-$user
 relay_domains = relay.test
 virtual_mailbox_domains = box.test
 virtual_mailbox_base = {dir}/mail
@@ -88,6 +89,8 @@ TABLES = {
         "deep: one\nuser: nobody\nbad: no@plain.test\nmixed: |/bin/true, a@plain.test\npostmaster: nobody\n"
     ),
     "virtual": "single@x.test a@plain.test\nmany@x.test a@plain.test, b@plain.test\nsame@x.test nobody@x.test\n",
+    "forward-daemon": "a@plain.test\n",
+    "forward-bin": "/tmp/not-written, |/bin/true, \\\\bin\n",
     "members": "a@plain.test\nb@plain.test\n",
 }
 ASKED = Scenario(
@@ -117,7 +120,7 @@ RECIPIENTS = [
     "a@small.test", "a@down.test", "a@bye.test", "a@from.test", "a@late.test", "a@nodata.test",
     "a@pipe.test", "a@error.test", "a@retry.test", "a@discard.test", "a@other.test",
     "maildir@box.test", "file@box.test", "nobody@box.test",
-    "nobody", "nobody+x@x.test", "unknown@x.test", "one@x.test", "two@x.test", "run@x.test",
+    "nobody", "nobody+x@x.test", "unknown@x.test", "daemon@x.test", "bin@x.test", "one@x.test", "two@x.test", "run@x.test",
     "file@x.test", "lists@x.test", "own@x.test", "deep@x.test", "user@x.test", "bad@x.test", "mixed@x.test",
     "single@x.test", "many@x.test", "same@x.test", "moved@x.test", "double-bounce@x.test", "postmaster",
     "postmaster@x.test", '"a b"@plain.test', "a:b@plain.test",
@@ -295,11 +298,11 @@ def _prepare(directory: Path, extra: str, *, aliases: str) -> tuple[dict[str, Se
 @contextmanager
 def postfix(directory: Path, extra: str = "") -> Iterator[World]:
     servers, ports, services = _prepare(directory, f"maillog_file = {directory}/log\n{extra}", aliases="hash")
-    (directory / "master.cf").write_text(services)
     command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
     try:
+        (directory / "master.cf").write_text(services)
+        subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
+        subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
         _wait_for(ports["main"])
         yield World(directory, ports, servers, ["/usr/sbin/sendmail", "-C", str(directory)])
     finally:
@@ -422,3 +425,85 @@ def test_the_same_is_remembered_and_logged(answers: tuple[Found, Found]) -> None
     theirs, mine = answers
     assert mine.cache == theirs.cache
     assert sorted(mine.rejects) == sorted(theirs.rejects)
+
+
+OTHER = """\
+address_verify_negative_cache = no
+address_verify_sender = probe@x.test
+address_verify_sender_ttl = 1d
+address_verify_transport_maps = inline:{ late.test=discard:late }
+address_verify_virtual_transport = error:5.2.1 not for probes
+address_verify_local_transport = retry:4.2.0 not now
+address_verify_default_transport = discard
+address_verify_poll_count = 2
+unverified_recipient_reject_reason = ${reasons}
+reasons = nothing known
+mailbox_command = /bin/cat
+home_mailbox = Maildir/
+"""
+ELSEWHERE = ["a@late.test", "no@plain.test", "maildir@box.test", "nobody@x.test", "a@far.test", "many@x.test"]
+QUESTIONS = [
+    "ok@plain.test", "no@plain.test", "later@plain.test", "nobody@x.test", "daemon@x.test", "unknown@x.test",
+    "bin@x.test", "run@x.test", "two@x.test", "single@x.test", "many@x.test", "maildir@box.test", "a@error.test", "a@retry.test",
+]  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What two MTAs with other parameters have done."""
+
+    replies: list[list[str]]
+    own: list[str]
+    cache: dict[str, str]
+    senders: list[str]
+    said: bytes
+    report: str
+
+
+def _other(world: World) -> Report:
+    with ThreadPoolExecutor(24) as pool:
+        replies = list(pool.map(lambda to: world.ask("main", "s@plain.test", [to]), ELSEWHERE))
+    senders = sorted(set(re.findall(r"from=<(probe[^>]*)>", world.log())))
+    own = world.ask("own probe", "s@plain.test", [*senders, "probe@x.test", "double-bounce@x.test"])
+    command = [*world.sendmail, "-bv", "-f", "maildir@box.test", *QUESTIONS]
+    said = subprocess.run(command, capture_output=True, timeout=30, check=True).stdout
+    folder = world.directory / "mail" / "all" / "new"
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not (folder.is_dir() and any(folder.iterdir())):
+        time.sleep(0.1)
+    [path] = folder.iterdir()
+    return Report(replies, own, world.cache(), senders, said, path.read_text("utf-8"))
+
+
+def _plain(report: str) -> list[str]:
+    """The paragraphs of a report, without what differs from time to time."""
+    text = re.sub(r"127\.0\.0\.1\]:\d+", "127.0.0.1]:PORT", report.replace("\r\n", "\n"))
+    text = re.sub(r"(?m)^((?:Arrival-)?Date:|Received:.*;).*$", r"\1", re.sub(r"\n[ \t]+", " ", text))
+    text = re.sub(r"<\d{14}\.\w+@|\b[0-9A-F]{9,}\b(\.\d+)?", "ID", text)
+    return sorted(paragraph.strip("\n") for paragraph in text.split("\n\n"))
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Report]:
+    if shutil.which("postfix") is None or os.geteuid() != 0:
+        pytest.skip("needs Postfix and root")
+    found = []
+    for name, start in (("theirs", postfix), ("ours", ours)):
+        directory = _readable(tmp_path_factory.mktemp(name))
+        with start(directory, OTHER.replace("{dir}", str(directory))) as world:
+            found.append(_other(world))
+    return found[0], found[1]
+
+
+def test_the_same_with_other_parameters(others: tuple[Report, Report]) -> None:
+    theirs, mine = others
+    assert mine.replies == theirs.replies
+    assert mine.cache == theirs.cache
+    assert mine.senders == theirs.senders
+    assert mine.own == theirs.own
+
+
+def test_the_same_is_reported_to_who_asks(others: tuple[Report, Report]) -> None:
+    theirs, mine = others
+    assert mine.said == theirs.said
+    assert _plain(mine.report) == _plain(theirs.report)

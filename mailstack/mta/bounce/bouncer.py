@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from mailstack.config.postfix.main_cf import MainCf
@@ -141,8 +142,16 @@ class Bouncer:
         """Somebody has asked what would become of a message (sendmail -bv)."""
         lines = []
         for result in found:
-            action = "deliverable" if isinstance(result.outcome, Sent) else "undeliverable"
-            lines.append(self._line(message, result, action))
+            sent = isinstance(result.outcome, Sent)
+            line = self._line(message, result, "deliverable" if sent else "undeliverable")
+            if result.relay != "none" and not sent:
+                line = replace(line, text=f"delivery via {result.relay}: {line.text}")
+            if "[" not in result.relay:
+                line = replace(line, diagnostic=f"X-{self._site.mail_name}; {line.text}")
+            elif sent:
+                remote = result.relay.partition("[")[0]
+                line = replace(line, remote_mta=remote, diagnostic=f"smtp; {result.outcome.text}")
+            lines.append(line)
         if message.envelope.sender and lines:
             await self._send(message, VERIFY, _Whom(message.envelope.sender, False), lines, whole=False)
 

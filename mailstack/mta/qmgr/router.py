@@ -60,7 +60,7 @@ class Router:
             transport, nexthop, address = found.transport, found.nexthop, found.recipient
             if self._transports.command(transport) == "local":
                 expanded = EXPANDED in envelope.attributes
-                if envelope.attributes and PROBE in envelope.attributes:
+                if envelope.attributes and envelope.attributes.get(PROBE) == MTA:
                     if self._local.alias(address) is not None:
                         return Route(transport, address, address, original if original != address else "")
                     expanded = True

@@ -39,7 +39,7 @@ from mailstack.mta.deliver.local.users import censor, expand_template
 from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.mta.deliver.store import Store, read_locking
 from mailstack.mta.lookup import Pending, settled
-from mailstack.mta.verify import is_probe
+from mailstack.mta.verify import MTA, PROBE, is_probe
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
@@ -99,14 +99,23 @@ class LocalAgent:
         self._exported = export(conf.list("export_environment"))
 
     async def deliver(self, request: Request) -> Sequence[Result]:
+        if is_probe(request.message):
+            return [one for target in request.targets for one in await self._asked(request, target)]
         return [await self._one(request, target) for target in request.targets]
+
+    async def _asked(self, request: Request, target: Target) -> list[Result]:
+        try:
+            return await self._probed(request, target)
+        except (OSError, TableError) as error:
+            self._log.warning(f"{request.message.queue_id}: {error}")
+            return [Result(target, Deferred(f"unable to deliver: {_why(error)}", "4.3.0"), "local")]
+        except Problem as problem:
+            return [Result(target, problem.outcome, "local")]
 
     async def _one(self, request: Request, target: Target) -> Result:
         message = request.message
         expanded = EXPANDED in message.envelope.attributes
         try:
-            if is_probe(message):
-                return await self._probed(request, target)
             looped = self._router.looped(target.address, message, self._queue, expanded=expanded)
             decision = await self._known(
                 lambda: self._router.route(target.address, expanded=expanded, looped=looped)
@@ -118,39 +127,63 @@ class LocalAgent:
         except Problem as problem:
             return Result(target, problem.outcome, "local")
 
-    async def _probed(self, request: Request, target: Target) -> Result:
-        """What would become of mail for an address, as far as it is said here (verify(8))."""
+    async def _probed(self, request: Request, target: Target) -> list[Result]:
+        """What would become of mail for an address (verify(8)): for `sendmail -bv` every result of it, for
+        smtpd that there is an alias, as far as it is followed."""
         address = target.address
-        alias = await self._known(lambda: self._router.alias(address))
-        if alias is not None:
-            return Result(target, Sent(f"aliased to {alias}"), "local")
-        decision = await self._known(lambda: self._router.route(address, expanded=True))
-        match decision:
-            case Direct():
-                return await self._pass_on(decision, request, target)
-            case Forward():
-                outcome: Outcome = Sent(f"forwards to {', '.join(decision.addresses)}")
-            case Deliver(steps=(Mailbox(address=user),)):
-                outcome = await self._probed_user(user)
-            case Deliver():
-                outcome = Sent("delivers to commands or files")
-            case _:
-                outcome = decision
-        return Result(target, outcome, "local")
+        asked = request.message.envelope.attributes[PROBE]
+        if asked == MTA:
+            alias = await self._known(lambda: self._router.alias(address))
+            if alias is not None:
+                return [Result(target, Sent(f"aliased to {alias}"), "local")]
+        decision = await self._known(lambda: self._router.route(address, expanded=asked == MTA))
+        if isinstance(decision, Direct):
+            return [await self._pass_on(decision, request, target)]
+        if isinstance(decision, Forward):
+            return _forwards(target, decision.addresses)
+        if not isinstance(decision, Deliver):
+            return [Result(target, decision, "local")]
+        results: list[Result] = []
+        for step in decision.steps:
+            if isinstance(step, Mailbox):
+                results += await self._probed_user(step, target, asked)
+            else:
+                results.append(_acts(target, step))
+        return results + _forwards(target, decision.forward.addresses if decision.forward else ())
 
-    async def _probed_user(self, address: str) -> Outcome:
+    async def _probed_user(self, step: Mailbox, target: Target, asked: str) -> list[Result]:
         users = self._router.users
-        account = users.find(users.split(address)[1])
+        user = users.split(step.address)[1]
+        account = users.find(user)
         if account is None:
-            return Bounced(f'unknown user: "{users.split(address)[1]}"', "5.1.1")
+            return [Result(target, Bounced(f'unknown user: "{user}"', "5.1.1"), "local")]
         if self._need_home and not await in_thread(lambda: _there(account.pw_dir)):
-            return Deferred(f"cannot access home directory {account.pw_dir}", "4.3.0")
-        if users.forward and (await in_thread(lambda: users.forward_targets(address, account)))[0]:
-            return Sent("forwards by the user's own file")
+            text = f"cannot access home directory {account.pw_dir}"
+            return [Result(target, Deferred(text, "4.3.0"), "local")]
+        if step.forward and users.forward:
+            if asked == MTA:
+                path = await in_thread(lambda: users.forward_path(step.address, account))
+                if path:
+                    return [Result(target, Sent(f"forward via file: {path}"), "local")]
+            targets, _ = await in_thread(lambda: users.forward_targets(step.address, account))
+            if targets:
+                found = await self._known(lambda: self._expanded(targets, step.address, "", user))
+                results: list[Result] = []
+                for one in found.steps:
+                    if isinstance(one, Mailbox):
+                        results.append(await self._stores(target, account))
+                    else:
+                        results.append(_acts(target, one))
+                return results + _forwards(target, tuple(found.addresses))
+        return [await self._stores(target, account)]
+
+    async def _stores(self, target: Target, account: pwd.struct_passwd) -> Result:
+        """A user's mailbox, or his command, would get it."""
+        text = f"delivers to {'maildir' if self._home_mailbox.endswith('/') else 'mailbox'}"
         command = await self._known(lambda: lookup(self._command_maps, account.pw_name)) or self._command
         if command:
-            return Sent(f"delivers to command: {command}")
-        return Sent(f"delivers to {'maildir' if self._home_mailbox.endswith('/') else 'mailbox'}")
+            text = f"delivers to command: {command}"
+        return Result(target, Sent(text), "local")
 
     async def _known(self, function: Callable[[], T]) -> T:
         """What a function says that looks into tables, some of which may have to be waited for."""
@@ -227,19 +260,20 @@ class LocalAgent:
         """Do what a forward file says."""
         user = self._router.users.split(address)[1]
 
-        def expand() -> Found:
-            found = Found()
-            for word in targets:
-                self._router.target(word, found, "forward", user, self_address=address, extension=extension)
-            return found
-
-        found = await self._known(expand)
+        found = await self._known(lambda: self._expanded(targets, address, extension, user))
         forward = (
             Forward(tuple(found.addresses), None, final=False, by=self._router.by)
             if found.addresses
             else None
         )
         return await self._steps(Deliver(tuple(found.steps), forward), request, target)
+
+    def _expanded(self, targets: Sequence[str], address: str, extension: str, user: str) -> Found:
+        """What the targets of a user's forward file stand for."""
+        found = Found()
+        for word in targets:
+            self._router.target(word, found, "forward", user, self_address=address, extension=extension)
+        return found
 
     async def _into(
         self, account: pwd.struct_passwd, address: str, message: Message, target: Target
@@ -384,6 +418,22 @@ class LocalAgent:
 
     async def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def _forwards(target: Target, addresses: Sequence[str]) -> list[Result]:
+    """A new message would go to each of these."""
+    given = target.original or target.address
+    return [
+        Result(Target(target.index, address, given), Sent(f"forwards to {address}"), "local")
+        for address in addresses
+    ]
+
+
+def _acts(target: Target, action: Action) -> Result:
+    """A command or a file would get it."""
+    command = action.target.startswith("|")
+    text = f"command: {action.target[1:].strip()}" if command else f"file: {action.target}"
+    return Result(target, Sent(f"delivers to {text}"), "local")
 
 
 _BADNESS: dict[type, int] = {Deferred: 0, Bounced: 1, Sent: 2}

@@ -92,6 +92,15 @@ class Users:
         Reads files: call it on a thread. What is wrong with a file is a warning, and the mailbox gets
         the mail.
         """
+        path, text, template = self._forward_file(address, account)
+        return (self._targets(path, text), "extension" in template) if path else ([], False)
+
+    def forward_path(self, address: str, account: pwd.struct_passwd) -> str:
+        """The forward file that counts for a user, or `""`. Reads files, as `forward_targets`."""
+        return self._forward_file(address, account)[0]
+
+    def _forward_file(self, address: str, account: pwd.struct_passwd) -> tuple[str, str, str]:
+        """Path, text and template of the forward file that counts; nothing where none does."""
         names = self.names(address, account)
         identity = Identity(account.pw_uid, account.pw_gid)
         for template in self._paths:
@@ -108,8 +117,8 @@ class Users:
                 continue
             if text is None:
                 break
-            return self._targets(path, text), "extension" in template
-        return [], False
+            return path, text, template
+        return "", "", ""
 
     def _read(self, path: str, account: pwd.struct_passwd) -> str | None:
         """The text of a forward file that is safe, or None. Raises `OSError`."""
