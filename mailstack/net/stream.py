@@ -136,6 +136,18 @@ class Stream(asyncio.Protocol):
             except OSError:
                 pass
 
+    def hasten(self, timeout: float) -> None:
+        """Let a `read` that waits just now wait for `timeout` seconds more at the most."""
+        if self._reader is None and self._read_waiter is None:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        if deadline < self._deadline:
+            self._deadline = deadline
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(deadline, self._look_at_deadline)
+
     def interrupt(self) -> None:
         """Make a `read` that waits return `b""` now (its caller asks `eof` for the reason)."""
         self._wake_reader()

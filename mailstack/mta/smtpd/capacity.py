@@ -1,7 +1,7 @@
 """How many sessions one smtpd process takes, by the descriptors and the memory that there are.
 
 Under stress (`STRESS_SHARE` of them are taken) sessions begin with `stress = yes`, so that main.cf's
-`${stress?…}` shortens their time-outs; a process that is full turns clients away with 421, which costs it
+`${stress?…}` shortens their time-outs, and those that there are go on with it; a process that is full turns clients away with 421, which costs it
 nothing and tells them to come again.
 """
 

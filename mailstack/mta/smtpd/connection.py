@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mailstack.mta.smtpd.worker import Shared
 
 WRITE_TIMEOUT = 60.0
+"""Seconds in which a client has to take its replies, or `smtpd_timeout` where that is less."""
 
 
 class Over(Exception):  # noqa: N818
@@ -134,7 +135,7 @@ class Connection:
             account.penalties = 0
             await asyncio.sleep(pause)
         self._stream.write(data)
-        await self._stream.drain(WRITE_TIMEOUT)
+        await self._stream.drain(min(WRITE_TIMEOUT, self._settings.timeout))
 
     def _reply(self, verb: str, reply: Reply) -> None:
         if self._settings.soft_bounce:

@@ -59,6 +59,21 @@ class Session(Commands):
         if self._task is not None and self._reading and self._engine.state in (State.IDLE, State.READY):
             self._task.cancel()
 
+    def hurry(self) -> None:
+        """Go on with the limits of stress, for there is hardly room for another session."""
+        stressed = self._settings.stressed
+        if stressed is None:
+            return
+        self._settings = stressed
+        if self._engine.state is State.TLS:
+            asyncio.get_running_loop().call_later(stressed.tls_timeout, self._give_up_handshake)
+        else:
+            self._stream.hasten(stressed.timeout)
+
+    def _give_up_handshake(self) -> None:
+        if self._engine.state is State.TLS:
+            self._stream.abort()
+
     async def run(self) -> None:
         """Serve the client; returns when the session is over."""
         self._task = current()
@@ -143,6 +158,10 @@ class Session(Commands):
                 await self._flush()
                 if self._stopping and engine.state in (State.IDLE, State.READY):
                     raise asyncio.CancelledError
+                if settings is not self._settings:  # we have to hurry
+                    settings = self._settings
+                    timeout = settings.timeout
+                    deadline = Deadline(timeout, settings.data_rate) if settings.request_deadline else None
                 self._reading = True
                 state = engine.state
                 if deadline is not None:

@@ -51,6 +51,8 @@ LIFE_CHECK = 0.5
 NAMES = 2000
 NAME_LIFE = 5.0
 """Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
+HURRY = 1.0
+"""Seconds between two times that all sessions are told to hurry."""
 COMPLAIN = 10.0
 """Seconds between two warnings that there is no room for more sessions."""
 ROOM_CHECK = 1.0
@@ -87,6 +89,7 @@ class Shared:
         self._names: dict[str, tuple[float, ClientNames]] = {}
         self._logs: dict[str, Log] = {}
         self._complained = -COMPLAIN
+        self._hurried = -HURRY
         self._room: tuple[float, int] = (-ROOM_CHECK, 0)
         self._trigger = Trigger(queue.directory, log)
 
@@ -109,6 +112,14 @@ class Shared:
                 self._names.clear()
             self._names[address] = (now + NAME_LIFE, names)
         return names
+
+    def hurry(self) -> None:
+        """There is hardly room for another session: the limits of stress hold for those that there are, too."""
+        now = self.clock.monotonic()
+        if now - self._hurried >= HURRY:
+            self._hurried = now
+            for session in self.sessions:
+                session.hurry()
 
     def refuse(self, stream: Stream, settings: Settings) -> None:
         """Turn a client away: there is no room for another session."""
@@ -253,6 +264,8 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
     async def handle(stream: Stream) -> None:
         capacity = shared.capacity
         load = capacity.load(len(shared.sessions), shared.clock.monotonic())
+        if load is not Load.LIGHT:
+            shared.hurry()
         if load is Load.FULL:
             shared.refuse(stream, settings)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -152,6 +153,31 @@ def test_sessions_begin_under_stress_and_are_turned_away(tmp_path: Path) -> None
         assert any("too many sessions (2): turning clients away" in line for line in smtpd.log())
 
     session(tmp_path, check)
+
+
+def test_silent_and_slow_sessions_make_room_under_stress(tmp_path: Path) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say("EHLO x", "MAIL FROM:<a@b.test>", "RCPT TO:<zs@dgtlinux.com>", "DATA")
+        silent, other = Client(await smtpd.connect()), Client(await smtpd.connect())
+        await silent.reply()
+        await other.reply()
+        smtpd.shared.capacity = Capacity(3)
+        late = Client(await smtpd.connect())
+        assert (await late.reply()).startswith("421 4.3.2 ")
+
+        async def drip() -> None:
+            for _ in range(100):
+                client.stream.write(b"x")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.get_running_loop().create_task(drip())
+        timeout = "421 4.4.2 mail.dgtlinux.com Error: timeout exceeded"
+        assert await silent.reply() == timeout
+        assert await client.reply() == timeout, "an octet from time to time is not enough"
+        dripping.cancel()
+        assert (await Client(await smtpd.connect()).reply()).startswith("220 ")
+
+    session(tmp_path, check, "smtpd_timeout = ${stress?{1}:{300}}s\n")
 
 
 def test_capacity(tmp_path: Path) -> None:
