@@ -115,6 +115,7 @@ _VIRTUAL = ("virtual",)
 _LMTP = ("lmtp",)
 _SMTP = ("smtp",)
 _CLIENTS = ("smtp", "lmtp")
+_FILTERED = ("smtp", "lmtp", "local", "pipe", "virtual")
 _BOUNCE = ("bounce",)
 _VERIFY = ("verify",)
 _NOBODY: tuple[str, ...] = ()
@@ -202,6 +203,10 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtpd_peername_lookup", _B, "yes", _SMTPD, "look up the client's name"),
     _P("smtpd_discard_ehlo_keywords", _L, "", _SMTPD, "extensions that EHLO does not name"),
     _P("smtpd_discard_ehlo_keyword_address_maps", _L, "", _SMTPD, "the same by the client's address"),
+    _P("smtpd_proxy_filter", _S, "", _SMTPD, "before-queue filter, host:port or unix:path"),
+    _P("smtpd_proxy_ehlo", _S, "$myhostname", _SMTPD, "our name in EHLO to it"),
+    _P("smtpd_proxy_options", _L, "", _SMTPD, "speed_adjust: it is called when the message is in"),
+    _P("smtpd_proxy_timeout", _T, "100s", _SMTPD, "the deadline of its connection and of each answer", 1),
     _P("smtpd_command_filter", _S, "", _SMTPD, "a table: command line to the command that it becomes"),
     _P("smtpd_noop_commands", _L, "", _SMTPD, "commands that are answered 250 and do nothing"),
     _P("smtpd_forbidden_commands", _L, "CONNECT GET POST regexp:{{/^[^A-Z]/ Bogus}}", _SMTPD,
@@ -701,6 +706,11 @@ _TABLE: tuple[Parameter, ...] = (
        _SMTP, "dane, for exchangers that an insecure MX record names: dane, encrypt, may"),
     _P("tls_dane_digests", _L, "sha512 sha256", _CLIENTS, "digests of TLSA records, best first"),
     _P("dnssec_probe", _S, "ns:.", _CLIENTS, "a question that shows whether the resolver validates"),
+    _P("default_transport_rate_delay", _T, "0s", _QMGR,
+       "between two deliveries of a transport, whatever their destinations", 0),
+    _P("default_delivery_status_filter", _L, "", _FILTERED, "what deliveries' statuses are taken for"),
+    *(_P(f"{daemon}_delivery_status_filter", _L, "$default_delivery_status_filter", (daemon,),
+         "the same for one agent") for daemon in _FILTERED),
     _P("lmtp_assume_final", _B, "no", _LMTP, "delivered, not relayed, by servers that do not know DSN"),
     # ---- bounces
     _P("bounce_size_limit", _Z, "50000", _BOUNCE, "octets of the original that a bounce returns", 1),
@@ -767,6 +777,7 @@ _PER_TRANSPORT = {
     "destination_concurrency_negative_feedback": (_S, "what a failure to reach the site takes away"),
     "destination_concurrency_failed_cohort_limit": (_I, "failed cohorts after which a site is dead"),
     "destination_rate_delay": (_T, "between two deliveries to one destination"),
+    "transport_rate_delay": (_T, "between two deliveries of the transport, whatever their destinations"),
     "time_limit": (_T, "after which a command of pipe is killed"),
 }
 """What each transport has, after its name and `_`."""

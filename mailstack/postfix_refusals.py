@@ -36,23 +36,21 @@ there are no delivery slots: destinations take turns, and new mail goes first
 a transport of Debian's master.cf; name the ones you use in master.cf and set their limits there
     bsmtp_delivery_slot_cost bsmtp_delivery_slot_discount bsmtp_delivery_slot_loan
     bsmtp_extra_recipient_limit bsmtp_minimum_delivery_slots bsmtp_recipient_limit
-    bsmtp_recipient_refill_delay bsmtp_recipient_refill_limit bsmtp_transport_rate_delay
-    ifmail_delivery_slot_cost ifmail_delivery_slot_discount ifmail_delivery_slot_loan
-    ifmail_extra_recipient_limit ifmail_minimum_delivery_slots ifmail_recipient_limit
-    ifmail_recipient_refill_delay ifmail_recipient_refill_limit ifmail_transport_rate_delay
-    maildrop_delivery_slot_cost maildrop_delivery_slot_discount maildrop_delivery_slot_loan
-    maildrop_extra_recipient_limit maildrop_minimum_delivery_slots maildrop_recipient_limit
-    maildrop_recipient_refill_delay maildrop_recipient_refill_limit maildrop_transport_rate_delay
+    bsmtp_recipient_refill_delay bsmtp_recipient_refill_limit ifmail_delivery_slot_cost
+    ifmail_delivery_slot_discount ifmail_delivery_slot_loan ifmail_extra_recipient_limit
+    ifmail_minimum_delivery_slots ifmail_recipient_limit ifmail_recipient_refill_delay
+    ifmail_recipient_refill_limit maildrop_delivery_slot_cost maildrop_delivery_slot_discount
+    maildrop_delivery_slot_loan maildrop_extra_recipient_limit maildrop_minimum_delivery_slots
+    maildrop_recipient_limit maildrop_recipient_refill_delay maildrop_recipient_refill_limit
     mailman_delivery_slot_cost mailman_delivery_slot_discount mailman_delivery_slot_loan
     mailman_extra_recipient_limit mailman_minimum_delivery_slots mailman_recipient_limit
-    mailman_recipient_refill_delay mailman_recipient_refill_limit mailman_transport_rate_delay
-    scalemail-backend_delivery_slot_cost scalemail-backend_delivery_slot_discount
-    scalemail-backend_delivery_slot_loan scalemail-backend_extra_recipient_limit
-    scalemail-backend_minimum_delivery_slots scalemail-backend_recipient_limit
-    scalemail-backend_recipient_refill_delay scalemail-backend_recipient_refill_limit
-    scalemail-backend_transport_rate_delay uucp_delivery_slot_cost uucp_delivery_slot_discount
+    mailman_recipient_refill_delay mailman_recipient_refill_limit scalemail-backend_delivery_slot_cost
+    scalemail-backend_delivery_slot_discount scalemail-backend_delivery_slot_loan
+    scalemail-backend_extra_recipient_limit scalemail-backend_minimum_delivery_slots
+    scalemail-backend_recipient_limit scalemail-backend_recipient_refill_delay
+    scalemail-backend_recipient_refill_limit uucp_delivery_slot_cost uucp_delivery_slot_discount
     uucp_delivery_slot_loan uucp_extra_recipient_limit uucp_minimum_delivery_slots uucp_recipient_limit
-    uucp_recipient_refill_delay uucp_recipient_refill_limit uucp_transport_rate_delay
+    uucp_recipient_refill_delay uucp_recipient_refill_limit
 there is no postscreen; smtpd asks DNS block lists itself (reject_rbl_client)
     dnsblog_reply_delay dnsblog_service_name postscreen_access_list postscreen_allowlist_interfaces
     postscreen_bare_newline_action postscreen_bare_newline_enable postscreen_bare_newline_ttl
@@ -95,20 +93,13 @@ of an installation of Postfix
     readme_directory sample_directory sendmail_fix_line_endings sendmail_path setgid_group
     shlib_directory
 replies and status codes are not rewritten by patterns
-    default_delivery_status_filter lmtp_delivery_status_filter local_delivery_status_filter
-    pipe_delivery_status_filter smtp_delivery_status_filter smtpd_dns_reply_filter verp_delimiter_filter
-    virtual_delivery_status_filter
+    smtpd_dns_reply_filter verp_delimiter_filter
 no workaround for old PIX firewalls
     lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
     lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
     smtp_pix_workaround_threshold_time smtp_pix_workarounds
-pauses are made for each destination: default_destination_rate_delay
-    default_transport_rate_delay error_transport_rate_delay lmtp_transport_rate_delay
-    local_transport_rate_delay relay_transport_rate_delay retry_transport_rate_delay
-    smtp_transport_rate_delay virtual_transport_rate_delay
 there is no proxymap and no before-queue filter
-    proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name smtpd_proxy_ehlo
-    smtpd_proxy_filter smtpd_proxy_options smtpd_proxy_timeout
+    proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name
 there is no postlogd: log lines go to maillog_file or to standard error
     maillog_file_compressor maillog_file_rotate_suffix postlog_service_name postlogd_watchdog_timeout
     syslog_facility

@@ -152,12 +152,13 @@ def received_header(
 ) -> bytes:
     """The Received: header of a message just taken, in Postfix's form (RFC 5321 §4.4).
 
-    `comments` go in parentheses on lines of their own; `recipient` is empty when there are several.
+    `comments` go in parentheses on lines of their own; `recipient` is empty when there are several,
+    `queue_id` where nothing is queued.
     """
     address = f"IPv6:{client_address}" if ":" in client_address else client_address
     lines = [f"Received: from {helo or client_name} ({client_name} [{address}])"]
     lines += [f"\t({comment})" for comment in comments]
-    lines.append(f"\tby {host} ({mail_name}) with {protocol} id {queue_id}")
+    lines.append(f"\tby {host} ({mail_name}) with {protocol}{f' id {queue_id}' if queue_id else ''}")
     if recipient:
         lines.append(f"\tfor <{quote(recipient)}>; {mail_date(now)}")
     else:

@@ -83,6 +83,7 @@ class AccessTables:
     def __init__(self, conf: MainCf, rewriter: Rewriter, resolver: Resolver) -> None:
         self._reject_code = conf.int("access_map_reject_code")
         self._defer_code = conf.int("access_map_defer_code")
+        self._proxied = bool(conf.str("smtpd_proxy_filter"))
         self._null_key = conf.str("smtpd_null_access_lookup_key")
         self._parents = "smtpd_access_maps" in conf.list("parent_domain_matches_subdomains")
         self._rewriter = rewriter
@@ -286,6 +287,11 @@ class AccessTables:
                 return Deferral(found.reply, word == "DEFER_IF_PERMIT")
             case "INFO" | "WARN" as word:
                 client.change(word.lower(), "", rest or f"{named} triggers {word} action")
+                return None
+            case "FILTER" | "HOLD" | "REDIRECT" | "BCC" | "DISCARD" as word if self._proxied:
+                client.warn(
+                    f"access table {table}: with smtpd_proxy_filter specified, action {word} is unavailable"
+                )
                 return None
             case "FILTER" | "HOLD" | "PREPEND" | "REDIRECT" | "BCC" | "DISCARD" as word:
                 return self._change(word, rest, named, client, table, value)

@@ -112,7 +112,11 @@ class Commands(Identity):
             self._reply("MAIL", NO_STORAGE)
             return
         now = self._shared.clock.time()
-        self._transaction = Transaction(self._shared, settings, event.sender, event.parameters, now)
+        if settings.proxy is None:
+            self._transaction = Transaction(self._shared, settings, event.sender, event.parameters, now)
+        else:
+            mail = f"MAIL {self._engine.argument}"
+            self._transaction = self._passing = settings.proxy.begin(self, event, mail, now)
         self.recipient = None
         if not settings.delay_reject:
             reply = await self._judge((Phase.SENDER,))
@@ -153,13 +157,21 @@ class Commands(Identity):
         if reply is not None:
             self._reply("RCPT", reply)
             return
-        if not count:
-            words = f"{self._sasl_words()}{self._forwarded_words()}"
-            self._log.info(f"{transaction.name()}: client={self.peer}{words}")
+        if self._passing is not None:
+            reply = await self._passing.pass_recipient(f"RCPT {self._engine.argument}")
+            if reply is not None:
+                self._reply("RCPT", reply)
+                return
+        elif not count:
+            self.announce_client(transaction.name())
         transaction.recipients.append(event.recipient)
         if event.parameters is not NO_RCPT_PARAMETERS:
             transaction.ask(event.recipient, event.parameters)
         self._reply("RCPT", replies.RECIPIENT_OK)
+
+    def announce_client(self, name: str) -> None:
+        """Log whose message it is; `name`: its queue id."""
+        self._log.info(f"{name}: client={self.peer}{self._sasl_words()}{self._forwarded_words()}")
 
     async def _data(self, event: events.Data) -> None:
         reply = await self._judge((Phase.DATA,))
@@ -167,6 +179,8 @@ class Commands(Identity):
             self._log_reject("reject", reply)
         elif self._chain is not None:
             reply = await self._milter_data()
+        if reply is None and self._passing is not None:
+            reply = await self._passing.pass_data()
         if reply is not None:
             self._reply("DATA", reply)
             return
@@ -180,6 +194,8 @@ class Commands(Identity):
             self._log_reject("reject", reply)
         elif self._chain is not None and event.first:
             reply = await self._milter_data()
+        if reply is None and self._passing is not None and event.first:
+            reply = await self._passing.pass_data()
         if reply is not None:
             self._reply("BDAT", reply)
             if event.last:
@@ -211,7 +227,7 @@ class Commands(Identity):
             if reply.code != 250:
                 self._errors.add(FAILURES.get(reply, "policy"))
         self._drop_transaction()
-        if self._chunked and reply.code == 250:
+        if self._chunked and reply.code == 250 and self._passing is None:
             reply = Reply(250, "2.0.0", f"Ok: {event.size} bytes{reply.text.removeprefix('Ok:')}")
         self._reply("BDAT" if self._chunked else "DATA", reply)
         if reply.code == 250:

@@ -23,6 +23,7 @@ from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State
 
 if TYPE_CHECKING:
     from mailstack.mta.milter import Chain
+    from mailstack.mta.smtpd.proxy import ProxiedTransaction
     from mailstack.mta.smtpd.worker import Shared
 
 WRITE_TIMEOUT = 60.0
@@ -59,6 +60,8 @@ class Connection:
         self._errors: set[str] = set()
         """Classes of errors since the transcript began (notify_classes)."""
         self._transaction: Transaction | None = None
+        self._passing: ProxiedTransaction | None = None
+        """The same one, where it goes through a before-queue filter."""
         self._chain: Chain | None = None
         """The milters; None where there are none for this client."""
         self._refusal: Reply | None = None
@@ -215,6 +218,32 @@ class Connection:
         if "NAME" in said or "ADDR" in said:
             words += f", orig_client={said.get('NAME') or UNKNOWN}[{said.get('ADDR') or UNKNOWN}]"
         return words
+
+    def facts_for_filter(self) -> dict[str, str]:
+        """What a before-queue filter is told of the client (XFORWARD); `""`: it is not known."""
+        facts = {
+            "NAME": self.client_name,
+            "ADDR": self.client_address,
+            "PORT": self.client_port,
+            "HELO": self.helo,
+            "IDENT": "",
+            "PROTO": self.protocol_name,
+            "SOURCE": "LOCAL" if self._origin().local else "REMOTE",
+        }
+        facts |= self.forwarded
+        return {name: "" if value == UNKNOWN else value for name, value in facts.items()}
+
+    def log_filter(self, word: str, reply: Reply) -> None:
+        """`proxy-accept: END-OF-MESSAGE: REPLY; from=<…> to=<…> proto=… helo=<…>`."""
+        transaction = self._transaction
+        assert transaction is not None
+        text = reply.encode().decode().removesuffix("\r\n").replace("\r\n", "??")
+        words = f" from=<{transaction.sender}> to=<{transaction.recipients[0]}> proto={self.protocol_name}"
+        if self.helo:
+            words += f" helo=<{self.helo}>"
+        if self.sasl_user:
+            words += f" sasl_username=<{self.sasl_user}>"
+        self._log.info(f"{word}: END-OF-MESSAGE: {text};{words}")
 
     def _origin(self) -> Origin:
         settings, transaction = self._settings, self._transaction

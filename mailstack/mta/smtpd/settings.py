@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.main_cf import MainCf
@@ -31,6 +32,9 @@ from mailstack.mta.verify.sender import ProbeSender
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.storage.tables import TableError
+
+if TYPE_CHECKING:
+    from mailstack.mta.smtpd.proxy import ProxyFilter
 
 _REWRITE_CLIENTS = frozenset({"permit_inet_interfaces", "permit_mynetworks", "permit_sasl_authenticated"})
 _PLAINTEXT = frozenset({"PLAIN", "LOGIN"})
@@ -117,6 +121,8 @@ class Settings:
     """smtpd_discard_ehlo_keyword_address_maps."""
     oddities: Oddities | None
     """None: commands are what they are."""
+    proxy: ProxyFilter | None
+    """The before-queue filter; None: messages are queued here."""
     history_limit: int
     """Lines of a transcript after which a postmaster is told of what is in it."""
     mechanism_filter: DomainList
@@ -247,6 +253,7 @@ def _load(
         discarded_keywords=_discarded(conf),
         keyword_maps=KeywordMaps.load(conf, open_table),
         oddities=Oddities.load(conf, open_table),
+        proxy=_proxy(conf, resolver),
         history_limit=conf.int("smtpd_history_flush_threshold"),
         mechanism_filter=DomainList(conf.list("smtpd_sasl_mechanism_filter"), open_table),
         header_clients=header_clients,
@@ -330,6 +337,14 @@ def _demand_relay_control(conf: MainCf) -> None:
     if not any(stops & {word.lower() for word in conf.list(name)} for name in names):
         message = f"specify at least one working instance of: {', '.join(sorted(stops))}"
         raise conf.error("smtpd_relay_restrictions", f"or smtpd_recipient_restrictions: {message}")
+
+
+def _proxy(conf: MainCf, resolver: Resolver) -> ProxyFilter | None:
+    if not conf.str("smtpd_proxy_filter"):
+        return None
+    from mailstack.mta.smtpd.proxy import ProxyFilter  # seldom wanted
+
+    return ProxyFilter.load(conf, resolver)
 
 
 def _discarded(conf: MainCf) -> frozenset[str]:
