@@ -71,15 +71,16 @@ class Ours:
 class Sink:
     """Postfix's smtp-sink, counting messages."""
 
-    def __init__(self, *, lmtp: bool) -> None:
+    def __init__(self, *, lmtp: bool, everywhere: bool = False) -> None:
+        """`everywhere`: it listens on every address, and does not count."""
         self.port = real.free_port()
         command = [
             "smtp-sink",
             "-u",
             "nobody",
-            "-c",
             *(["-L"] if lmtp else []),
-            f"127.0.0.1:{self.port}",
+            *(["-m", "2000"] if everywhere else ["-c"]),
+            f"{'' if everywhere else '127.0.0.1'}:{self.port}",
             "1000",
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)

@@ -82,6 +82,23 @@ def available() -> str | None:
     return None
 
 
+def let_pass(folder: Path, *sockets: Path) -> None:
+    """Let Postfix's own user pass through our folders down to `folder`, and use `sockets` in it."""
+    for place in (folder, *folder.parents, *(parent for one in sockets for parent in one.parents)):
+        if place.stat().st_uid == os.geteuid() and not place.stat().st_mode & 0o001:
+            place.chmod(place.stat().st_mode | 0o011)
+    for one in sockets:
+        one.chmod(0o666)
+
+
+def make_folders(root: Path) -> None:
+    """`queue/` and `data/` of a Postfix, below a folder that its own user may pass."""
+    for name in ("queue", "data"):
+        (root / name).mkdir()
+    os.chown(root / "data", pwd.getpwnam("postfix").pw_uid, grp.getgrnam("postfix").gr_gid)
+    let_pass(root)
+
+
 class Postfix:
     """A Postfix that accepts for `<user>@bench.test` and delivers to Maildirs; started and stopped here."""
 
@@ -90,12 +107,9 @@ class Postfix:
         self.root = root
         self.port = free_port()
         owner = pwd.getpwnam("nobody")
-        for name in ("etc", "queue", "data", "mail"):
+        for name in ("etc", "mail"):
             (root / name).mkdir(parents=True)
-        for folder in (root, *root.parents):
-            if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)  # Postfix's own user has to pass
-        os.chown(root / "data", pwd.getpwnam("postfix").pw_uid, grp.getgrnam("postfix").gr_gid)
+        make_folders(root)
         os.chown(root / "mail", owner.pw_uid, owner.pw_gid)
         for user in users:
             self._maildir(root / "mail" / user, owner.pw_uid, owner.pw_gid)
