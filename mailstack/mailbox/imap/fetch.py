@@ -9,26 +9,26 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap.attributes import KINDS, Attributes, header_of
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, positions
-from mailstack.mailbox.imap.objectid import email_id
 from mailstack.mailbox.views import View
-from mailstack.storage.maildir.message import open_message
+from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.names import SEEN
 from mailstack.wire.imap import commands as c
-from mailstack.wire.imap.dates import format_date_time
 from mailstack.wire.imap.fetch import Attribute, FetchItem, Section
 from mailstack.wire.imap.section import locate
 from mailstack.wire.imap.sequence import format_ranges
-from mailstack.wire.imap.structure import body, envelope
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import PIECE, Data, wire, wire_pieces, wire_size
-from mailstack.wire.mime.structure import Part, parse
+from mailstack.wire.mime.structure import Part
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
 UID, MODSEQ = Attribute("UID"), Attribute("MODSEQ")
+CACHED = frozenset(map(Attribute, KINDS))
+"""What is kept beside the folder once it has been read out of a message."""
 TURN = 0.02
 """Seconds after which other sessions get a turn."""
 
@@ -42,22 +42,68 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
             _tell_vanished(session, command)
         found = _changed_since(view, found, command.changed_since)
     session.tell_keywords()
+    cache = await view.box.cache() if any(item in CACHED for item in items) else None
+    names = [item.name for item in items if isinstance(item, Attribute)]
+    if len(names) == len(items):
+        missing = await _send_attributes(session, Attributes(session, cache), found, names, command.uid)
+    else:
+        missing = await _send_responses(session, cache, found, items, command.uid)
+    if cache is not None:
+        cache.flush()
+    if missing:
+        return "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
+    return "OK Fetch completed."
+
+
+async def _send_attributes(
+    session: Session, attributes: Attributes, found: list[int], names: list[str], uid_first: bool
+) -> bool:
+    """Nothing but attributes, which is what lists of messages are made of. Whether a message was missing."""
+    readers = [attributes.reader(name) for name in names]
+    uids, folder = session.selected.uids, session.selected.box.folder
+    loop = asyncio.get_running_loop()
+    turn = loop.time() + TURN
+    missing = False
+    for count, at in enumerate(found):
+        uid = uids[at]
+        try:
+            index = at if folder.uids is uids else attributes.index(uid)
+            parts = [read(index, uid) for read in readers]
+        except FileNotFoundError:
+            missing = True
+            continue
+        session.send(b"%b%b)\r\n" % (session.fetched(at + 1, uid=uid_first), b" ".join(parts)))
+        if session.full:
+            await session.flush()
+        if not count & 15 and loop.time() > turn:
+            await asyncio.sleep(0)
+            turn = loop.time() + TURN
+    return missing
+
+
+async def _send_responses(
+    session: Session,
+    cache: MessageCache | None,
+    found: list[int],
+    items: tuple[FetchItem, ...],
+    uid_first: bool,
+) -> bool:
+    """Anything. Whether a message was missing."""
+    view = session.selected
     seen = await _mark_seen(view, found, items)
     loop = asyncio.get_running_loop()
     turn = loop.time() + TURN
     missing = False
     for at in found:
         uid = view.uids[at]
-        if not await _Response(session, view, at, uid, command.uid).send(items, uid in seen):
+        if not await _Response(session, cache, at, uid, uid_first).send(items, uid in seen):
             missing = True
         if session.full:
             await session.flush()
         if loop.time() > turn:
             await asyncio.sleep(0)
             turn = loop.time() + TURN
-    if missing:
-        return "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
-    return "OK Fetch completed."
+    return missing
 
 
 def _items(session: Session, command: c.Fetch) -> tuple[FetchItem, ...]:
@@ -97,26 +143,27 @@ async def _mark_seen(view: View, found: list[int], items: tuple[FetchItem, ...])
 class _Response:
     """One message's `* n FETCH (…)`. The file is opened, and its structure read, when an item needs it."""
 
-    __slots__ = ("_data", "_root", "at", "session", "uid", "uid_first", "view")
+    __slots__ = ("_attributes", "at", "session", "uid", "uid_first", "view")
 
-    def __init__(self, session: Session, view: View, at: int, uid: int, uid_first: bool) -> None:
+    def __init__(
+        self, session: Session, cache: MessageCache | None, at: int, uid: int, uid_first: bool
+    ) -> None:
         """`uid_first`: the command was UID FETCH."""
         self.session = session
-        self.view = view
+        self.view = session.selected
         self.at = at
         self.uid = uid
         self.uid_first = uid_first
-        self._data: Data | None = None
-        self._root: Part | None = None
+        self._attributes = Attributes(session, cache)
 
     async def send(self, items: tuple[FetchItem, ...], seen: bool) -> bool:
         """Queue the response; False (and nothing queued) when the message is gone."""
         out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
         try:
             if seen and Attribute("FLAGS") not in items:
-                out.append(b"FLAGS %b " % self.session.flags(self.index()))
+                out += (self.attribute("FLAGS"), b" ")
                 if self.session.condstore and MODSEQ not in items:
-                    out.append(self.attribute("MODSEQ") + b" ")
+                    out += (self.attribute("MODSEQ"), b" ")
             for item in items:
                 if isinstance(item, Attribute):
                     out.append(self.attribute(item.name))
@@ -125,52 +172,22 @@ class _Response:
                 out.append(b" ")
         except FileNotFoundError:
             return False
-        out[-1] = out[-1].rstrip(b" ") + b")\r\n" if len(out) == 1 else b")\r\n"
+        out[-1] = b")\r\n"
         self.session.send(b"".join(out))
         return True
 
     def index(self) -> int:
         """The message's place in the folder. Raises `FileNotFoundError`."""
-        index = self.view.box.folder.index(self.uid)
-        if index < 0:
-            raise FileNotFoundError(self.uid)
-        return index
+        return self._attributes.index(self.uid)
 
     def data(self) -> Data:
-        if self._data is None:
-            self._data = open_found(self.view, self.uid)
-        return self._data
+        return self._attributes.data(self.uid)
 
     def root(self) -> Part:
-        if self._root is None:
-            self._root = parse(self.data())
-        return self._root
+        return self._attributes.root(self.uid)
 
     def attribute(self, name: str) -> bytes:
-        box = self.view.box
-        match name:
-            case "UID":
-                return b"UID %d" % self.uid
-            case "FLAGS":
-                return b"FLAGS " + self.session.flags(self.index())
-            case "INTERNALDATE":
-                return b'INTERNALDATE "%b"' % format_date_time(box.folder.date(self.index()))
-            case "RFC822.SIZE":
-                return b"RFC822.SIZE %d" % box.wire_size(self.index())
-            case "MODSEQ":
-                return b"MODSEQ (%d)" % box.folder.modseqs[self.index()]
-            case "SAVEDATE":
-                return b'SAVEDATE "%b"' % format_date_time(box.folder.saved_date(self.index()))
-            case "EMAILID":
-                return b"EMAILID (%b)" % email_id(box.folder, self.index()).encode("ascii")
-            case "THREADID":
-                return b"THREADID NIL"
-            case "ENVELOPE":
-                data = self.data()
-                fields = self._root.fields if self._root else list(headers.fields(header_of(data)))
-                return b"ENVELOPE " + envelope(fields)
-            case _:
-                return name.encode("ascii") + b" " + body(self.root(), self.data(), extended=name != "BODY")
+        return self._attributes.reader(name)(self.index(), self.uid)
 
     def section(self, item: Section, out: list[bytes]) -> tuple[int, int, int, int] | None:
         """Append a section to `out`; a large one is announced, and what to send of it is returned:
@@ -214,33 +231,3 @@ class _Response:
                 f"imap: {self.view.box.folder.path}: uid {self.uid}: wrong W= in its name"
             )
             raise ConnectionAbortedError("a message is shorter than its name says")
-
-
-def open_found(view: View, uid: int) -> Data:
-    """Open a message's file; when it has been renamed by another program, where it is now.
-
-    Raises `FileNotFoundError`, `OSError`.
-    """
-    folder = view.box.folder
-    for _ in range(2):
-        index = folder.index(uid)
-        if index < 0:
-            break
-        try:
-            return open_message(folder.file(index))
-        except FileNotFoundError:
-            view.box.look_again()
-    raise FileNotFoundError(uid)
-
-
-def header_of(data: Data) -> bytes:
-    """The message's header with its empty line."""
-    if isinstance(data, bytes):
-        return data[: headers.header_end(data)]
-    size = 1 << 16
-    while True:
-        head = data[:size]
-        end = headers.header_end(head)
-        if end < len(head) or len(head) == len(data):
-            return head[:end]
-        size *= 4

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, assert_never
 
+from mailstack.mailbox.imap.attributes import header_of, open_found
 from mailstack.mailbox.imap.errors import CommandError
-from mailstack.mailbox.imap.fetch import TURN, header_of, open_found
+from mailstack.mailbox.imap.fetch import TURN
 from mailstack.mailbox.imap.objectid import email_id
 from mailstack.mailbox.imap.store import SYSTEM_BITS
 from mailstack.mailbox.views import View

@@ -13,6 +13,7 @@ from mailstack.mailbox.views.files import in_batch, patient, rename, transfer_fi
 from mailstack.mailbox.views.view import Change, View
 from mailstack.storage.durable import Publication
 from mailstack.storage.maildir import index, prepare_delivery
+from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.folder import IN_NEW, Delta, Folder
 from mailstack.storage.maildir.listing import (
     GRANULARITY,
@@ -57,6 +58,7 @@ class SharedMailbox:
         self.gone = False
         self.pins = 0
         self.saving: asyncio.TimerHandle | None = None
+        self._cache: asyncio.Future[MessageCache] | None = None
         self._events: list[tuple[str, bool, bool]] = []
         self._unsure = False
         self._handles: tuple[int | None, int | None] = (None, None)
@@ -96,6 +98,7 @@ class SharedMailbox:
         """The mailbox has been deleted: its sessions must go."""
         self.gone = True
         self.stop_watching()
+        self.forget_cache()
         self.notify()
 
     def notify(self) -> None:
@@ -200,6 +203,26 @@ class SharedMailbox:
         self.log_start = end - 2
         for view in self.views:
             view.rewind(end, self.log_start)
+
+    async def cache(self) -> MessageCache:
+        """What is known of the messages without looking at them; read at the first call."""
+        if self._cache is None:
+            folder = self.folder
+            uids = set(folder.uids)
+            self._cache = asyncio.get_running_loop().run_in_executor(
+                None, MessageCache.load, folder.path, folder.uid_validity, uids
+            )
+        cache = await asyncio.shield(self._cache)
+        if cache.problem:
+            self.store.on_problem(cache.problem)
+            cache.problem = ""
+        return cache
+
+    def forget_cache(self) -> None:
+        """Write what is left of it; the mailbox leaves memory, or is renamed."""
+        if self._cache is not None:
+            self._cache.add_done_callback(lambda loaded: loaded.result().close())
+            self._cache = None
 
     def snapshot(self) -> index.Snapshot:
         """The folder for its index. Whoever writes it answers for changes from now on."""

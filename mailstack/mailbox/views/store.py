@@ -58,6 +58,7 @@ class MailStore:
         """Put aside what is to be found again, and end the watching."""
         for box in self._open.values():
             self._save_now(box)
+            box.forget_cache()
         if self._watcher is not None:
             if self._watcher.fileno >= 0:
                 asyncio.get_running_loop().remove_reader(self._watcher.fileno)
@@ -166,6 +167,7 @@ class MailStore:
             idle = idle[1:]
             messages -= len(other.folder.uids)
             self._save_now(other)
+            other.forget_cache()
             other.stop_watching()
             del self._open[other.folder.path]
 
@@ -235,5 +237,6 @@ class MailStore:
         for old, new in pairs:
             box = self._open.pop(old, None)
             if box is not None:
+                box.forget_cache()
                 box.folder.move_to(new)
                 self._open[new] = box
