@@ -13,6 +13,10 @@ all.
     -f       leave keys in upper case; -n, -N: without, with a NUL behind keys and values
     -p       do not copy the permissions of the text; -o: stay root where the text is another user's
     -F       values are names of files, whose content is stored in BASE64, and decoded by -q
+    -h, -b   with `-q -`: standard input is a message, of which the headers, or the lines of the body, are
+             looked up; -m: its MIME structure counts: headers of parts are headers
+    -u, -U   keys and values are octets; are UTF-8, and what is not is left out (default: smtputf8_enable)
+    -v       say which tables are opened and which keys are looked up
 
 A file without a type is of `default_database_type`. Exit status: 0; 1 for what is not found, and for an
 error, which is told in one line.
@@ -50,7 +54,11 @@ from mailstack.storage.tables.make import (
 from mailstack.storage.tables.text import alias_entries, map_entries, read
 
 _WITH_FILE = frozenset((*INDEXED, "texthash", "cidr", "regexp", "pcre", "sqlite", "memcache"))
-_OPTIONS = "c:fFinNopq:rsUwd:"
+_OPTIONS = {"postmap": "bc:d:fFhimnNopq:rsuUvw", "postalias": "c:d:finNopq:rsuvw"}
+_LETTERS = {"postmap": "bfFhimnNoprsuUvw", "postalias": "Nfinoprsuvw"}
+
+
+_ASCII_LOWER = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
 
 
 @dataclass(slots=True)
@@ -63,6 +71,7 @@ class _Command:
     query: str | None = None
     delete: str | None = None
     flags: frozenset[str] = frozenset()
+    utf8: bool = True
 
     @property
     def aliases(self) -> bool:
@@ -72,7 +81,14 @@ class _Command:
         sys.stderr.write(f"{self.name}: warning: {text}\n")
 
     def fold(self, key: str) -> str:
-        return key if "f" in self.flags else key.lower()
+        if "f" in self.flags:
+            return key
+        return key.lower() if self.utf8 else key.translate(_ASCII_LOWER)
+
+    def say(self, text: str) -> None:
+        """What -v wants to know."""
+        if "v" in self.flags:
+            sys.stderr.write(f"{self.name}: {text}\n")
 
     @property
     def separator(self) -> str:
@@ -95,14 +111,14 @@ def main(arguments: Sequence[str], *, aliases: bool = False) -> int:
 
 
 def _read(name: str, arguments: list[str]) -> _Command:
-    usage = f"usage: {name} [-fFinNoprsUw] [--config DIR] [-d key] [-q key] [map_type:]file..."
+    usage = f"usage: {name} [-{_LETTERS[name]}] [--config DIR] [-d key] [-q key] [map_type:]file..."
     directory: Path | None = None
     try:
         directory, words = take_config(arguments)
     except Fatal:
         words = arguments  # the types may all be given
     try:
-        options, names = gnu_getopt(words, _OPTIONS)
+        options, names = gnu_getopt(words, _OPTIONS[name])
     except GetoptError as error:
         raise Fatal(f"{error}; {usage}") from None
     command = _Command(name)
@@ -124,14 +140,18 @@ def _read(name: str, arguments: list[str]) -> _Command:
         raise Fatal("specify only one of -s -q or -d")
     if "n" in flags and "N" in flags:
         raise Fatal("specify only one of -n and -N")
-    if command.aliases and "F" in flags:
-        raise Fatal(f"invalid option -- 'F'; {usage}")
+    if flags & {"b", "h", "m"} and command.query != "-":
+        raise Fatal('specify -b -h or -m only with "-q -"')
+    if "m" in flags and not flags & {"b", "h"}:
+        command.warn("ignoring -m option without -b or -h")
     if not names:
         raise Fatal(usage)
+    conf = MainCf.load(directory) if directory is not None else None
+    command.utf8 = "u" not in flags and ("U" in flags or conf is None or conf.bool("smtputf8_enable"))
     for given in names:
         kind, colon, rest = given.partition(":")
         if not colon:
-            kind = MainCf.load(directory).str("default_database_type") if directory is not None else "hash"
+            kind = conf.str("default_database_type") if conf is not None else "hash"
             rest = given
         command.tables.append((kind, os.path.abspath(rest) if kind in _WITH_FILE and rest else rest))
     return command
@@ -160,8 +180,14 @@ def _run(command: _Command) -> int:
 async def _query(command: _Command, key: str) -> int:
     lookups = [_lookup(command, kind, name) for kind, name in command.tables]
     found = 1
-    for one in _lines() if key == "-" else (key,):
+    for one in _keys(command) if key == "-" else (key,):
+        if command.utf8 and not _is_utf8(one):
+            for kind, name in command.tables:
+                shown = f'non-UTF-8 key "{_shown(one)}": malformed UTF-8 or invalid codepoint'
+                command.warn(f"{kind}:{name}{INDEXED.get(kind, '')}: {shown}")
+            continue
         for number, lookup in enumerate(lookups):
+            command.say(f"{':'.join(command.tables[number])}: look up {one}")
             value = await settled(partial(lookup, one))
             if value is None:
                 continue
@@ -174,7 +200,32 @@ async def _query(command: _Command, key: str) -> int:
     return found
 
 
+def _keys(command: _Command) -> Iterator[str]:
+    """What standard input wants to be looked up: every line, or the headers and lines of a message."""
+    if not command.flags & {"b", "h"}:
+        yield from _lines()
+        return
+    from mailstack.wire.mime.scan import Piece, Scanner
+
+    scanner = Scanner(understand="m" in command.flags)
+    lines = [line.encode("utf-8", "surrogateescape") for line in _lines()]
+    pieces = [piece for line in lines for piece in scanner.line(line)]
+    for kind, text in pieces + scanner.finish():
+        wanted = "b" if kind in (Piece.BODY, Piece.END) else "h"
+        if wanted in command.flags:
+            yield text.decode("utf-8", "surrogateescape")
+
+
+def _is_utf8(text: str) -> bool:
+    return text.isascii() or not any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def _shown(text: str) -> str:
+    return "".join("?" if "\udc80" <= char <= "\udcff" else char for char in text)
+
+
 def _lookup(command: _Command, kind: str, name: str) -> Callable[[str], str | None]:
+    command.say(f"dict_open: {kind}:{name}")
     if "f" in command.flags and kind in INDEXED:
         return lookup_of(open_index(kind, name + INDEXED[kind]), fold=False)
     if "f" in command.flags and kind == "texthash":
@@ -306,6 +357,10 @@ def _records(command: _Command, text: str, path: str) -> Iterator[tuple[str, str
     """(key, value) of each entry that can be understood."""
     entries = alias_entries if command.aliases else map_entries
     for line, key, value in entries(text, path, command.warn):
+        if command.utf8 and not (_is_utf8(key) and _is_utf8(value)):
+            bad = f'non-UTF-8 input "{_shown(key)} {_shown(value)}"'
+            command.warn(f"{path}, line {line}: {bad} -- ignoring this line")
+            continue
         if "F" in command.flags:
             try:
                 value = _content(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import sqlite3
@@ -22,6 +23,8 @@ from mailstack.net.tables.channel import close_all
 from mailstack.storage.tables import TableError
 from mailstack.storage.tables.files import INDEXED
 from tests.interop.conftest import need
+from tests.interop.delivery import _free_port as free_port
+from tests.interop.delivery import _wait_for as wait_for
 from tests.unit.mta_lookup import services
 
 pytestmark = pytest.mark.real
@@ -75,6 +78,10 @@ def theirs(config: Path, name: str, keys: list[str]) -> tuple[dict[str, str], li
     status, out, warnings = real(config, "-q", "-", name, stdin="".join(f"{key}\n" for key in keys))
     assert status in (0, 1)
     return dict(line.split("\t", 1) for line in out.splitlines()), warnings
+
+
+def theirs_of(config: Path) -> Callable[[str, list[str]], tuple[dict[str, str], list[str]]]:
+    return lambda name, keys: theirs(config, name, keys)
 
 
 def ours(name: str, keys: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -391,6 +398,109 @@ def test_errors_in_postfixs_words(
     assert capsys.readouterr().err == f"postmap: fatal: {told[-1]}\n"
 
 
+MESSAGE = """\
+Received: by x.test
+\tid 1
+Subject: grün
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary=z
+
+before
+--z
+Content-Type: message/rfc822
+
+Subject: inside
+ goes on
+
+text
+--z
+X-Part: two
+
+--z--
+after
+"""
+
+
+@pytest.mark.parametrize("flags", ["-h", "-b", "-hb", "-hm", "-bm", "-hbm", "-m", "-hU", "-bu"])
+@pytest.mark.parametrize("message", [MESSAGE, "no header\n\nx\n", "A: b\nno header\n", "A: b\n", "", "\nx\n"])
+def test_messages_are_looked_up_by_headers_and_lines(
+    tmp_path: Path,
+    config: Path,
+    types: frozenset[str],
+    flags: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(tmp_path / "all", "/^(.*)$/ <$1>\n")
+    words = [flags, "-q", "-", f"regexp:{tmp_path}/all"]
+    status, out, warnings = real(config, *words, stdin=message)
+    monkeypatch.setattr("sys.stdin", io.StringIO(message))
+    assert postmap.main(words) == status
+    told = capsys.readouterr()
+    assert told.out == out
+    assert [line.removeprefix("postmap: warning: ") for line in told.err.splitlines()] == warnings
+
+
+@pytest.mark.parametrize("flags", ["", "-u", "-U"])
+@pytest.mark.parametrize("kind", ["hash", "btree"])
+def test_what_is_not_utf_8(
+    tmp_path: Path,
+    config: Path,
+    types: frozenset[str],
+    kind: str,
+    flags: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    want(types, kind)
+    words = [flags] if flags else []
+    path = tmp_path / "table"
+    listed: list[object] = []
+    for program in ("theirs", "ours"):
+        path.write_bytes(b"GR\xc3\x9cN 1\nbad\xff 2\nworse 3\xff\nGood 4\n")
+        os.utime(path, (1e9, 1e9))
+        if program == "theirs":
+            made = real(config, *words, f"{kind}:{path}")
+            asked = real(config, *words, "-q", "bad\udcff", f"{kind}:{path}")
+            warnings = made[2] + asked[2]
+            status = made[0], asked[0]
+        else:
+            status = (
+                postmap.main([*words, f"{kind}:{path}"]),
+                postmap.main([*words, "-q", "bad\udcff", f"{kind}:{path}"]),
+            )
+            told = capsys.readouterr()
+            warnings = [line.removeprefix("postmap: warning: ") for line in told.err.splitlines()]
+        records = sorted(real(config, "-u", "-s", f"{kind}:{path}")[1].splitlines())
+        listed.append((status, warnings, records))
+        (tmp_path / "table.db").unlink()
+    assert listed[0] == listed[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-h", "-q", "x", "regexp:x"), ("-b", "-s", "hash:x"), ("-m", "hash:x"), ("-bh", "-d", "x", "hash:x"),
+        ("-b", "hash:x"),
+    ],
+)  # fmt: skip
+def test_parts_of_messages_are_for_standard_input(
+    config: Path, types: frozenset[str], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, told = real(config, *words)
+    assert postmap.main(words) == status == 1
+    assert capsys.readouterr().err == f"postmap: fatal: {told[-1]}\n"
+
+
+@pytest.mark.parametrize("letter", ["h", "b", "m", "U", "F", "x"])
+def test_options_that_postalias_does_not_have(
+    config: Path, types: frozenset[str], letter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert real(config, f"-{letter}", "hash:x", program="postalias")[0] == 1
+    assert postalias.main([f"-{letter}", "hash:x"]) == 1
+    assert f"-{letter}" in capsys.readouterr().err
+
+
 # ---- services
 
 
@@ -438,6 +548,30 @@ def test_memcache(tmp_path: Path, config: Path, types: frozenset[str]) -> None:
         )
         alike(config, f"memcache:{tmp_path}/conf", ["zs", "zs@x.test", "ZS", "other", "@x.test", "none"])
         assert cache.stored["v:other"] == "from the backup"
+
+
+def test_memcached(tmp_path: Path, config: Path, types: frozenset[str]) -> None:
+    """With the real one: each finds what the other's question has left there."""
+    need("memcached")
+    port = free_port()
+    command = ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(port), "-U", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        for number, first in enumerate((theirs_of(config), ours)):
+            conf = tmp_path / f"conf{number}"
+            backup = "{{zs@x.test=from the backup, é=two words}}"
+            conf.write_text(
+                f"memcache = inet:127.0.0.1:{port}\nkey_format = v{number}:%s\nbackup = inline:{backup}\n"
+            )
+            keys = ["zs@x.test", "ZS@x.test", "é", "none"]
+            found = first(f"memcache:{conf}", keys)[0]
+            conf.write_text(f"memcache = inet:127.0.0.1:{port}\nkey_format = v{number}:%s\n")
+            alike(config, f"memcache:{conf}", keys)
+            assert found.items() >= theirs(config, f"memcache:{conf}", keys)[0].items() != {}.items()
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 @pytest.mark.parametrize(
