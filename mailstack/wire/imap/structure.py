@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from mailstack.wire.imap.encode import string
 from mailstack.wire.mime.address import parse_addresses
@@ -13,6 +14,8 @@ from mailstack.wire.mime.structure import Part
 
 _PLAIN_TEXT = re.compile(rb"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*\Z")
 _SPACES = re.compile(rb"[ \t\r\n]+")
+REPEATED_MAX = 200
+"""Octets of what is remembered because it comes again in the next messages."""
 _EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0'
 _ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
 
@@ -31,7 +34,11 @@ def _text(value: bytes) -> bytes:
 
 
 def _nstring(value: bytes | None) -> bytes:
-    return b"NIL" if value is None else string(_one_line(value))
+    if value is None:
+        return b"NIL"
+    if len(value) < REPEATED_MAX and _PLAIN_TEXT.match(value):
+        return b'"' + value + b'"'
+    return string(_one_line(value))
 
 
 def envelope(fields: list[Field]) -> bytes:
@@ -43,7 +50,8 @@ def envelope(fields: list[Field]) -> bytes:
     addresses: dict[bytes, bytes] = {}
     for name, value, _, _ in fields:
         if name in _ADDRESS_FIELDS:
-            listed = _addresses(unfold(value))
+            value = unfold(value)
+            listed = _repeated_addresses(value) if len(value) < REPEATED_MAX else _addresses(value)
             if listed:
                 addresses[name] = addresses.get(name, b"") + listed
         elif name in (b"date", b"subject", b"in-reply-to", b"message-id"):
@@ -77,6 +85,10 @@ def _addresses(value: bytes) -> bytes:
     )
 
 
+_repeated_addresses = lru_cache(4096)(_addresses)
+"""The same people write and are written to."""
+
+
 def body(part: Part, data: Data, *, extended: bool) -> bytes:
     """BODY, or with `extended` BODYSTRUCTURE, of a part and all in it."""
     if part.kind == "multipart":
@@ -86,7 +98,7 @@ def body(part: Part, data: Data, *, extended: bool) -> bytes:
         assert part.type is not None
         text = b"(%b %b" % (inner, string(part.type.subtype))
         if extended:
-            text += b" " + _parameters(part.type.parameters) + _common(part)
+            text += b" " + _parameters(part.type.parameters) + _common(_described(part))
         return text + b")"
     return b"(" + _single(part, data, extended) + b")"
 
@@ -102,13 +114,13 @@ def _single(part: Part, data: Data, extended: bool) -> bytes:
     parameters = part.type.parameters if part.type is not None else ()
     if is_text and not any(key.lower() == b"charset" for key, _ in parameters):
         parameters = (*parameters, (b"charset", b"us-ascii"))
-    encoding = part.field(b"content-transfer-encoding")
+    fields = _described(part)
     out = [
         names,
         _parameters(parameters),
-        _nstring(part.field(b"content-id")),
-        _nstring(part.field(b"content-description")),
-        string((parse_token(encoding) if encoding is not None else b"") or b"7bit"),
+        _nstring(fields.get(b"content-id")),
+        _nstring(fields.get(b"content-description")),
+        _encoding(fields.get(b"content-transfer-encoding", b"")),
         b"%d" % wire_size(data, part.body, part.end),
     ]
     if part.kind == "rfc822":
@@ -118,22 +130,32 @@ def _single(part: Part, data: Data, extended: bool) -> bytes:
         out.append(b"%d" % line_count(data, part.body, part.end))
     text = b" ".join(out)
     if extended:
-        text += b" " + _nstring(part.field(b"content-md5")) + _common(part)
+        text += b" " + _nstring(fields.get(b"content-md5")) + _common(fields)
     return text
 
 
-def _common(part: Part) -> bytes:
+def _described(part: Part) -> dict[bytes, bytes]:
+    """What a part says of its content, by the fields' names in lower case; the last of each name."""
+    return {name: unfold(value) for name, value, _, _ in part.fields if name.startswith(b"content-")}
+
+
+@lru_cache(256)
+def _encoding(value: bytes) -> bytes:
+    return string(parse_token(value) or b"7bit")
+
+
+def _common(fields: dict[bytes, bytes]) -> bytes:
     """Disposition, languages and location, each behind a space."""
-    value = part.field(b"content-disposition")
+    value = fields.get(b"content-disposition")
     if value is None:
         disposition = b"NIL"
     else:
         name, parameters = parse_disposition(value)
         disposition = b"(%b %b)" % (string(name), _parameters(parameters))
-    value = part.field(b"content-language")
+    value = fields.get(b"content-language")
     tags = parse_languages(value) if value is not None else ()
     languages = b"(" + b" ".join(map(string, tags)) + b")" if tags else b"NIL"
-    return b" " + disposition + b" " + languages + b" " + _nstring(part.field(b"content-location"))
+    return b" " + disposition + b" " + languages + b" " + _nstring(fields.get(b"content-location"))
 
 
 def _parameters(parameters: Parameters) -> bytes:
