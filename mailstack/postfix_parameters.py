@@ -220,6 +220,8 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtpd_forbid_bare_newline_reject_code", _I, "550", _SMTPD, "the reply code for it", 421, 599),
     _P("smtpd_forbid_unauth_pipelining", _B, "no", _SMTPD, "hang up on pipelining out of turn"),
     _P("smtputf8_enable", _B, "${{$compatibility_level} <level {1} ? {no} : {yes}}", _SMTPD, "SMTPUTF8"),
+    _P("smtputf8_autodetect_classes", _L, "sendmail, verify", _PICKUP,
+       "mail that asks for SMTPUTF8 by what is in it; of these only sendmail does"),
     _P("strict_smtputf8", _B, "no", _SMTPD, "UTF-8 in an envelope only after SMTPUTF8"),
     _P("access_map_reject_code", _I, "554", _SMTPD, "reply code of REJECT", 400, 599),
     _P("access_map_defer_code", _I, "450", _SMTPD, "reply code of DEFER", 400, 499),
@@ -238,6 +240,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("multi_recipient_bounce_reject_code", _I, "550", _SMTPD, "reject_multi_recipient_bounce", 400, 599),
     _P("smtpd_restriction_classes", _L, "", _SMTPD, "parameters that are lists of restrictions"),
     _P("smtpd_null_access_lookup_key", _S, "<>", _SMTPD, "the null sender in access tables"),
+    _P("allow_untrusted_routing", _B, "no", _SMTPD, "let strangers route mail through us (user@remote@here)"),
     _P("permit_mx_backup_networks", _L, "", _SMTPD, "primary mail hosts of which we may be the backup"),
     _P("relay_clientcerts", _L, "", _SMTPD, "fingerprints that permit_tls_clientcerts takes"),
     _P("maps_rbl_reject_code", _I, "554", _SMTPD, "$rbl_code", 400, 599),
@@ -313,7 +316,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("non_smtpd_milters", _L, "", _PICKUP, "milters for mail of local programs"),
     _P("milter_default_action", _E, "tempfail", _MILTERS, "what a milter that fails has decided",
        choices=("accept", "reject", "tempfail", "quarantine", "shutdown")),
-    _P("milter_protocol", _S, "6", _MILTERS, "the version of the protocol: 2, 3, 4 or 6, and no_header_reply"),
+    _P("milter_protocol", _S, "6", _MILTERS, "the protocol version: 2, 3, 4 or 6, and no_header_reply"),
     _P("milter_connect_timeout", _T, "30s", _MILTERS, "for a connection to a milter", 1),
     _P("milter_command_timeout", _T, "30s", _MILTERS, "for an answer to a command", 1),
     _P("milter_content_timeout", _T, "300s", _MILTERS, "for an answer to content", 1),
@@ -513,7 +516,7 @@ _TABLE: tuple[Parameter, ...] = (
     # ---- delivery
     _P("alias_maps", _L, "hash:/etc/aliases, nis:mail.aliases", _LOCAL, "aliases(5) tables of local"),
     _P("default_database_type", _S, "hash", ("postmap", "newaliases"), "the type of tables without one"),
-    _P("alias_database", _L, "hash:/etc/aliases", _NOBODY, "what newaliases builds"),
+    _P("alias_database", _L, "hash:/etc/aliases", ("newaliases",), "what newaliases builds"),
     _P("mailbox_transport", _S, "", _LOCAL, "transport:nexthop that delivers every local user's mail"),
     _P("mailbox_transport_maps", _L, "", _LOCAL, "user to transport:nexthop, asked before mailbox_transport"),
     _P("fallback_transport", _S, "", _LOCAL, "transport:nexthop for users that this machine does not know"),
@@ -764,7 +767,7 @@ HONOURED = frozenset(parameter.name for parameter in PARAMETERS.values() if para
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
 
 INSTALLATION = frozenset(
-    ("alias_database", "command_directory", "data_directory", "html_directory", "mail_owner",
+    ("command_directory", "data_directory", "html_directory", "mail_owner",
      "meta_directory", "readme_directory", "setgid_group", "shlib_directory")
 )  # fmt: skip
 """Names that say where a Postfix is installed: every main.cf has them, and nothing follows from them here."""

@@ -13,60 +13,44 @@ from types import MappingProxyType
 _REFUSED = """\
 there are no delivery slots: destinations take turns, and new mail goes first
     default_delivery_slot_cost default_delivery_slot_discount default_delivery_slot_loan
-    default_extra_recipient_limit default_minimum_delivery_slots default_recipient_limit
-    default_recipient_refill_delay default_recipient_refill_limit error_delivery_slot_cost
-    error_delivery_slot_discount error_delivery_slot_loan error_extra_recipient_limit
-    error_minimum_delivery_slots error_recipient_limit error_recipient_refill_delay
-    error_recipient_refill_limit lmtp_delivery_slot_cost lmtp_delivery_slot_discount
-    lmtp_delivery_slot_loan lmtp_extra_recipient_limit lmtp_minimum_delivery_slots lmtp_recipient_limit
-    lmtp_recipient_refill_delay lmtp_recipient_refill_limit local_delivery_slot_cost
-    local_delivery_slot_discount local_delivery_slot_loan local_extra_recipient_limit
-    local_minimum_delivery_slots local_recipient_limit local_recipient_refill_delay
-    local_recipient_refill_limit relay_delivery_slot_cost relay_delivery_slot_discount
-    relay_delivery_slot_loan relay_extra_recipient_limit relay_minimum_delivery_slots
-    relay_recipient_limit relay_recipient_refill_delay relay_recipient_refill_limit
-    retry_delivery_slot_cost retry_delivery_slot_discount retry_delivery_slot_loan
-    retry_extra_recipient_limit retry_minimum_delivery_slots retry_recipient_limit
-    retry_recipient_refill_delay retry_recipient_refill_limit smtp_delivery_slot_cost
-    smtp_delivery_slot_discount smtp_delivery_slot_loan smtp_extra_recipient_limit
-    smtp_minimum_delivery_slots smtp_recipient_limit smtp_recipient_refill_delay
-    smtp_recipient_refill_limit virtual_delivery_slot_cost virtual_delivery_slot_discount
-    virtual_delivery_slot_loan virtual_extra_recipient_limit virtual_minimum_delivery_slots
-    virtual_recipient_limit virtual_recipient_refill_delay virtual_recipient_refill_limit
+    default_minimum_delivery_slots error_delivery_slot_cost error_delivery_slot_discount
+    error_delivery_slot_loan error_minimum_delivery_slots lmtp_delivery_slot_cost
+    lmtp_delivery_slot_discount lmtp_delivery_slot_loan lmtp_minimum_delivery_slots
+    local_delivery_slot_cost local_delivery_slot_discount local_delivery_slot_loan
+    local_minimum_delivery_slots relay_delivery_slot_cost relay_delivery_slot_discount
+    relay_delivery_slot_loan relay_minimum_delivery_slots retry_delivery_slot_cost
+    retry_delivery_slot_discount retry_delivery_slot_loan retry_minimum_delivery_slots
+    smtp_delivery_slot_cost smtp_delivery_slot_discount smtp_delivery_slot_loan
+    smtp_minimum_delivery_slots virtual_delivery_slot_cost virtual_delivery_slot_discount
+    virtual_delivery_slot_loan virtual_minimum_delivery_slots
 a transport of Debian's master.cf; name the ones you use in master.cf and set their limits there
     bsmtp_delivery_slot_cost bsmtp_delivery_slot_discount bsmtp_delivery_slot_loan
-    bsmtp_extra_recipient_limit bsmtp_minimum_delivery_slots bsmtp_recipient_limit
-    bsmtp_recipient_refill_delay bsmtp_recipient_refill_limit ifmail_delivery_slot_cost
-    ifmail_delivery_slot_discount ifmail_delivery_slot_loan ifmail_extra_recipient_limit
-    ifmail_minimum_delivery_slots ifmail_recipient_limit ifmail_recipient_refill_delay
-    ifmail_recipient_refill_limit maildrop_delivery_slot_cost maildrop_delivery_slot_discount
-    maildrop_delivery_slot_loan maildrop_extra_recipient_limit maildrop_minimum_delivery_slots
-    maildrop_recipient_limit maildrop_recipient_refill_delay maildrop_recipient_refill_limit
+    bsmtp_minimum_delivery_slots ifmail_delivery_slot_cost ifmail_delivery_slot_discount
+    ifmail_delivery_slot_loan ifmail_minimum_delivery_slots maildrop_delivery_slot_cost
+    maildrop_delivery_slot_discount maildrop_delivery_slot_loan maildrop_minimum_delivery_slots
     mailman_delivery_slot_cost mailman_delivery_slot_discount mailman_delivery_slot_loan
-    mailman_extra_recipient_limit mailman_minimum_delivery_slots mailman_recipient_limit
-    mailman_recipient_refill_delay mailman_recipient_refill_limit scalemail-backend_delivery_slot_cost
+    mailman_minimum_delivery_slots scalemail-backend_delivery_slot_cost
     scalemail-backend_delivery_slot_discount scalemail-backend_delivery_slot_loan
-    scalemail-backend_extra_recipient_limit scalemail-backend_minimum_delivery_slots
-    scalemail-backend_recipient_limit scalemail-backend_recipient_refill_delay
-    scalemail-backend_recipient_refill_limit uucp_delivery_slot_cost uucp_delivery_slot_discount
-    uucp_delivery_slot_loan uucp_extra_recipient_limit uucp_minimum_delivery_slots uucp_recipient_limit
-    uucp_recipient_refill_delay uucp_recipient_refill_limit
+    scalemail-backend_minimum_delivery_slots uucp_delivery_slot_cost uucp_delivery_slot_discount
+    uucp_delivery_slot_loan uucp_minimum_delivery_slots
 there is no postscreen; smtpd asks DNS block lists itself (reject_rbl_client)
     dnsblog_reply_delay dnsblog_service_name postscreen_access_list postscreen_allowlist_interfaces
     postscreen_bare_newline_action postscreen_bare_newline_enable postscreen_bare_newline_ttl
     postscreen_cache_cleanup_interval postscreen_cache_map postscreen_cache_retention_time
     postscreen_client_connection_count_limit postscreen_command_count_limit postscreen_command_filter
     postscreen_command_time_limit postscreen_denylist_action postscreen_disable_vrfy_command
-    postscreen_discard_ehlo_keyword_address_maps postscreen_discard_ehlo_keywords postscreen_dnsbl_action
-    postscreen_dnsbl_allowlist_threshold postscreen_dnsbl_max_ttl postscreen_dnsbl_min_ttl
-    postscreen_dnsbl_reply_map postscreen_dnsbl_sites postscreen_dnsbl_threshold postscreen_dnsbl_timeout
-    postscreen_enforce_tls postscreen_forbidden_commands postscreen_greet_action postscreen_greet_banner
-    postscreen_greet_ttl postscreen_greet_wait postscreen_helo_required
-    postscreen_non_smtp_command_action postscreen_non_smtp_command_enable postscreen_non_smtp_command_ttl
-    postscreen_pipelining_action postscreen_pipelining_enable postscreen_pipelining_ttl
-    postscreen_post_queue_limit postscreen_pre_queue_limit postscreen_reject_footer
-    postscreen_reject_footer_maps postscreen_tls_security_level postscreen_upstream_proxy_protocol
-    postscreen_upstream_proxy_timeout postscreen_use_tls postscreen_watchdog_timeout
+    postscreen_discard_ehlo_keyword_address_maps postscreen_discard_ehlo_keywords
+    postscreen_dnsbl_action postscreen_dnsbl_allowlist_threshold postscreen_dnsbl_max_ttl
+    postscreen_dnsbl_min_ttl postscreen_dnsbl_reply_map postscreen_dnsbl_sites
+    postscreen_dnsbl_threshold postscreen_dnsbl_timeout postscreen_enforce_tls
+    postscreen_expansion_filter postscreen_forbidden_commands postscreen_greet_action
+    postscreen_greet_banner postscreen_greet_ttl postscreen_greet_wait postscreen_helo_required
+    postscreen_non_smtp_command_action postscreen_non_smtp_command_enable
+    postscreen_non_smtp_command_ttl postscreen_pipelining_action postscreen_pipelining_enable
+    postscreen_pipelining_ttl postscreen_post_queue_limit postscreen_pre_queue_limit
+    postscreen_reject_footer postscreen_reject_footer_maps postscreen_tls_security_level
+    postscreen_upstream_proxy_protocol postscreen_upstream_proxy_timeout postscreen_use_tls
+    postscreen_watchdog_timeout
 there is no tlsproxy: postscreen is its only user
     tlsproxy_client_CAfile tlsproxy_client_CApath tlsproxy_client_cert_file tlsproxy_client_chain_files
     tlsproxy_client_dcert_file tlsproxy_client_dkey_file tlsproxy_client_eccert_file
@@ -82,32 +66,23 @@ there is no tlsproxy: postscreen is its only user
     tlsproxy_tls_loglevel tlsproxy_tls_mandatory_ciphers tlsproxy_tls_mandatory_exclude_ciphers
     tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
     tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
-of Postfix's process model: ours has no daemons of its own for this
-    address_verify_service_name bounce_service_name cleanup_service_name defer_service_name
-    error_service_name fork_attempts fork_delay import_environment ipc_idle ipc_timeout ipc_ttl
-    pickup_service_name process_id process_name queue_service_name rewrite_service_name service_name
-    showq_service_name smtpd_service_name trace_service_name trigger_timeout
 of an installation of Postfix
     command_directory config_directory daemon_table_open_error_is_fatal daemon_timeout data_directory
     html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path
     readme_directory sample_directory sendmail_fix_line_endings sendmail_path setgid_group
     shlib_directory
 replies and status codes are not rewritten by patterns
-    smtpd_dns_reply_filter verp_delimiter_filter
+    verp_delimiter_filter
 no workaround for old PIX firewalls
     lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
     lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
     smtp_pix_workaround_threshold_time smtp_pix_workarounds
-there is no proxymap and no before-queue filter
-    proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name
 there is no postlogd: log lines go to maillog_file or to standard error
     maillog_file_compressor maillog_file_rotate_suffix postlog_service_name postlogd_watchdog_timeout
     syslog_facility
 one instance per configuration folder; start another with its own
     multi_instance_directories multi_instance_enable multi_instance_group multi_instance_wrapper
     postmulti_control_commands postmulti_start_commands postmulti_stop_commands
-ETRN asks the queue manager itself
-    fast_flush_domains fast_flush_purge_time fast_flush_refresh_time flush_service_name
 there is no QMQP server
     qmqpd_authorized_clients qmqpd_client_port_logging qmqpd_error_delay qmqpd_timeout
 there is no scache: the client keeps its own connections
@@ -119,78 +94,46 @@ of a database library that is not used
     berkeley_db_create_buffer_size berkeley_db_read_buffer_size lmdb_map_size
 there is no VERP; envelope senders are passed on untouched
     default_verp_delimiters disable_verp_bounces smtpd_authorized_verp_clients
-always no
-    resolve_null_domain resolve_numeric_domain
 counts are kept by the smtpd processes themselves
     anvil_status_update_time application_event_drain_time
 for Postfix's own tests
     destination_concurrency_feedback_debug fault_injection_code
 local users may use any sender address
     empty_address_local_login_sender_maps_lookup_key local_login_sender_maps
-of Postfix's process model
-    qmgr_daemon_timeout qmgr_ipc_timeout
 of Postfix's queue file format
     backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
 replies have no footer
     smtpd_reject_footer smtpd_reject_footer_maps
-there is no debug log for single peers
-    debug_peer_level debug_peer_list
-values are never given to a shell
-    postscreen_expansion_filter smtpd_expansion_filter
 who may read the queue folder may list and flush it
     authorized_flush_users authorized_mailq_users
-a body with octets above 127 counts as 8BITMIME whatever its headers say
-    detect_8bit_encoding_header
 a configuration is the folder that a command is given
     alternate_config_directories
 a delayed message that arrives is not reported again
     confirm_delay_cleared
-a message needs SMTPUTF8 when its sender says so
-    smtputf8_autodetect_classes
 a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
 always no: an alias's owner stays what it is
     reset_owner_alias
 always the standard form, "Name" <address>
     header_from_format
-always yes: a stray CR becomes a space, a bare LF an end of line
-    cleanup_replace_stray_cr_lf
-always yes: nothing is written before a recipient has been accepted
-    smtpd_delay_open_until_valid_rcpt
 an address may not begin with -
     allow_min_user
 deferred is hashed and nothing else
     hash_queue_names
 delivered mail is removed
     dont_remove
-mail made here passes no filter
-    internal_mail_filter_classes
 names outside ASCII follow IDNA 2008 (UTS 46)
     enable_idna2003_compatibility
-never: user@remote@here is not passed on for strangers
-    allow_untrusted_routing
-newaliases makes what alias_maps names
-    alias_database
 nobody is told of new mail by comsat; IMAP IDLE does that
     biff
 notifications do not refer to the message they are about
     enable_threaded_bounces
-old
-    sun_mailtool_compatibility
 openssl is not called
     openssl_path
 ports have the names of /etc/services
     known_tcp_ports
-put a # before the line in master.cf
-    master_service_disable
 recipients of one message are not spread over deliveries
     qmgr_fudge_factor
-see mail_version
-    mail_release_date
-set mynetworks itself
-    mynetworks_style
-the system chooses
-    tcp_windowsize
 the texts of notifications are fixed
     bounce_template_file
 there is no debugger hook
@@ -229,6 +172,66 @@ authorization identities are left to the server
     send_cyrus_sasl_authzid
 of Postfix's own DNS library; negative answers live as long as RFC 2308 says
     dns_ncache_ttl_fix_enable
+always no: user@1.2.3.4 is of a domain of that name; write user@[1.2.3.4]
+    resolve_numeric_domain
+always yes: an address without a domain behind its @ is a local user's
+    resolve_null_domain
+there is no proxymap: proxy: in front of a table is left out, and every table may be read
+    proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name
+answers of the DNS count as they are; reject_rbl_client LIST=127.0.0.2 chooses among those of a list
+    smtpd_dns_reply_filter
+replies name clients in printable ASCII, whatever is set; other characters become _
+    smtpd_expansion_filter
+there is no verbose log of single peers; notify_classes sends transcripts of sessions that go wrong
+    debug_peer_level debug_peer_list
+mail counts as 8-bit where it has such octets, whatever its headers say
+    detect_8bit_encoding_header
+always yes: a message has a queue id with its first good recipient, a file when its content comes
+    smtpd_delay_open_until_valid_rcpt
+always yes: a CR of its own becomes a space, a LF of its own the end of a line
+    cleanup_replace_stray_cr_lf
+the networks of this machine's interfaces are not looked up: without mynetworks only itself is trusted
+    mynetworks_style
+put a # before the service's line in master.cf
+    master_service_disable
+notifications and what local forwards pass no header_checks, content_filter and milters
+    internal_mail_filter_classes
+old: mailbox_delivery_lock = dotlock
+    sun_mailtool_compatibility
+a date of a release; mail_version may stand in texts
+    mail_release_date
+ETRN is for relay_domains, and the queue manager looks through the deferred queue for their mail
+    fast_flush_domains fast_flush_purge_time fast_flush_refresh_time flush_service_name
+sizes of TCP's buffers are the kernel's choice (sysctl net.ipv4.tcp_rmem, tcp_wmem)
+    tcp_windowsize
+of Postfix's processes: here smtpd and the queue manager do it all
+    address_verify_service_name bounce_service_name cleanup_service_name defer_service_name
+    error_service_name fork_attempts fork_delay ipc_idle ipc_timeout ipc_ttl pickup_service_name
+    process_id process_name qmgr_daemon_timeout qmgr_ipc_timeout queue_service_name rewrite_service_name
+    service_name showq_service_name smtpd_service_name trace_service_name trigger_timeout
+the environment of the process is taken as it is: set variables where it is started
+    import_environment
+recipients are read with the message; qmgr_message_recipient_limit is for all transports together
+    bsmtp_extra_recipient_limit bsmtp_recipient_limit bsmtp_recipient_refill_delay
+    bsmtp_recipient_refill_limit default_extra_recipient_limit default_recipient_limit
+    default_recipient_refill_delay default_recipient_refill_limit error_extra_recipient_limit
+    error_recipient_limit error_recipient_refill_delay error_recipient_refill_limit
+    ifmail_extra_recipient_limit ifmail_recipient_limit ifmail_recipient_refill_delay
+    ifmail_recipient_refill_limit lmtp_extra_recipient_limit lmtp_recipient_limit
+    lmtp_recipient_refill_delay lmtp_recipient_refill_limit local_extra_recipient_limit
+    local_recipient_limit local_recipient_refill_delay local_recipient_refill_limit
+    maildrop_extra_recipient_limit maildrop_recipient_limit maildrop_recipient_refill_delay
+    maildrop_recipient_refill_limit mailman_extra_recipient_limit mailman_recipient_limit
+    mailman_recipient_refill_delay mailman_recipient_refill_limit relay_extra_recipient_limit
+    relay_recipient_limit relay_recipient_refill_delay relay_recipient_refill_limit
+    retry_extra_recipient_limit retry_recipient_limit retry_recipient_refill_delay
+    retry_recipient_refill_limit scalemail-backend_extra_recipient_limit
+    scalemail-backend_recipient_limit scalemail-backend_recipient_refill_delay
+    scalemail-backend_recipient_refill_limit smtp_extra_recipient_limit smtp_recipient_limit
+    smtp_recipient_refill_delay smtp_recipient_refill_limit uucp_extra_recipient_limit
+    uucp_recipient_limit uucp_recipient_refill_delay uucp_recipient_refill_limit
+    virtual_extra_recipient_limit virtual_recipient_limit virtual_recipient_refill_delay
+    virtual_recipient_refill_limit
 """
 
 

@@ -1,4 +1,4 @@
-"""Our smtp(8) and the real Postfix's, each against the same scripted servers.
+"""Our smtp(8) and lmtp(8) and the real Postfix's, each against the same scripted servers.
 
 Every scenario has a server of its own and a transport in master.cf with its parameters. Compared: what the
 server was told (commands, credentials, content) and what the log says of each recipient.
@@ -50,7 +50,37 @@ smtp_data_init_timeout = 5s
 smtp_data_done_timeout = 5s
 notify_classes =
 smtp_tls_loglevel = 1
+lmtp_tls_loglevel = 1
+lmtp_connection_cache_on_demand = no
 """
+CHECKS = """\
+/^Subject: x/ REPLACE Subject: y
+/^Subject:/ WARN a subject
+/^To:/ PREPEND X-Before: to
+/^X-Gone:/ IGNORE
+/^X-Stripped:/ STRIP of no use
+/^Content-Type: text/ PREPEND X-Mime: yes
+/^X-Told:/ INFO
+/^X-Rejected:/ REJECT no
+/^secret/ REPLACE public
+/^gone/ IGNORE
+/^before/ PREPEND and
+"""
+REPLIES = """\
+/^550 5(.1.1|.7.1) / 450 4$1 not yet
+/^250-SIZE/ 250-X-NOTHING
+"""
+STATUSES = """\
+/^4(\\.1\\.1 .*)/ 5$1
+/^2\\.0\\.0 (.*Fine.*)/ 2.6.0 very $1
+/^2\\.0\\.0 (.*Turned.*)/ 5.0.0 $1
+"""
+MIME = (
+    b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+    b"Content-Type: text/plain\r\nX-Gone: in a part\r\n\r\nsecret\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
+    b"Subject: x\r\nX-Gone: inside\r\n\r\nbefore\r\n--b--\r\n"
+)
+MORE = b"X-Gone: 1\r\nX-Stripped: 1\r\nX-Told: 1\r\nX-Rejected: 1\r\n"
 CONTENT = (
     b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nFrom: <zs@x.test>\r\nTo: <a@to.test>\r\n"
     b"Message-ID: <1@x.test>\r\nSubject: x\r\n"
@@ -76,6 +106,8 @@ class Scenario:
     content: bytes = CONTENT + BODY
     tls: str = ""
     """`good`: TLS for peer.test; `broken`: no handshake succeeds; `wrapped`: from the first octet."""
+    agent: str = "smtp"
+    nexthop: str = "[127.0.0.1]:PORT"
 
 
 AUTH = ("PIPELINING", "AUTH PLAIN LOGIN CRAM-MD5")
@@ -268,8 +300,182 @@ SCENARIOS = {
         options={"smtp_skip_quit_response": "no", "smtp_quit_timeout": "1s"}, silent_after="QUIT"
     ),
     "bound": Scenario(options={"smtp_bind_address": "127.0.0.1"}),
+    "header checks": Scenario(
+        options={"smtp_header_checks": "regexp:DIR/checks"}, content=CONTENT + MORE + MIME
+    ),
+    "mime header checks": Scenario(
+        options={"smtp_mime_header_checks": "regexp:DIR/checks"}, content=CONTENT + MORE + MIME
+    ),
+    "nested header checks": Scenario(
+        options={"smtp_nested_header_checks": "regexp:DIR/checks"}, content=CONTENT + MORE + MIME
+    ),
+    "body checks": Scenario(
+        options={"smtp_body_checks": "regexp:DIR/checks"},
+        content=CONTENT + b"\r\nsecret\r\ngone\r\nbefore\r\n.dot\r\n",
+    ),
+    "checks and generic": Scenario(
+        options={
+            "smtp_header_checks": "regexp:DIR/checks",
+            "smtp_generic_maps": "inline:{zs@x.test=out@y.test}",
+        }
+    ),
+    "checks and 8 bits": Scenario(
+        extensions=("PIPELINING",),
+        parameters=" BODY=8BITMIME",
+        options={"smtp_header_checks": "regexp:DIR/checks", "smtp_body_checks": "regexp:DIR/checks"},
+        content=CONTENT + EIGHT + "\r\nsecret\r\ngrün\r\n".encode(),
+    ),
+    "reply filter": Scenario(
+        replies={"RCPT": "550 5.1.1 unknown"},
+        options={"smtp_reply_filter": "regexp:DIR/replies"},
+    ),
+    "reply filter and extensions": Scenario(
+        options={"smtp_reply_filter": "regexp:DIR/replies"}
+    ),
+    "status filter": Scenario(
+        replies={"RCPT": "450 4.1.1 later"},
+        options={"smtp_delivery_status_filter": "regexp:DIR/statuses"},
+    ),
+    "status filter of success": Scenario(
+        options={"smtp_delivery_status_filter": "regexp:DIR/statuses"}, replies={"END": "250 2.0.0 Fine"}
+    ),
+    "status filter that turns round": Scenario(
+        options={"default_delivery_status_filter": "regexp:DIR/statuses"},
+        replies={"END": "250 2.0.0 Turned"},
+    ),
+    "dummy auth": Scenario(extensions=("AUTH PLAIN",), options={**SASL, "smtp_send_dummy_mail_auth": "yes"}),
+    "dummy auth of a stranger": Scenario(options={"smtp_send_dummy_mail_auth": "yes"}),
+    "quoted": Scenario(recipients=('"a b"',)),
+    "not quoted": Scenario(recipients=('"a b"',), options={"smtp_quote_rfc821_envelope": "no"}),
+    "list of hosts": Scenario(nexthop="[127.0.0.1]:1, [127.0.0.1]:PORT"),
+    "per request": Scenario(options={"smtp_per_request_deadline": "yes"}),
+    "per request and slow": Scenario(
+        extensions=(),
+        silent_after="MAIL",
+        options={"smtp_per_request_deadline": "yes", "smtp_mail_timeout": "2s"},
+    ),
+    "tls trust anchor": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={
+            "smtp_tls_security_level": "secure",
+            "smtp_tls_trust_anchor_file": "CERT",
+            "smtp_tls_secure_cert_match": "peer.test",
+        },
+    ),
+    "tls trust anchor of a policy": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={"smtp_tls_policy_maps": "static:{secure match=peer.test tafile=CERT}"},
+    ),
+    "tls anchor of nobody": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={"smtp_tls_policy_maps": "static:{encrypt tafile=CERT}"},
+    ),
+    "tls site": Scenario(
+        extensions=TLS, tls="good", options={"smtp_tls_per_site": "inline:{127.0.0.1=MUST_NOPEERMATCH}"}
+    ),
+    "tls site that may not": Scenario(
+        extensions=TLS,
+        tls="good",
+        options={"smtp_tls_security_level": "may", "smtp_tls_per_site": "static:NONE"},
+    ),
+    "tls site that must": Scenario(options={"smtp_tls_per_site": "static:MUST_NOPEERMATCH"}),
+    "tls chain files": Scenario(
+        extensions=TLS,
+        tls="asking",
+        options={"smtp_tls_security_level": "encrypt", "smtp_tls_chain_files": "CHAIN"},
+    ),
+    "tls other certificate": Scenario(
+        extensions=TLS,
+        tls="asking",
+        options={"smtp_tls_security_level": "encrypt", "smtp_tls_eccert_file": "CERT"},
+    ),
+    "dane without dnssec": Scenario(extensions=TLS, tls="good", options={"smtp_tls_security_level": "dane"}),
+    "dane-only without dnssec": Scenario(
+        extensions=TLS, tls="good", options={"smtp_tls_security_level": "dane-only"}
+    ),
+    "lmtp": Scenario(agent="lmtp", recipients=("a", "b")),
+    "lmtp one by one": Scenario(agent="lmtp", extensions=("SIZE",), recipients=("a", "b")),
+    "lmtp inet": Scenario(agent="lmtp", nexthop="inet:127.0.0.1:PORT"),
+    "lmtp list of hosts": Scenario(agent="lmtp", nexthop="inet:127.0.0.1:1, [127.0.0.1]:PORT"),
+    "lmtp one of two": Scenario(agent="lmtp", recipients=("a", "b"), replies={"END 1": "452 4.2.2 full"}),
+    "lmtp one refused": Scenario(
+        agent="lmtp", recipients=("a", "b"), replies={"RCPT TO:<b@": "550 5.1.1 unknown"}
+    ),
+    "lmtp fallback": Scenario(
+        agent="lmtp",
+        replies={"GREETING": "421 4.3.2 busy"},
+        options={"lmtp_fallback_relay": "127.0.0.1:FALLBACK"},
+    ),
+    "lmtp tls": Scenario(
+        agent="lmtp", extensions=TLS, tls="good", options={"lmtp_tls_security_level": "encrypt"}
+    ),
+    "lmtp tls verified": Scenario(
+        agent="lmtp",
+        extensions=TLS,
+        tls="good",
+        options={
+            "lmtp_tls_security_level": "verify",
+            "lmtp_tls_CAfile": "CERT",
+            "lmtp_tls_verify_cert_match": "peer.test",
+        },
+    ),
+    "lmtp tls missing": Scenario(agent="lmtp", options={"lmtp_tls_security_level": "encrypt"}),
+    "lmtp tls policy": Scenario(
+        agent="lmtp", extensions=TLS, tls="good", options={"lmtp_tls_policy_maps": "static:encrypt"}
+    ),
+    "lmtp auth": Scenario(
+        agent="lmtp",
+        extensions=("AUTH PLAIN",),
+        options={key.replace("smtp_", "lmtp_"): value for key, value in SASL.items()},
+    ),
+    "lmtp generic": Scenario(agent="lmtp", options={"lmtp_generic_maps": "inline:{zs@x.test=out@y.test}"}),
+    "lmtp header checks": Scenario(agent="lmtp", options={"lmtp_header_checks": "regexp:DIR/checks"}),
+    "lmtp body checks": Scenario(
+        agent="lmtp",
+        options={"lmtp_body_checks": "regexp:DIR/checks"},
+        content=CONTENT + b"\r\nsecret\r\ngone\r\n",
+    ),
+    "lmtp reply filter": Scenario(
+        agent="lmtp",
+        replies={"END": "550 5.7.1 no"},
+        options={"lmtp_reply_filter": "regexp:DIR/replies"},
+    ),
+    "lmtp status filter": Scenario(
+        agent="lmtp",
+        replies={"RCPT": "450 4.1.1 later"},
+        options={"lmtp_delivery_status_filter": "regexp:DIR/statuses"},
+    ),
+    "lmtp 8 bits to 7": Scenario(
+        agent="lmtp",
+        extensions=("PIPELINING",),
+        parameters=" BODY=8BITMIME",
+        content=CONTENT + EIGHT + "\r\ngrün\r\n".encode(),
+    ),
+    "lmtp line limit": Scenario(
+        agent="lmtp",
+        content=CONTENT + b"\r\n" + b"abc" * 20 + b"\r\n",
+        options={"lmtp_line_length_limit": "80"},
+    ),
+    "lmtp discard": Scenario(agent="lmtp", options={"lmtp_discard_lhlo_keywords": "pipelining,size"}),
+    "lmtp name": Scenario(agent="lmtp", options={"lmtp_lhlo_name": "other.test"}),
+    "lmtp bound": Scenario(agent="lmtp", options={"lmtp_bind_address": "127.0.0.1"}),
+    "lmtp greeting meant": Scenario(
+        agent="lmtp",
+        replies={"GREETING": "554 5.3.2 go away"},
+        options={"lmtp_skip_5xx_greeting": "no"},
+    ),
+    "lmtp quit not waited for": Scenario(agent="lmtp", options={"lmtp_skip_quit_response": "yes"}),
+    "lmtp too big": Scenario(agent="lmtp", extensions=("SIZE 100",)),
+    "lmtp lost at end": Scenario(agent="lmtp", hang_up_after="END"),
+    "lmtp nobody there": Scenario(agent="lmtp", hang_up_after="CONNECT"),
 }
 DIFFERENT = {
+    "lmtp one by one": ("(MAIL FROM:<[^>]*>)", r"\1 SIZE=N"),
+    "lmtp too big": (r"\Z", "\0QUIT"),
+    "lmtp fallback": ("QUIT", ""),
     "no pipelining": ("(MAIL FROM:<[^>]*>)", r"\1 SIZE=N"),
     "greeting 421": ("QUIT", ""),
     "fallback": ("QUIT", ""),
@@ -284,7 +490,8 @@ DIFFERENT = {
 class Server:
     """The server's part of a scenario, once."""
 
-    def __init__(self, scenario: Scenario, context: ssl.SSLContext) -> None:
+    def __init__(self, scenario: Scenario, context: ssl.SSLContext, asking: ssl.SSLContext) -> None:
+        self._asking = asking
         self.scenario = scenario
         self.heard: list[str] = []
         self._context = context
@@ -348,9 +555,12 @@ class Server:
             command = line()
             self.heard.append(command)
             verb = command.split(" ")[0].upper()
-            if verb == "EHLO":
+            if verb == "EHLO" or verb == "LHLO":
                 lines = ["peer.test", *scenario.extensions]
                 say(verb, "\r\n".join([*(f"250-{x}" for x in lines[:-1]), f"250 {lines[-1]}"]))
+            elif verb == "MAIL":
+                accepted = 0
+                say(verb, "250 2.0.0 Ok", command)
             elif verb == "RCPT":
                 accepted += say(verb, "250 2.1.5 Ok", command).startswith("2")
             elif verb == "DATA":
@@ -359,14 +569,19 @@ class Server:
                     while (text := line()) != ".":
                         lines.append(text)
                     self.heard.append(_without_received("\n".join(lines)))
-                    say("END", "250 2.0.0 Ok: queued as X")
+                    for number in range(accepted if scenario.agent == "lmtp" else 1):
+                        text = scenario.replies.get(f"END {number}", "250 2.0.0 Ok: queued as X")
+                        say("END", text)
             elif verb == "STARTTLS":
                 if say(verb, "220 2.0.0 go").startswith("220"):
                     if scenario.tls == "broken":
                         conn.sendall(b"this is no TLS\r\n")
                         raise ConnectionError
-                    conn = open_sockets.enter_context(self._context.wrap_socket(conn, server_side=True))
-                    buffer = b""
+                    context = self._asking if scenario.tls == "asking" else self._context
+                    secured = open_sockets.enter_context(context.wrap_socket(conn, server_side=True))
+                    conn, buffer = secured, b""
+                    if scenario.tls == "asking":
+                        self.heard.append(f"certificate: {secured.getpeercert() != {}}")
             elif verb == "AUTH":
                 mechanism = command.split(" ")[1]
                 if "AUTH" not in scenario.replies:
@@ -447,14 +662,26 @@ def _prepare(directory: Path, owner: int) -> tuple[dict[str, Server], str]:
 
     fingerprint = hashlib.sha256(mark).digest().hex(":").upper()
     os.chmod(path, 0o644)
-    servers = {name: Server(scenario, context) for name, scenario in SCENARIOS.items()}
-    fallback = Server(Scenario(), context)
+    pem = path.read_text()
+    certificate_text, begin, key = pem.partition("-----BEGIN PRIVATE")
+    (directory / "chain.pem").write_text(begin + key + certificate_text)
+    (directory / "checks").write_text(CHECKS)
+    (directory / "statuses").write_text(STATUSES)
+    (directory / "replies").write_text(REPLIES)
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    asking.load_cert_chain(path)
+    asking.load_verify_locations(path)
+    asking.verify_mode = ssl.CERT_REQUIRED
+    servers = {name: Server(scenario, context, asking) for name, scenario in SCENARIOS.items()}
+    fallbacks = {agent: Server(Scenario(agent=agent), context, asking) for agent in ("smtp", "lmtp")}
     routes, services = [], []
     for number, (name, scenario) in enumerate(SCENARIOS.items()):
-        routes.append(f"{_domain(name)} s{number}:[127.0.0.1]:{servers[name].port}\n")
-        services.append(f"s{number} unix - - n - - smtp")
+        nexthop = scenario.nexthop.replace("PORT", str(servers[name].port))
+        routes.append(f"{_domain(name)} s{number}:{nexthop}\n")
+        services.append(f"s{number} unix - - n - - {scenario.agent}")
         for key, value in scenario.options.items():
-            text = value.replace("FALLBACK", str(fallback.port)).replace("MARK", fingerprint)
+            text = value.replace("FALLBACK", str(fallbacks[scenario.agent].port)).replace("MARK", fingerprint)
+            text = text.replace("DIR", str(directory)).replace("CHAIN", str(directory / "chain.pem"))
             services.append(f"  -o {{ {key} = {text.replace('CERT', str(path))} }}")
     (directory / "transport").write_text("".join(routes))
     (directory / "main.cf").write_text(MAIN_CF.format(dir=directory))

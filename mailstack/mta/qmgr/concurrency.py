@@ -62,6 +62,8 @@ class Policy:
     negative: Feedback = Feedback(1.0)
     cohorts: float = 1.0
     """Failed pseudo-cohorts after which a destination is dead; 0: never."""
+    transport_delay: float = 0.0
+    """Seconds between two deliveries of the transport, which are one after the other then; 0: none."""
     rate_delay: float = 0.0
     """Between two deliveries to one destination, which are then made one at a time."""
     dead_time: float = 300.0

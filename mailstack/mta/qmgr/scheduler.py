@@ -78,6 +78,10 @@ class Transport:
         self._clock = clock
         self._policy = policy
         self._process_limit = process_limit
+        if policy.transport_delay:
+            self._process_limit = 1
+        self._until = 0.0
+        """When the next delivery may begin (transport_delay; monotonic seconds)."""
         self._running = 0
         self._destinations: dict[str, Destination] = {}
         self._turns: deque[Destination] = deque()
@@ -130,6 +134,8 @@ class Transport:
 
     def _next(self) -> tuple[Destination, Request] | None:
         """The request whose turn it is, counted as running."""
+        if self._until and self._clock.monotonic() < self._until:
+            return None
         while self._turns:
             destination = self._turns.popleft()
             destination.listed = False
@@ -175,6 +181,8 @@ class Transport:
             self._bury(destination, request.site_failure, tasks, run)
         destination.running -= 1
         self._running -= 1
+        if self._policy.transport_delay:
+            self._until = self._clock.monotonic() + self._policy.transport_delay
         if self._policy.rate_delay and destination.dead is None:
             destination.until = self._clock.monotonic() + self._policy.rate_delay
             self._paused.append(destination)
@@ -232,7 +240,7 @@ class Transport:
 
     def tick(self, tasks: TaskSet, run: Run) -> float:
         """Go on with destinations whose pause is over; seconds until the next one's (infinite: none)."""
-        if not self._paused and not self._dead:
+        if not self._paused and not self._dead and not self._until:
             return float("inf")
         now = self._clock.monotonic()
         while self._paused and self._paused[0].until <= now:
@@ -247,7 +255,10 @@ class Transport:
             self._list(destination)
             self._forget(destination)
         self._fill(tasks, run)
+        if self._until <= now:
+            self._until = 0.0
         first = [self._paused[0].until] if self._paused else []
+        first += [self._until] * bool(self._until)
         first += [destination.until for destination in list(self._dead.values())[:1]]
         return min((until - now for until in first), default=float("inf"))
 

@@ -13,6 +13,7 @@ from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.mta.deliver.local import ForwardMail, LocalAgent, LocalRouter
 from mailstack.mta.deliver.request import Agent
 from mailstack.mta.deliver.smtp import SMTPAgent
+from mailstack.mta.deliver.status_filter import filtered
 from mailstack.mta.deliver.virtual import VirtualAgent
 from mailstack.mta.qmgr.concurrency import Feedback, Policy
 from mailstack.mta.qmgr.scheduler import Run, Transport
@@ -100,6 +101,7 @@ class Transports:
         agent = self._agent(name, service, conf)
         daemon = "error" if agent.daemon == "retry" else agent.daemon  # one program, two names
         log = self._log.child(f"{conf.str('syslog_name')}/{daemon}")
+        agent = filtered(agent, conf, self._open_table, log)
         if isinstance(agent, Unavailable):
             log.warning(f"transport {name}: not in master.cf, or served by a daemon that we do not have")
         limit = service.maxproc if service is not None else None
@@ -205,6 +207,7 @@ def _policy(conf: MainCf, transport: str, log: Log) -> Policy:
         negative=_feedback(conf, transport, "default_destination_concurrency_negative_feedback", log),
         cohorts=_limit(conf, transport, "default_destination_concurrency_failed_cohort_limit"),
         rate_delay=delay,
+        transport_delay=conf.time(_name(conf, transport, "default_transport_rate_delay")),
         dead_time=conf.time("minimal_backoff_time"),
     )
 
