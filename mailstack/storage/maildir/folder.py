@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mailstack.storage.maildir import index as index_file
-from mailstack.storage.maildir import uidlist
 from mailstack.storage.maildir.keywords import Keywords
 from mailstack.storage.maildir.listing import (
     NO_STAMP,
@@ -37,12 +36,12 @@ from mailstack.storage.maildir.listing import (
     stamp_of,
 )
 from mailstack.storage.maildir.names import INFO, flags_of, size_in_name, split_name, suffix_of
+from mailstack.storage.maildir.numbers import Numbers
+from mailstack.storage.maildir.uidlist import FILE
 
 IN_NEW = 1 << 32
 CHANGES_LOST = 1 << 32
 """Modification sequences that may have been given since the index was written, should the clock be wrong."""
-REWRITE_STALE = 200
-"""Records of expunged messages that may stand in the uidlist before it is rewritten."""
 
 
 @dataclass(slots=True)
@@ -62,26 +61,20 @@ class Folder:
 
     __slots__ = (
         "_by_base",
-        "_list_stamp",
-        "_reserved",
-        "_stale",
         "clock",
         "dates",
-        "extensions",
         "flags",
-        "guid",
         "highest_modseq",
         "keywords",
         "modseqs",
         "names",
-        "next_uid",
+        "numbers",
         "path",
         "problems",
         "recent_from",
         "saved",
         "sizes",
         "stamp",
-        "uid_validity",
         "uids",
         "unsaved",
     )
@@ -89,9 +82,6 @@ class Folder:
     def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self.clock = clock
-        self.uid_validity = 0
-        self.next_uid = 1
-        self.guid = ""
         self.uids: array[int] = array("I")
         self.names: list[str] = []
         self.flags: array[int] = array("Q")
@@ -102,14 +92,11 @@ class Folder:
         self.highest_modseq = 1
         self.unsaved = False
         self._by_base: dict[str, int] | None = None
-        self.extensions: dict[int, str] = {}
         self.keywords = Keywords(path)
         self.recent_from = 1
         self.problems: list[str] = []
+        self.numbers = Numbers(path, self.problems)
         self.stamp = NO_STAMP
-        self._list_stamp: tuple[int, int, int] | None = None
-        self._reserved: dict[str, int] = {}
-        self._stale = 0
 
     # ---- reading the disk
 
@@ -122,10 +109,8 @@ class Folder:
         known = self._read_index()
         if known is None or not self._take_over(known):
             listing = read_listing(self.path)
-            if not self._read_uidlist():
-                self.uid_validity = new_validity()
-                self.guid = uidlist.new_guid()
-                self._rewrite()
+            if not self.numbers.read(0):
+                self.numbers.begin(new_validity())
             self.apply(listing)
             self.saved = array("q", bytes(8 * len(self.uids)))  # they have come before, and nobody knows when
             fresh = [uid for uid, flags in zip(self.uids, self.flags, strict=True) if flags & IN_NEW]
@@ -145,20 +130,21 @@ class Folder:
 
     def _take_over(self, known: index_file.Snapshot) -> bool:
         """Nothing has changed since the index was written: its columns are the folder's."""
-        if not known.trusted or known.stamp == NO_STAMP or known.list_stamp != self._stat_list():
+        if not known.trusted or known.stamp == NO_STAMP or known.list_stamp != self.numbers.on_disk():
             return False
         try:
             if stamp_of(self.path) != known.stamp:
                 return False
         except FileNotFoundError:
             return False
-        self.uid_validity, self.next_uid, self.guid = known.uid_validity, known.next_uid, known.guid
         self.uids, self.names, self.flags = known.uids, known.names, known.flags
         self.modseqs, self.highest_modseq = known.modseqs, known.highest_modseq
         self.dates, self.saved, self.sizes = known.dates, known.saved, known.sizes
-        self.extensions = known.extensions
         self.recent_from = known.recent_from
-        self.stamp, self._list_stamp, self._stale = known.stamp, known.list_stamp, known.stale
+        self.stamp = known.stamp
+        numbers = self.numbers
+        numbers.uid_validity, numbers.next_uid, numbers.guid = known.uid_validity, known.next_uid, known.guid
+        numbers.stamp, numbers.stale, numbers.extensions = known.list_stamp, known.stale, known.extensions
         self._by_base = None
         return True
 
@@ -191,10 +177,10 @@ class Folder:
             uid_validity=self.uid_validity,
             next_uid=self.next_uid,
             recent_from=self.recent_from,
-            stale=self._stale,
+            stale=self.numbers.stale,
             highest_modseq=self.highest_modseq,
             stamp=stamp,
-            list_stamp=self._list_stamp or (0, 0, 0),
+            list_stamp=self.numbers.stamp or (0, 0, 0),
             guid=self.guid,
             uids=self.uids[:],
             flags=self.flags[:],
@@ -203,7 +189,7 @@ class Folder:
             saved=self.saved[:],
             sizes=self.sizes[:],
             names=self.names[:],
-            extensions=dict(self.extensions),
+            extensions=dict(self.numbers.extensions),
         )
 
     def _change(self) -> int:
@@ -225,10 +211,6 @@ class Folder:
             return stamp_of(self.path) != self.stamp or self.list_changed()
         except FileNotFoundError:
             return True
-
-    def list_changed(self) -> bool:
-        """Whether another program has written the uidlist since it was read (one `stat` call)."""
-        return self._stat_list() != self._list_stamp
 
     def apply(self, listing: Listing) -> Delta:
         """Bring the columns to what a listing says; new messages get their UIDs, durable in the uidlist.
@@ -309,7 +291,7 @@ class Folder:
         fresh: list[tuple[str, str, bool]] = []
         floor = self.uids[-1] if self.uids else 0
         for base, name, in_new in unknown:
-            uid = self._reserved.get(base, 0)
+            uid = self.numbers.reserved.get(base, 0)
             if uid > floor:
                 reserved.append((uid, base, name, in_new))
             else:
@@ -318,9 +300,9 @@ class Folder:
         uid = self.next_uid
         assigned = [(uid + offset, *item) for offset, item in enumerate(fresh)]
         if assigned:
-            self._append([(number, base, "") for number, base, _, _ in assigned])
+            self.numbers.append([(number, base, "") for number, base, _, _ in assigned])
         for number, base, name, in_new in [*sorted(reserved), *assigned]:
-            self._reserved.pop(base, None)
+            self.numbers.reserved.pop(base, None)
             self._insert(number, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
         return len(reserved) + len(assigned)
 
@@ -337,87 +319,49 @@ class Folder:
 
     # ---- the uidlist
 
-    def _stat_list(self) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(f"{self.path}/{uidlist.FILE}")
-        except FileNotFoundError:
-            return None
-        return (status.st_ino, status.st_size, status.st_mtime_ns)
-
-    def _read_uidlist(self) -> bool:
-        """Take UIDVALIDITY and reservations from the file; False when there is none to use."""
-        stamp = self._stat_list()
-        try:
-            with open(f"{self.path}/{uidlist.FILE}", "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return False
-        parsed = uidlist.parse(data)
-        if parsed is None:
-            self.problems.append(f"{self.path}/{uidlist.FILE}: damaged, made anew with another UIDVALIDITY")
-            return False
-        if self.uid_validity not in (0, parsed.uid_validity):
-            raise FolderGoneError(f"{self.path}: UIDVALIDITY has changed")
-        self.uid_validity = parsed.uid_validity
-        self.next_uid = max(self.next_uid, parsed.next_uid)
-        self.guid = parsed.guid or self.guid or uidlist.new_guid()
-        self.extensions = parsed.extensions
-        self._reserved = dict(zip(parsed.bases, parsed.uids, strict=True))
-        self._stale = max(0, len(parsed.uids) - len(self.uids))
-        self._list_stamp = stamp
-        if parsed.problem:
-            self.problems.append(f"{self.path}/{uidlist.FILE}: {parsed.problem}; repaired")
-            for base in list(self._reserved):
-                if self._reserved[base] >= parsed.next_uid:
-                    del self._reserved[base]
-            self._rewrite(self._reserved)
-        return True
+    def list_changed(self) -> bool:
+        """Whether another program has written the uidlist since it was read (one `stat` call)."""
+        return self.numbers.changed()
 
     def _reread_uidlist(self) -> None:
         """Another program has written the uidlist (or removed it: then ours is written again)."""
-        if not self._read_uidlist():
+        if not self.numbers.read(len(self.uids)):
             if not os.path.isdir(self.path):
                 raise FolderGoneError(f"{self.path}: deleted")
-            self._rewrite()
+            self.numbers.rewrite(self._rows())
             return
-        for base in self.by_base.keys() & self._reserved.keys():
-            del self._reserved[base]
+        reserved = self.numbers.reserved
+        for base in self.by_base.keys() & reserved.keys():
+            del reserved[base]
 
-    def _append(self, records: Sequence[tuple[int, str, str]]) -> None:
-        """Write records behind the last line and step `next_uid`. Raises `OSError`, `LockBusyError`."""
-        path = f"{self.path}/{uidlist.FILE}"
-        with uidlist.Lock(path):
-            if self._stat_list() != self._list_stamp:
-                raise uidlist.LockBusyError(f"{path} has just been changed by another program")
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
-                data = b"".join([uidlist.record(*record) for record in records])
-                before = os.fstat(fd).st_size
-                if os.write(fd, data) != len(data):
-                    os.ftruncate(fd, before)
-                    raise OSError(28, "No space left on device", path)
-                status = os.fstat(fd)
-            finally:
-                os.close(fd)
-            self._list_stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        self.next_uid = records[-1][0] + 1
-
-    def _rewrite(self, reserved: dict[str, int] | None = None) -> None:
-        """Write the whole uidlist anew, without the records of expunged messages."""
-        rows = {uid: split_name(name)[0] for uid, name in zip(self.uids, self.names, strict=True)}
-        if reserved is not None:
-            rows.update((uid, base) for base, uid in reserved.items())
-        data = [uidlist.header(self.uid_validity, self.next_uid, self.guid)]
-        data += [uidlist.record(uid, rows[uid], self.extensions.get(uid, "")) for uid in sorted(rows)]
-        with uidlist.Lock(f"{self.path}/{uidlist.FILE}") as lock:
-            lock.replace(b"".join(data))
-        self._list_stamp = self._stat_list()
-        self._stale = 0
+    def _rows(self) -> dict[int, str]:
+        return {uid: split_name(name)[0] for uid, name in zip(self.uids, self.names, strict=True)}
 
     def compact(self) -> None:
         """Rewrite the uidlist when too much of it is about expunged messages. Raises `OSError`."""
-        if self._stale > max(REWRITE_STALE, len(self.uids)) and self._stat_list() == self._list_stamp:
-            self._rewrite()
+        if self.numbers.wasteful(len(self.uids)):
+            self.numbers.rewrite(self._rows())
+
+    @property
+    def uid_validity(self) -> int:
+        return self.numbers.uid_validity
+
+    @property
+    def next_uid(self) -> int:
+        """The UID that the next message will get."""
+        return self.numbers.next_uid
+
+    @property
+    def guid(self) -> str:
+        """Of the mailbox: 32 hexadecimal digits."""
+        return self.numbers.guid
+
+    def extension(self, uid: int, key: str) -> str | None:
+        """The field of a message's record in the uidlist that begins with this letter, without it."""
+        for item in self.numbers.extensions.get(uid, "").split(" "):
+            if item[:1] == key:
+                return item[1:]
+        return None
 
     # ---- lookups
 
@@ -449,10 +393,7 @@ class Folder:
 
     def message_guid(self, index: int) -> str:
         """What Dovecot takes as the message's GUID, the same for its copies: the first one's base name."""
-        for item in self.extensions.get(self.uids[index], "").split(" "):
-            if item[:1] == "G":
-                return item[1:]
-        return split_name(self.names[index])[0]
+        return self.extension(self.uids[index], "G") or split_name(self.names[index])[0]
 
     @property
     def by_base(self) -> dict[str, int]:
@@ -471,10 +412,10 @@ class Folder:
     def size_in_name(self, index: int, key: str) -> int | None:
         """`S` or `W` of the file's name, else of the uidlist's extension fields, else None."""
         size = size_in_name(self.names[index], key)
-        if size is None and self.extensions:
-            for item in self.extensions.get(self.uids[index], "").split(" "):
-                if item[:1] == key and item[1:].isdecimal():
-                    return int(item[1:])
+        if size is None and self.numbers.extensions:
+            text = self.extension(self.uids[index], key)
+            if text is not None and text.isdecimal():
+                return int(text)
         return size
 
     # ---- changes of our own
@@ -505,16 +446,15 @@ class Folder:
             (self.next_uid + offset, base, copied.get(base, "")) for offset, (base, _, _) in enumerate(fresh)
         ]
         if records:
-            self._append(records)
-        for (uid, base, extension), (_, name, in_new) in zip(records, fresh, strict=True):
+            self.numbers.append(records)
+        for (uid, base, _), (_, name, in_new) in zip(records, fresh, strict=True):
             self._insert(uid, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
-            if extension:
-                self.extensions[uid] = extension
         return [self.by_base[split_name(name)[0]] for name, _ in files]
 
     def move_to(self, path: str) -> None:
         """The folder's directory has been renamed."""
         self.path = path
+        self.numbers.path = f"{path}/{FILE}"
         self.keywords.move_to(path)
 
     def renamed(self, index: int, flags: int) -> str:
@@ -536,14 +476,14 @@ class Folder:
         keep = [index for index in range(len(self.uids)) if index not in dead]
         for index in dead:
             self.by_base.pop(split_name(self.names[index])[0], None)
-            self.extensions.pop(self.uids[index], None)
+            self.numbers.extensions.pop(self.uids[index], None)
         self._change()
         self.uids = array("I", [self.uids[index] for index in keep])
         self.names = [self.names[index] for index in keep]
         for column in ("flags", "modseqs", "dates", "saved", "sizes"):
             old: array[int] = getattr(self, column)
             setattr(self, column, array(old.typecode, [old[index] for index in keep]))
-        self._stale += len(dead)
+        self.numbers.stale += len(dead)
 
     def move_new(self) -> None:
         """Move what lies in `new/` to `cur/`: a session has seen it. Raises `OSError`."""

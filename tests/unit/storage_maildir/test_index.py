@@ -42,7 +42,7 @@ def columns(folder: Folder) -> list[object]:
     return [
         *map(list, numbers),
         folder.names,
-        folder.extensions,
+        folder.numbers.extensions,
         folder.uid_validity,
         folder.next_uid,
         folder.guid,

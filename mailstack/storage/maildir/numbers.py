@@ -1,0 +1,135 @@
+"""Which UID each file of one folder has: `dovecot-uidlist` as this process knows it.
+
+Other programs write the file too. Whoever finds that it has changed (`changed`) reads it again before
+anything else; nothing is appended to a file that has not been read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from mailstack.storage.maildir import uidlist
+from mailstack.storage.maildir.listing import FolderGoneError
+
+REWRITE_STALE = 200
+"""Records of expunged messages that may stand in the uidlist before it is rewritten."""
+
+ListStamp = tuple[int, int, int]
+"""The file's inode, size and modification time (ns)."""
+
+
+class Numbers:
+    """See the module. `reserved` are UIDs of files (by base name) that nobody has seen yet; `stale` counts
+    records of messages that are gone; `extensions` are a record's further fields, as they stand."""
+
+    __slots__ = (
+        "extensions",
+        "guid",
+        "next_uid",
+        "path",
+        "problems",
+        "reserved",
+        "stale",
+        "stamp",
+        "uid_validity",
+    )
+
+    def __init__(self, folder: str, problems: list[str]) -> None:
+        """`problems` gets a line about each damage."""
+        self.path = f"{folder}/{uidlist.FILE}"
+        self.problems = problems
+        self.uid_validity = 0
+        self.next_uid = 1
+        self.guid = ""
+        self.extensions: dict[int, str] = {}
+        self.reserved: dict[str, int] = {}
+        self.stale = 0
+        self.stamp: ListStamp | None = None
+
+    def begin(self, uid_validity: int) -> None:
+        """The folder is new, or its file cannot be used: number it from 1 on. Raises `OSError`."""
+        self.uid_validity = uid_validity
+        self.guid = uidlist.new_guid()
+        self.rewrite({})
+
+    def on_disk(self) -> ListStamp | None:
+        """The file's stamp now; None when there is none."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def changed(self) -> bool:
+        """Whether another program has written the file since it was read (one `stat` call)."""
+        return self.on_disk() != self.stamp
+
+    def read(self, known: int) -> bool:
+        """Take over what the file says; False when there is none to use. `known`: messages that we know.
+
+        Raises `OSError`, `LockBusyError` (it is damaged, and being repaired by another program),
+        `FolderGoneError` when UIDVALIDITY is another.
+        """
+        stamp = self.on_disk()
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return False
+        parsed = uidlist.parse(data)
+        if parsed is None:
+            self.problems.append(f"{self.path}: damaged, made anew with another UIDVALIDITY")
+            return False
+        if self.uid_validity not in (0, parsed.uid_validity):
+            raise FolderGoneError(f"{os.path.dirname(self.path)}: UIDVALIDITY has changed")
+        self.uid_validity = parsed.uid_validity
+        self.next_uid = max(self.next_uid, parsed.next_uid)
+        self.guid = parsed.guid or self.guid or uidlist.new_guid()
+        self.extensions = parsed.extensions
+        self.reserved = dict(zip(parsed.bases, parsed.uids, strict=True))
+        self.stale = max(0, len(parsed.uids) - known)
+        self.stamp = stamp
+        if parsed.problem:
+            self.problems.append(f"{self.path}: {parsed.problem}; repaired")
+            for base in list(self.reserved):
+                if self.reserved[base] >= parsed.next_uid:
+                    del self.reserved[base]
+            self.rewrite({uid: base for base, uid in self.reserved.items()})
+        return True
+
+    def append(self, records: Sequence[tuple[int, str, str]]) -> None:
+        """Write records (UID, base name, extension fields) behind the last line and step `next_uid`.
+
+        Raises `OSError`, `LockBusyError`.
+        """
+        with uidlist.Lock(self.path):
+            if self.changed():
+                raise uidlist.LockBusyError(f"{self.path} has just been changed by another program")
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                data = b"".join([uidlist.record(*record) for record in records])
+                before = os.fstat(fd).st_size
+                if os.write(fd, data) != len(data):
+                    os.ftruncate(fd, before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+            self.stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        self.next_uid = records[-1][0] + 1
+        self.extensions.update((uid, extension) for uid, _, extension in records if extension)
+
+    def rewrite(self, rows: dict[int, str]) -> None:
+        """Make the file hold just these: UID -> base name. Raises `OSError`, `LockBusyError`."""
+        data = [uidlist.header(self.uid_validity, self.next_uid, self.guid)]
+        data += [uidlist.record(uid, rows[uid], self.extensions.get(uid, "")) for uid in sorted(rows)]
+        with uidlist.Lock(self.path) as lock:
+            lock.replace(b"".join(data))
+        self.stamp = self.on_disk()
+        self.stale = 0
+
+    def wasteful(self, known: int) -> bool:
+        """Whether too much of the file is about messages that are gone, and nobody else has written it."""
+        return self.stale > max(REWRITE_STALE, known) and not self.changed()
