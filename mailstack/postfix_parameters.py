@@ -727,6 +727,16 @@ _TABLE: tuple[Parameter, ...] = (
     _P("delay_warning_time", _T, "0h", ("qmgr", "bounce"),
        "after which the sender is told that mail is late; 0: never", 0, unit="h"),
     _P("empty_address_recipient", _S, "MAILER-DAEMON", _BOUNCE, "the name for <> in headers"),
+    _P("bounce_template_file", _S, "", _BOUNCE, "texts of notifications, in bounce(5)'s form"),
+    _P("enable_threaded_bounces", _B, "no", _BOUNCE, "notifications refer to the original's Message-ID"),
+    _P("confirm_delay_cleared", _B, "no", ("qmgr", "bounce"),
+       "tell of the delivery of what the sender knows to be late"),
+    # ---- VERP
+    _P("default_verp_delimiters", _S, "+=", ("smtpd", "sendmail"), "between sender and recipient, for @"),
+    _P("verp_delimiter_filter", _S, "-=+", ("smtpd", "sendmail"), "what delimiters may be"),
+    _P("disable_verp_bounces", _B, "no", _BOUNCE, "one notification for all recipients, to the sender"),
+    _P("smtpd_authorized_verp_clients", _L, "$authorized_verp_clients", _SMTPD,
+       "clients that may use XVERP"),
     # ---- for a real Postfix only
     _P("command_directory", _S, "/usr/sbin", _NOBODY, "Postfix's commands"),
     _P("daemon_directory", _S, "/usr/lib/postfix/sbin", ("master",), "Postfix's daemons; a name in the log"),

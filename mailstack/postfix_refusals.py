@@ -71,8 +71,6 @@ of an installation of Postfix
     html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path
     readme_directory sample_directory sendmail_fix_line_endings sendmail_path setgid_group
     shlib_directory
-replies and status codes are not rewritten by patterns
-    verp_delimiter_filter
 no workaround for old PIX firewalls
     lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
     lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
@@ -92,8 +90,6 @@ always yes
     frozen_delivered_to helpful_warnings respectful_logging
 of a database library that is not used
     berkeley_db_create_buffer_size berkeley_db_read_buffer_size lmdb_map_size
-there is no VERP; envelope senders are passed on untouched
-    default_verp_delimiters disable_verp_bounces smtpd_authorized_verp_clients
 counts are kept by the smtpd processes themselves
     anvil_status_update_time application_event_drain_time
 for Postfix's own tests
@@ -108,8 +104,6 @@ who may read the queue folder may list and flush it
     authorized_flush_users authorized_mailq_users
 a configuration is the folder that a command is given
     alternate_config_directories
-a delayed message that arrives is not reported again
-    confirm_delay_cleared
 a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
 always no: an alias's owner stays what it is
@@ -126,16 +120,12 @@ names outside ASCII follow IDNA 2008 (UTS 46)
     enable_idna2003_compatibility
 nobody is told of new mail by comsat; IMAP IDLE does that
     biff
-notifications do not refer to the message they are about
-    enable_threaded_bounces
 openssl is not called
     openssl_path
 ports have the names of /etc/services
     known_tcp_ports
 recipients of one message are not spread over deliveries
     qmgr_fudge_factor
-the texts of notifications are fixed
-    bounce_template_file
 there is no debugger hook
     debugger_command
 what is let in is not logged by its rule

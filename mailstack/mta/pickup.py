@@ -43,6 +43,7 @@ from mailstack.mta.postdrop import FULL_NAME, READY, REWRITE_CONTEXT, UID
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.submission import HEADER_LIMIT
 from mailstack.mta.verify import PROBE, USER
+from mailstack.mta.verp import VERP
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
@@ -346,7 +347,8 @@ def _attributes(given: Envelope, cleanup: Cleanup) -> dict[str, str]:
     """A question (sendmail -bv) goes the way that mail would go behind a content filter."""
     if PROBE in given.attributes:
         return {PROBE: USER}
-    return {FILTER: cleanup.filter} if cleanup.filter else {}
+    kept = {VERP: given.attributes[VERP]} if VERP in given.attributes else {}
+    return kept | ({FILTER: cleanup.filter} if cleanup.filter else {})
 
 
 def _given(envelope: Envelope) -> str:

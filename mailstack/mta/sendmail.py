@@ -6,8 +6,8 @@ Reads a message from standard input and leaves it in maildrop/ (`postdrop`); `-b
 `-q…` postqueue, `-bs` a session with smtpd on standard input and output. As in Postfix, options end at the
 first argument that is none; exit status 0, or 75 (EX_TEMPFAIL) with the reason on standard error.
 
-`-bv` asks what would become of a message, and has a report of it sent. Not here, and refused: -bd, -bl, -XV
-(docs/differences.md).
+`-bv` asks what would become of a message, and has a report of it sent; `-XV` has every recipient get it from
+a sender of his own (VERP). Not here, and refused: -bd, -bl (docs/differences.md).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Options:
     notify: str = ""
     ret: str = ""
     envid: str = ""
+    verp: str | None = None
+    """The delimiters of VERP; `""`: the usual ones."""
     verbose: bool = False
     probe: bool = False
     """Nothing is sent but a report of what would become of it."""
@@ -121,8 +123,16 @@ def parse(arguments: Sequence[str]) -> Options:
         if word == "-q":
             options.mode = "q"
             continue
-        if word == "-XV" or (word.startswith("-V") and len(word) == 4):
-            raise Fatal("-XV: variable envelope return paths are not supported", EX_USAGE)
+        if word == "-V" and rest and len(rest[0]) == 2:
+            warn(NAME, "option -V is deprecated with Postfix 2.3; specify -XV instead")
+            word = "-XV"
+        elif word.startswith("-V") and len(word) == 4:
+            new = f"-X{word[1:]}"
+            warn(NAME, f"option {word} is deprecated with Postfix 2.3; specify {new} instead")
+            word = new
+        if word == "-XV":
+            options.verp = ""
+            continue
         while len(word) > 1:
             letter = word[1]
             if letter in _WITH_VALUE:
@@ -184,10 +194,12 @@ def _option(options: Options, letter: str, value: str) -> None:
             options.verbose = True
         case "n":
             raise Fatal("-n option not supported")
-        case "X" if value[0] == "V":
-            raise Fatal("-XV: variable envelope return paths are not supported", EX_USAGE)
+        case "X":
+            if value[0] != "V":
+                raise Fatal(f"unsupported: -X{value[0]}", EX_USAGE)
+            options.verp = value[1:]
         case _:
-            pass  # what sendmail(1) of Postfix ignores as well: -A -L -O -U -X -c -e -h -m -p -x
+            pass  # what sendmail(1) of Postfix ignores as well: -A -L -O -U -c -e -h -m -p -x
 
 
 def _old_option(options: Options, value: str) -> None:
@@ -254,6 +266,7 @@ def submit(conf: MainCf, options: Options) -> int:
     from mailstack.mta.postdrop import FULL_NAME, REWRITE_CONTEXT, UID, Drop, user_name
     from mailstack.mta.submission import HEADER_LIMIT, Headers
     from mailstack.mta.verify import PROBE, USER
+    from mailstack.mta.verp import VERP
     from mailstack.storage.queue import Envelope, Queue, Recipient
 
     uid = os.getuid()
@@ -265,6 +278,9 @@ def submit(conf: MainCf, options: Options) -> int:
         raise Fatal(f"{who}: -t option cannot be used with -bv", EX_USAGE)
     recipients = [address for word in options.recipients for address in parse_list(word)]
     sender = _sender(options, uid)
+    verp = _verp(conf, options)
+    if verp and not sender:
+        raise Fatal(f"{who}: -V option requires non-null sender address", EX_USAGE)
     now = time.time()
     queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
     drop = Drop(queue, now, conf.size("message_size_limit"))
@@ -284,6 +300,8 @@ def submit(conf: MainCf, options: Options) -> int:
         attributes = {UID: str(uid)}
         if options.probe:
             attributes[PROBE] = USER
+        if verp:
+            attributes[VERP] = verp
         full_name = _full_name(options, uid)
         if full_name:
             attributes[FULL_NAME] = full_name
@@ -305,6 +323,18 @@ def submit(conf: MainCf, options: Options) -> int:
     if options.verbose or options.probe:
         sys.stdout.write(f"Mail Delivery Status Report will be mailed to <{sender}>.\n")
     return 0
+
+
+def _verp(conf: MainCf, options: Options) -> str:
+    """The delimiters of variable envelope return paths; `""`: none are wanted. Raises `Fatal`."""
+    from mailstack.mta.verp import default_delimiters, usable
+
+    if options.verp is None:
+        return ""
+    allowed = conf.str("verp_delimiter_filter")
+    if options.verp and not usable(options.verp, allowed):
+        raise Fatal(f"-V requires two characters from {allowed}", EX_USAGE)
+    return options.verp or default_delimiters(conf)
 
 
 def _message(options: Options) -> Iterator[bytes]:

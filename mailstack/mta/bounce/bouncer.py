@@ -20,15 +20,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta import lines as lines_of
 from mailstack.mta.bounce.report import Line, Notification, Site, compose, message_id
-from mailstack.mta.bounce.templates import DELAY, FAILURE, SUCCESS, VERIFY, Template
+from mailstack.mta.bounce.template_file import read_templates
 from mailstack.mta.bounce.transcript import notify_classes
 from mailstack.mta.cleanup import AliasExpansionError, Cleanup
+from mailstack.mta.cleanup.addresses import rewrite
 from mailstack.mta.deliver.apart import copy
 from mailstack.mta.deliver.request import Result, Sent
 from mailstack.mta.dsn import original_recipient
 from mailstack.mta.lookup import settled
 from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.verp import VERP, verp_sender
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
@@ -38,6 +41,8 @@ from mailstack.wire.smtp import quote
 
 HEADER_LIMIT = 100 * 1024
 """Octets of an original's headers that are returned at the most."""
+MOST_TOKENS = 10_240
+"""Words of a template's From: header that are looked at (header_address_token_limit's default)."""
 LARGE = 256 * 1024
 """Octets from which on an original is copied piece by piece."""
 
@@ -82,7 +87,13 @@ class Bouncer:
         self._null_sender = f"{null_name}@{host}"
         self._double = f"{conf.str('double_bounce_sender')}@{host}"
         self._limit = conf.size("bounce_size_limit")
-        self._hours = int(conf.time("delay_warning_time") // 3600)
+        self._long_ids = conf.bool("enable_long_queue_ids")
+        self._threaded = conf.bool("enable_threaded_bounces")
+        self._verp = not conf.bool("disable_verp_bounces")
+        self._templates = {
+            kind: replace(template, author=_completed(template.author, rewriter))
+            for kind, template in read_templates(conf, self._log.warning).items()
+        }
         self._lifetime = conf.time("maximal_queue_lifetime")
         classes = notify_classes(conf)
 
@@ -103,16 +114,23 @@ class Bouncer:
         if not envelope.sender:
             if self._double_bounces:
                 whom = _Whom(self._double_bounces, True)
-                await self._send(message, FAILURE, whom, lines, self._whole(message))
+                await self._send(message, "failure", whom, lines, self._whole(message))
             return
         if envelope.sender.lower() == self._double.lower():
             self._log.warning(f"{message.queue_id}: undeliverable postmaster notification discarded")
             return
         reported = [line for line in lines if not line.notify or "FAILURE" in line.notify]
-        if reported:
-            await self._send(message, FAILURE, _Whom(envelope.sender, False), reported, self._whole(message))
+        verp = envelope.attributes.get(VERP, "") if envelope.attributes and self._verp else ""
+        if verp:
+            # Each to the address that he was written from.
+            for line in reported:
+                sender = verp_sender(verp, envelope.sender, line.original or line.address)
+                await self._send(message, "failure", _Whom(sender, False), [line], self._whole(message))
+        elif reported:
+            whom = _Whom(envelope.sender, False)
+            await self._send(message, "failure", whom, reported, self._whole(message))
         if self._bounces:
-            await self._send(message, FAILURE, _Whom(self._bounces, True), lines, whole=False)
+            await self._send(message, "failure", _Whom(self._bounces, True), lines, whole=False)
 
     async def warn(self, message: Message, late: Sequence[Result]) -> None:
         """Recipients have not been reached for `delay_warning_time`."""
@@ -123,20 +141,22 @@ class Bouncer:
         lines = [self._line(message, result, "delayed", until) for result in late]
         reported = [line for line in lines if not line.notify or "DELAY" in line.notify]
         if reported:
-            await self._send(message, DELAY, _Whom(sender, False), reported, whole=False)
+            await self._send(message, "delay", _Whom(sender, False), reported, whole=False)
         if self._delays:
-            await self._send(message, DELAY, _Whom(self._delays, True), lines, whole=False)
+            await self._send(message, "delay", _Whom(self._delays, True), lines, whole=False)
 
     async def confirm(self, message: Message, sent: Sequence[Result], expanded: str) -> None:
-        """Recipients with NOTIFY=SUCCESS have been delivered; `expanded` is the attribute `REPLACED`."""
+        """Recipients with NOTIFY=SUCCESS have been delivered, or (confirm_delay_cleared) some that were late;
+        `expanded` is the attribute `REPLACED`."""
         sender = message.envelope.sender
         name = self._site.mail_name
         lines = [_expanded(record, name) for record in expanded.split("\n") if record]
         for result in sent:
             assert isinstance(result.outcome, Sent)
-            lines.append(self._line(message, result, result.outcome.action))
+            # What the next MTA would tell of is told here where the sender knows of a delay.
+            lines.append(self._line(message, result, result.outcome.action or "relayed"))
         if sender and lines:
-            await self._send(message, SUCCESS, _Whom(sender, False), lines, whole=False)
+            await self._send(message, "success", _Whom(sender, False), lines, whole=False)
 
     async def verified(self, message: Message, found: Sequence[Result]) -> None:
         """Somebody has asked what would become of a message (sendmail -bv)."""
@@ -153,26 +173,26 @@ class Bouncer:
                 line = replace(line, remote_mta=remote, diagnostic=f"smtp; {result.outcome.text}")
             lines.append(line)
         if message.envelope.sender and lines:
-            await self._send(message, VERIFY, _Whom(message.envelope.sender, False), lines, whole=False)
+            await self._send(message, "verify", _Whom(message.envelope.sender, False), lines, whole=False)
 
     # ---- one notification
 
     async def _send(
-        self, message: Message, template: Template, whom: _Whom, lines: Sequence[Line], whole: bool
+        self, message: Message, kind: str, whom: _Whom, lines: Sequence[Line], whole: bool
     ) -> None:
         """Put a notification into the queue. `whole`: with all of the original."""
         envelope = message.envelope
         large = whole and envelope.size > LARGE
         now = self._clock.time()
         queue_id = self._queue.new_id(now)
-        stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
+        stamp = "" if self._long_ids else time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
+        template = self._templates[kind]
+        if not whom.postmaster:
+            for text in template.warnings:
+                self._log.warning(text)
         notification = Notification(
             template,
-            ""
-            if whom.postmaster
-            else template.text.format(
-                host=self._site.host, hours=self._hours, days=int(self._lifetime // 86400)
-            ),
+            "" if whom.postmaster else template.text,
             template.postmaster_subject if whom.postmaster else template.subject,
             whom.address,
             "auto-generated" if whom.postmaster else "auto-replied",
@@ -183,6 +203,7 @@ class Bouncer:
             lines,
             b"" if large else self._original(message, whole),
             not whole,
+            self._thread(message) if self._threaded else "",
         )
         parts = compose(self._site, notification, stamp)
         eight_bit = (large and envelope.body == "8bitmime") or not all(part.isascii() for part in parts)
@@ -223,6 +244,11 @@ class Bouncer:
             self._log.warning(f"{message.queue_id}: {error}")
             return (Recipient(address),)
 
+    def _thread(self, message: Message) -> str:
+        """The original's Message-ID; empty where it has none."""
+        found = lines_of.message_id(self._queue.read_content(message, HEADER_LIMIT))
+        return "" if found == "<>" else found
+
     def _whole(self, message: Message) -> bool:
         """Whether the sender gets all of the original back (RFC 3461 §4.3: RET is about failures only)."""
         return message.envelope.size <= self._limit and message.envelope.ret != "HDRS"
@@ -253,6 +279,12 @@ class Bouncer:
             recipient.notify,
             until,
         )
+
+
+def _completed(author: str, rewriter: Rewriter) -> str:
+    """A From: header with complete addresses."""
+    found = rewrite(f" {author}", rewriter.complete, MOST_TOKENS) if author else None
+    return author if found is None else found.strip().replace("\n", "")
 
 
 def _expanded(record: str, mail_name: str) -> Line:

@@ -70,11 +70,13 @@ class Notification:
     lines: Sequence[Line]
     original: bytes
     headers_only: bool
+    thread: str = ""
+    """The original's Message-ID, to refer to (enable_threaded_bounces)."""
 
 
 def message_id(queue_id: str, stamp: str, host: str) -> str:
-    """`stamp`: the time, as `20261122154906`."""
-    return f"{stamp}.{queue_id}@{host}"
+    """`stamp`: the time, as `20261122154906`; `""` where queue ids never repeat."""
+    return f"{stamp}.{queue_id}@{host}" if stamp else f"{queue_id}@{host}"
 
 
 def compose(site: Site, note: Notification, stamp: str) -> list[bytes]:
@@ -84,7 +86,10 @@ def compose(site: Site, note: Notification, stamp: str) -> list[bytes]:
     world = "global" if envelope.smtputf8 else ""
     eight_bit = site.utf8 or bool(world) or envelope.body == "8bitmime"
     encoding = "Content-Transfer-Encoding: 8bit\n" if eight_bit else ""
-    charset = "utf-8" if site.utf8 or world else "us-ascii"
+    charset = note.template.charset
+    if charset.lower() == "us-ascii" and (site.utf8 or world):
+        charset = "utf-8"
+    thread = f"References: {note.thread}\nIn-Reply-To: {note.thread}\n" if note.thread else ""
     boundary = f"{envelope.queue_id}.{int(note.now)}/{site.host}"
     if note.headers_only:
         kind = "message/global-headers" if world else "text/rfc822-headers"
@@ -94,9 +99,10 @@ def compose(site: Site, note: Notification, stamp: str) -> list[bytes]:
     head = (
         f"Received: by {site.host} ({site.mail_name})\n\tid {note.queue_id}; {date}\n"
         f"Date: {date}\n"
-        f"From: {site.author}\n"
+        f"From: {note.template.author or site.author}\n"
         f"Subject: {note.subject}\n"
         f"To: {quote(note.recipient)}\n"
+        f"{thread}"
         f"Auto-Submitted: {note.auto_submitted}\n"
         "MIME-Version: 1.0\n"
         "Content-Type: multipart/report; report-type=delivery-status;\n"
@@ -107,7 +113,9 @@ def compose(site: Site, note: Notification, stamp: str) -> list[bytes]:
         f"--{boundary}\n"
         "Content-Description: Notification\n"
         f"Content-Type: text/plain; charset={charset}\n{encoding}\n"
-        f"{note.text}{_explain(note.lines)}\n"
+    )
+    rest = (
+        f"{_explain(note.lines)}\n"
         f"--{boundary}\n"
         "Content-Description: Delivery report\n"
         f"Content-Type: message/{world and 'global-'}delivery-status\n{encoding if world else ''}\n"
@@ -117,7 +125,8 @@ def compose(site: Site, note: Notification, stamp: str) -> list[bytes]:
         f"Content-Type: {kind}\n{encoding}\n"
         f"Return-Path: <{quote(note.sender)}>\n"
     )
-    return [_crlf(head), note.original, _crlf(f"\n--{boundary}--\n")]
+    text = note.text.replace("\n", "\r\n").encode("utf-8", "surrogateescape")
+    return [_crlf(head) + text + _crlf(rest), note.original, _crlf(f"\n--{boundary}--\n")]
 
 
 def _explain(lines: Sequence[Line]) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One kind. `text` may name `{host}`, `{hours}` (delay_warning_time) and `{days}`
-    (maximal_queue_lifetime)."""
+    """One kind. `text` names parameters as `$name`, and times as `$delay_warning_time_hours` (also
+    `_seconds`, `_minutes`, `_days`, `_weeks`, and of `maximal_queue_lifetime`), until it is expanded."""
 
     subject: str
     postmaster_subject: str
@@ -20,10 +20,17 @@ class Template:
     """What the part with the original is called; ` Headers` is added where it is only those."""
     sender_log: str
     postmaster_log: str
+    charset: str = "us-ascii"
+    author: str = ""
+    """The From: header; `""`: the usual one."""
+    origin: str = ""
+    """The file that it is from."""
+    warnings: tuple[str, ...] = ()
+    """What the log says each time that the text is used."""
 
 
 _OPENING = """\
-This is the mail system at host {host}.
+This is the mail system at host $myhostname.
 
 """
 _CLOSING = """\
@@ -61,8 +68,8 @@ DELAY = Template(
 # THIS IS A WARNING ONLY.  YOU DO NOT NEED TO RESEND YOUR MESSAGE. #
 ####################################################################
 
-Your message could not be delivered for more than {hours} hour(s).
-It will be retried until it is {days} day(s) old.
+Your message could not be delivered for more than $delay_warning_time_hours hour(s).
+It will be retried until it is $maximal_queue_lifetime_days day(s) old.
 """
     + _ASSISTANCE
     + _CLOSING,
@@ -97,3 +104,4 @@ Enclosed is the mail delivery report that you requested.
     "sender delivery status notification",
     "",
 )
+BUILT_IN = {"failure": FAILURE, "delay": DELAY, "success": SUCCESS, "verify": VERIFY}

@@ -38,6 +38,8 @@ class Notices:
     bounce_recipient: str
     author: str
     cleanup: Cleanup
+    long_ids: bool
+    """Queue ids never repeat, and make Message-IDs alone."""
 
     @classmethod
     def read(cls, conf: MainCf, rewriter: Rewriter, cleanup: Cleanup) -> Notices | None:
@@ -55,6 +57,7 @@ class Notices:
             rewriter.complete(conf.str("bounce_notice_recipient")),
             f"Mail Delivery System <{quote(conf.str('empty_address_recipient'))}@{host}>",
             cleanup,
+            conf.bool("enable_long_queue_ids"),
         )
 
     def envelope(self, errors: Iterable[str], queue_id: str, now: float) -> Envelope:
@@ -72,7 +75,8 @@ class Notices:
         off.
         """
         date = mail_date(now)
-        message_id = f"<{time.strftime('%Y%m%d%H%M%S', time.gmtime(now))}.{queue_id}@{self.host}>"
+        stamp = "" if self.long_ids else time.strftime("%Y%m%d%H%M%S.", time.gmtime(now))
+        message_id = f"<{stamp}{queue_id}@{self.host}>"
         lines = [
             f"Received: by {self.host} ({self.mail_name})",
             f"\tid {queue_id}; {date}",

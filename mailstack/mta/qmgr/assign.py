@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mailstack.mta.deliver.request import Request, Target
 from mailstack.mta.qmgr.router import Route
 from mailstack.mta.qmgr.scheduler import Transport
 from mailstack.mta.qmgr.settings import Configuration
+from mailstack.mta.verp import VERP, verp_sender
 from mailstack.storage.queue import Message
 
 Assigned = list[tuple[Transport, Request]]
@@ -21,6 +23,9 @@ def assign(
     `entered` is when the message became active (monotonic seconds). `forced` delivers by `defer_transports`
     too.
     """
+    attributes = message.envelope.attributes
+    if attributes and VERP in attributes and message.envelope.sender:
+        return _each(configuration, message, pending, entered, forced=forced)
     if len(pending) == 1:  # nearly all mail
         index = pending[0]
         route = _route(configuration, message, index, forced)
@@ -48,6 +53,28 @@ def assign(
             (transport, Request(message, nexthop, targets[start : start + limit], entered, 0.0, destination))
             for start in range(0, len(targets), limit)
         ]
+    return requests
+
+
+def _each(
+    configuration: Configuration, message: Message, pending: Sequence[int], entered: float, *, forced: bool
+) -> Assigned:
+    """A request for each recipient, with the message as it is for him: from a sender of his own."""
+    envelope = message.envelope
+    requests: Assigned = []
+    for index in pending:
+        route = _route(configuration, message, index, forced)
+        transport = configuration.transports.get(route.transport)
+        destination = (
+            transport.recipient(route.nexthop, route.address) if transport.single else route.nexthop.lower()
+        )
+        recipient = envelope.recipients[index]
+        sender = verp_sender(
+            envelope.attributes[VERP], envelope.sender, recipient.original or recipient.address
+        )
+        own = replace(message, envelope=replace(envelope, sender=sender))
+        targets = [Target(index, route.address, route.original)]
+        requests.append((transport, Request(own, route.nexthop, targets, entered, 0.0, destination)))
     return requests
 
 

@@ -81,6 +81,8 @@ class Active:
     bounced: list[Result] = field(default_factory=list)
     confirmed: list[Result] = field(default_factory=list)
     """Delivered, and the sender is to be told (NOTIFY=SUCCESS)."""
+    own: list[Message] = field(default_factory=list)
+    """The message as each recipient gets it, where they differ (VERP)."""
     finished: bool = False
     """Nothing is left to do but to remove the file."""
 
@@ -295,9 +297,10 @@ class QueueManager:
                 message.content = None
             else:
                 self._cached += len(message.content)
+        sender = self.configuration.limits.show(envelope.sender)
         self._log.info(
-            f"{message.queue_id}: from=<{self.configuration.limits.show(envelope.sender)}>, "
-            f"size={envelope.size}, nrcpt={len(message.pending)} (queue active)"
+            f"{message.queue_id}: from=<{sender}>, size={envelope.size}, "
+            f"nrcpt={len(message.pending)} (queue active)"
         )
         if envelope.attributes and envelope.attributes.get(PROBE) == MTA:
             self._probes += 1
@@ -329,6 +332,8 @@ class QueueManager:
     def _schedule(self, entry: Active, requests: Assigned) -> None:
         self._recipients += entry.recipients
         entry.waiting = len(requests)
+        if requests[0][1].message is not entry.message:
+            entry.own += [request.message for _, request in requests]
         for transport, request in requests:
             transport.put(request, self._tasks, self._run)
 
@@ -429,7 +434,9 @@ class QueueManager:
                 case Sent(action=action):
                     index = result.target.index
                     entry.done.append(index)
-                    if action and "SUCCESS" in entry.message.envelope.recipients[index].notify:
+                    if (action and "SUCCESS" in entry.message.envelope.recipients[index].notify) or (
+                        limits.confirm_cleared and self._was_late(entry.message, index)
+                    ):
                         entry.confirmed.append(result)
                 case Deferred():
                     entry.deferred.append(result)
@@ -531,6 +538,15 @@ class QueueManager:
         except OSError as error:
             self._log.warning(f"{message.queue_id}: notification: {error.strerror or error}")
 
+    def _was_late(self, message: Message, index: int) -> bool:
+        """Whether the sender has been warned of the delay of a recipient that is delivered now."""
+        envelope, reason = message.envelope, message.reasons.get(index)
+        limit = self.configuration.limits.warning_time
+        if not limit or not envelope.sender or reason is None:
+            return False
+        notify = envelope.recipients[index].notify
+        return reason.time - envelope.arrival >= limit and (not notify or "DELAY" in notify)
+
     def _late(self, message: Message, now: float) -> bool:
         """Whether `delay_warning_time` has passed, and had not at the attempt before."""
         limit = self.configuration.limits.warning_time
@@ -572,7 +588,7 @@ class QueueManager:
             if entry.entered > settled:
                 break  # the newest come last
             if entry.message.queue != "active" and not entry.finished:
-                self._move_to_active(entry.message)
+                self._move_to_active(entry)
         if self._intake.is_due(self._clock.time()):
             self._wanted.set()
         # What waits under an earlier configuration is still delivered under it, after its pauses.
@@ -582,10 +598,13 @@ class QueueManager:
             self._verification.tick()
         return min(PAUSE, *(transports.tick(self._tasks, self._run) for transports in used))
 
-    def _move_to_active(self, message: Message) -> None:
+    def _move_to_active(self, entry: Active) -> None:
+        message = entry.message
         try:
             self.queue.move(message.queue_id, message.queue, "active")
             message.queue = "active"
+            for own in entry.own:
+                own.queue = "active"
         except OSError as error:
             self._log.warning(f"{message.queue_id}: move to active: {error.strerror or error}")
 

@@ -47,6 +47,8 @@ class Limits:
     """delay_warning_time; 0: no warnings."""
     soft_bounce: bool
     digits: int
+    confirm_cleared: bool
+    """confirm_delay_cleared: tell of the delivery of what had been late."""
     show: Show
     """How addresses stand in log lines."""
     defer_transports: frozenset[str]
@@ -70,6 +72,7 @@ class Limits:
             warning_time=conf.time("delay_warning_time"),
             soft_bounce=conf.bool("soft_bounce"),
             digits=conf.int("delay_logging_resolution_limit"),
+            confirm_cleared=conf.bool("confirm_delay_cleared"),
             show=show_addresses(conf),
             defer_transports=frozenset(conf.list("defer_transports")),
             probes=conf.int("address_verify_pending_request_limit"),

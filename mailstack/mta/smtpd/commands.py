@@ -85,6 +85,8 @@ class Commands(Identity):
                 lines.append(f"AUTH {names}")
                 if settings.broken_auth:
                     lines.append(f"AUTH={names}")
+        if self._engine.verp is not None:
+            lines.append("XVERP")
         if self._may_xclient:
             lines.append("XCLIENT " + " ".join(XCLIENT))
         if self._may_xforward:

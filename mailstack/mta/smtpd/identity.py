@@ -62,6 +62,10 @@ class Identity(Filtered):
             self._may_xclient = hosts.match(self.client_name, self.client_address)
         if others is not None:
             self._may_xforward = others.match(self.client_name, self.client_address)
+        senders = self._settings.verp_clients
+        if senders is not None:
+            trusted = senders.match(self.client_name, self.client_address)
+            self._engine.verp = self._settings.verp if trusted else None
 
     async def _read_proxy_header(self) -> bytes:
         """Take the client's and our own address from the header; what came behind it. Raises `Over`."""

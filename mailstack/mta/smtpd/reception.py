@@ -28,6 +28,7 @@ from mailstack.mta.cleanup import Origin as Sender
 from mailstack.mta.dsn import REPLACED
 from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.smtpd.changes import Changes
+from mailstack.mta.verp import VERP
 from mailstack.storage.queue import Envelope, Recipient, Spool
 from mailstack.storage.tables import TableError
 from mailstack.wire.smtp.command import MailParameters, RcptParameters
@@ -294,6 +295,8 @@ class Transaction:
             except Pending:
                 recipients, replaced = await settled(self._expanded)
             attributes = {REPLACED: "\n".join(replaced)} if replaced else {}
+            if self.parameters.verp:
+                attributes[VERP] = self.parameters.verp
             content_filter = (self._changes is not None and self._changes.filter) or settings.cleanup.filter
             if content_filter:
                 attributes[FILTER] = content_filter

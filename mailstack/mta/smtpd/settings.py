@@ -29,6 +29,7 @@ from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
 from mailstack.mta.smtpd.verdicts import Phase
 from mailstack.mta.verify.sender import ProbeSender
+from mailstack.mta.verp import default_delimiters
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.storage.tables import TableError
@@ -90,7 +91,10 @@ class Settings:
     """How addresses stand in log lines."""
     xclient_hosts: ClientList | None
     xforward_hosts: ClientList | None
+    verp_clients: ClientList | None
     """None: nobody."""
+    verp: tuple[str, str]
+    """XVERP's delimiters, and the characters that they may be."""
     proxy_timeout: float
     """Seconds that the PROXY header may take; 0: there is no proxy."""
     request_deadline: bool
@@ -232,6 +236,8 @@ def _load(
         show=show_addresses(conf),
         xclient_hosts=_clients(conf, "smtpd_authorized_xclient_hosts", open_table),
         xforward_hosts=_clients(conf, "smtpd_authorized_xforward_hosts", open_table),
+        verp_clients=_clients(conf, "smtpd_authorized_verp_clients", open_table),
+        verp=(default_delimiters(conf), conf.str("verp_delimiter_filter")),
         proxy_timeout=_proxy_timeout(conf, wrapper),
         request_deadline=conf.bool("smtpd_per_request_deadline"),
         data_rate=conf.int("smtpd_min_data_rate"),

@@ -37,6 +37,8 @@ class MailParameters:
     auth: str | None = None
     ret: str = ""
     envid: str = ""
+    verp: str = ""
+    """XVERP's two delimiters (VERP_README); `""`: not given."""
 
 
 class RcptParameters(NamedTuple):
@@ -69,6 +71,7 @@ SIZE_LIMIT = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 NEED_SMTPUTF8 = Reply(553, "5.6.7", "Must declare SMTPUTF8 to send unicode address")
 BAD_AUTH_PARAMETER = Reply(501, "5.5.4", "Error: Malformed AUTH= parameter")
 DSN_DISABLED = Reply(501, "5.7.1", "DSN support is disabled")
+NULL_VERP = Reply(503, "5.5.4", "Error: XVERP requires non-null sender")
 BAD_RET = Reply(501, "5.5.4", "Bad RET parameter syntax")
 BAD_ENVID = Reply(501, "5.5.4", "Bad ENVID parameter syntax")
 BAD_NOTIFY = Reply(501, "5.5.4", "Error: Bad NOTIFY parameter syntax")
@@ -96,6 +99,8 @@ class Rules:
     utf8: bool
     strict_utf8: bool
     dsn: bool = False
+    verp: tuple[str, str] | None = None
+    """The delimiters of a bare XVERP, and the characters that may be named; None: it is not offered."""
 
 
 def parse_mail(argument: str, rules: Rules) -> tuple[str, MailParameters]:
@@ -105,6 +110,8 @@ def parse_mail(argument: str, rules: Rules) -> tuple[str, MailParameters]:
     parameters = _mail_parameters(rest, rules) if rest else NO_PARAMETERS
     if not sender.isascii() and not parameters.smtputf8:
         _check_ascii(sender, rules.strict_utf8, BAD_SENDER)
+    if parameters.verp and not sender:
+        raise SyntaxRefusal(NULL_VERP)
     return sender, parameters
 
 
@@ -166,7 +173,7 @@ def _mail_parameters(text: str, rules: Rules) -> MailParameters:
     body = ""
     smtputf8 = False
     auth: str | None = None
-    ret = envid = ""
+    ret = envid = verp = ""
     for token in text.split():
         key, equals, value = token.partition("=")
         match key.upper():
@@ -184,11 +191,19 @@ def _mail_parameters(text: str, rules: Rules) -> MailParameters:
                 ret = _ret(value, ret, rules.dsn)
             case "ENVID" if equals:
                 envid = _envid(value, envid, rules.dsn)
+            case "XVERP" if rules.verp is not None:
+                verp = _verp(value, rules.verp[1]) if equals else rules.verp[0]
             case _:
                 raise SyntaxRefusal(_unsupported(token))
     if rules.size_limit and size > rules.size_limit:
         raise SyntaxRefusal(SIZE_LIMIT)
-    return MailParameters(size, body, smtputf8, auth, ret, envid)
+    return MailParameters(size, body, smtputf8, auth, ret, envid, verp)
+
+
+def _verp(value: str, allowed: str) -> str:
+    if len(value) != 2 or any(char not in allowed for char in value):
+        raise SyntaxRefusal(Reply(501, "5.5.4", f"Error: XVERP needs two characters from {allowed}"))
+    return value
 
 
 def _rcpt_parameters(text: str, dsn: bool) -> RcptParameters:

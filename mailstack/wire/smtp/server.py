@@ -121,6 +121,7 @@ class ServerConnection(CommandReaders):
         "state",
         "stays",
         "transcript",
+        "verp",
     )
 
     def __init__(
@@ -161,6 +162,8 @@ class ServerConnection(CommandReaders):
         """A local part outside ASCII needs SMTPUTF8 (a domain always does)."""
         self.dsn = False
         """RET, ENVID, NOTIFY and ORCPT are taken (RFC 3461)."""
+        self.verp: tuple[str, str] | None = None
+        """Default delimiters and allowed ones of XVERP, for a client that may use it."""
         self.authenticated = False
         self.recipients = 0
         """Recipients accepted in this transaction."""

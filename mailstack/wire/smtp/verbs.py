@@ -53,6 +53,7 @@ class CommandReaders:
     utf8: bool
     strict_utf8: bool
     dsn: bool
+    verp: tuple[str, str] | None
     authenticated: bool
     _utf8: bool
 
@@ -72,7 +73,9 @@ class CommandReaders:
         return self._hello("LHLO", argument)
 
     def _on_mail(self, argument: str) -> Event:
-        rules = command.Rules(self.limits.message, self.strict_paths, self.utf8, self.strict_utf8, self.dsn)
+        rules = command.Rules(
+            self.limits.message, self.strict_paths, self.utf8, self.strict_utf8, self.dsn, self.verp
+        )
         sender, parameters = command.parse_mail(argument, rules)
         self._utf8 = parameters.smtputf8
         return events.Mail(sender, parameters)

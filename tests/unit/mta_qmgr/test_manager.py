@@ -394,7 +394,7 @@ def test_unknown_ids_are_harmless(tmp_path: Path) -> None:
 
 
 def test_backoff() -> None:
-    limits = Limits(1, 1, 1, 1, 1, 1, 10, 100, 1, 1, 0, False, 2, quote, frozenset())
+    limits = Limits(1, 1, 1, 1, 1, 1, 10, 100, 1, 1, 0, False, 2, False, quote, frozenset(), 5)
     assert [limits.backoff(attempts) for attempts in (1, 2, 3, 4, 5, 50, 5000)] == [
         10,
         20,
