@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 # A reason, then the parameters, indented.
 _REFUSED = """\
-there are no delivery slots: destinations take turns, and new mail goes first
+there are no delivery slots: destinations take turns, and so do messages with many recipients
     default_delivery_slot_cost default_delivery_slot_discount default_delivery_slot_loan
     default_minimum_delivery_slots error_delivery_slot_cost error_delivery_slot_discount
     error_delivery_slot_loan error_minimum_delivery_slots lmtp_delivery_slot_cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -54,6 +55,17 @@ def assign(
             for start in range(0, len(targets), limit)
         ]
     return requests
+
+
+def in_turns(requests: Assigned) -> Assigned:
+    """The first request for each destination, then the second for each, and so on."""
+    seen: Counter[tuple[str, str]] = Counter()
+    turns = []
+    for number, (transport, request) in enumerate(requests):
+        site = (transport.name, request.destination)
+        turns.append((seen[site], number))
+        seen[site] += 1
+    return [requests[number] for _, number in sorted(turns)]
 
 
 def _each(

@@ -19,6 +19,7 @@ docs/queue.md). A file that cannot be decoded is moved to corrupt/ and reported 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result, Se
 from mailstack.mta.dsn import REPLACED
 from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.qmgr import copies
-from mailstack.mta.qmgr.assign import Assigned, assign
+from mailstack.mta.qmgr.assign import Assigned, assign, in_turns
 from mailstack.mta.qmgr.intake import NOT_NOW, Found, Intake, Site
 from mailstack.mta.qmgr.removal import Removal
 from mailstack.mta.qmgr.scheduler import Transport
@@ -57,6 +58,10 @@ WARNED = 1_000
 """Destinations for which it is known when they were last warned of."""
 PAUSE = 1.0
 """Seconds between two calls of `tick` at the most."""
+PORTION = 2_000
+"""Recipients of one message whose ways are looked up at once."""
+IN_TURN = 100
+"""Requests of one message that the scheduler has: mail waits behind no more of each other message."""
 MANY: Site = ("", "")
 """For whom messages with many recipients are set aside while too many recipients are active."""
 
@@ -75,6 +80,10 @@ class Active:
     """Somebody wants it to be tried now."""
     waiting: int = 0
     """Requests that have not come back."""
+    backlog: deque[tuple[Transport, Request]] | None = None
+    """Those of them that the scheduler has not been given yet, of a message with many."""
+    few: int = 0
+    """How many are left when the next recipients are taken."""
     done: list[int] = field(default_factory=list)
     """Recipients delivered and not yet crossed off on disk."""
     deferred: list[Result] = field(default_factory=list)
@@ -319,21 +328,31 @@ class QueueManager:
             request.nexthop = request.destination = "4.3.2 Too many address verification requests"
         return [(retry, request) for _, request in requests]
 
-    def _schedule_rest(self, entry: Active, todo: list[int]) -> None:
-        """The recipients that there was no room for."""
+    def _schedule_rest(self, entry: Active) -> None:
+        """The recipients that there was no room for, while the last ones of those before are under way."""
+        self._recipients -= entry.recipients
+        todo, entry.recipients, entry.todo = entry.todo, 0, []
         try:
             self._schedule(entry, self._requests(entry, todo))
         except Pending:
+            entry.waiting += 1  # until the others are there
             self._tasks.start(self._schedule_later(entry, todo), f"route {entry.message.queue_id}")
 
     async def _schedule_later(self, entry: Active, todo: list[int]) -> None:
-        self._schedule(entry, await settled(lambda: self._requests(entry, todo)))
+        requests = await settled(lambda: self._requests(entry, todo))
+        entry.waiting -= 1
+        self._schedule(entry, requests)
 
     def _schedule(self, entry: Active, requests: Assigned) -> None:
         self._recipients += entry.recipients
-        entry.waiting = len(requests)
         if requests[0][1].message is not entry.message:
             entry.own += [request.message for _, request in requests]
+        entry.waiting += len(requests)
+        entry.few = min(IN_TURN, len(requests)) // 2
+        if len(requests) > IN_TURN:
+            requests = in_turns(requests)
+            entry.backlog = deque(requests[IN_TURN:])
+            del requests[IN_TURN:]
         for transport, request in requests:
             transport.put(request, self._tasks, self._run)
 
@@ -344,11 +363,15 @@ class QueueManager:
         """
         configuration = self.configuration
         limits = configuration.limits
+        rest: list[int] = []
         if len(pending) > limits.recipient_minimum:
-            room = max(limits.recipient_minimum, limits.active_recipients - self._recipients)
-            pending, entry.todo = pending[:room], pending[room:]
-        entry.recipients = len(pending)
-        return assign(configuration, entry.message, pending, entry.entered, forced=entry.forced)
+            # Half of the room that is left: nobody takes all of it.
+            room = min(PORTION, (limits.active_recipients - self._recipients) // 2)
+            room = max(room, limits.recipient_minimum)
+            pending, rest = pending[:room], pending[room:]
+        requests = assign(configuration, entry.message, pending, entry.entered, forced=entry.forced)
+        entry.recipients, entry.todo = len(pending), rest
+        return requests
 
     # ---- shares of the active queue
 
@@ -445,12 +468,12 @@ class QueueManager:
         entry.waiting -= 1
         if entry.waiting or entry.todo or entry.deferred or entry.bounced:
             self._cross_off(entry)
+        if entry.backlog:
+            transport, request = entry.backlog.popleft()
+            transport.put(request, self._tasks, self._run)
+        elif entry.todo and entry.waiting <= entry.few:
+            self._schedule_rest(entry)
         if entry.waiting:
-            return
-        if entry.todo:
-            self._recipients -= entry.recipients
-            todo, entry.todo = entry.todo, []
-            self._schedule_rest(entry, todo)
             return
         if entry.bounced or entry.deferred or entry.confirmed or _expanded(entry.message):
             self._tasks.start(self._report(entry), f"report on {entry.message.queue_id}")

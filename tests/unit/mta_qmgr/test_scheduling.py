@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from mailstack.mta import flow
-from mailstack.mta.deliver.request import Deferred, Sent
+from mailstack.mta.deliver.request import Deferred, Request, Result, Sent
 from mailstack.mta.qmgr import scheduler
+from mailstack.mta.qmgr.manager import IN_TURN
 from mailstack.storage.queue import Envelope, Recipient
 from mailstack.storage.queue_file import encode_envelope, encode_header
 from tests.unit.mta_qmgr.support import Bench, bench_test
@@ -280,6 +284,58 @@ def test_recipients_beyond_the_limit_come_later(tmp_path: Path) -> None:
     bench_test(
         tmp_path, test, main_cf="qmgr_message_recipient_limit = 3\nqmgr_message_recipient_minimum = 4\n"
     )
+
+
+@pytest.mark.parametrize("together", [1, 2], ids=["each recipient a destination", "one destination"])
+def test_a_mailing_list_leaves_turns_to_others(tmp_path: Path, together: int) -> None:
+    """A message with 6,000 recipients for one server, and then one with a single recipient there."""
+
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        bench.agent.gate = asyncio.Event()
+        many = await bench.put(*(f"{number}@list.test" for number in range(6000)))
+        bench.manager.new_mail(many)
+        other = await bench.put(*(f"{number}@list.test" for number in range(20)))
+        bench.manager.new_mail(other)
+        single = await bench.put("one@list.test")
+        bench.manager.new_mail(single)
+        await asyncio.sleep(0)
+        assert bench.manager._recipients <= 2000 + 20 + 1
+        bench.agent.gate.set()
+        await bench.settle()
+        assert bench.where() == {}
+        delivered = [request.message.queue_id for request in bench.agent.requests]
+        assert delivered.count(many) * together == 6000
+        assert delivered.index(single) <= IN_TURN + 20 and delivered.index(other) <= IN_TURN
+        assert len(set(addresses(bench))) == 6001 and len(addresses(bench)) == 6021
+
+    bench_test(tmp_path, test, main_cf=f"fake_destination_recipient_limit = {together}\n")
+
+
+def test_a_slow_recipient_does_not_hold_up_the_rest_of_a_list(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        gate = asyncio.Event()
+        deliver = bench.agent.deliver
+
+        async def slow(request: Request) -> Sequence[Result]:
+            if any(target.address == "7@list7.test" for target in request.targets):
+                await gate.wait()
+            return await deliver(request)
+
+        bench.agent.deliver = slow  # type: ignore[method-assign]
+        many = await bench.put(*(f"{number}@list{number}.test" for number in range(5000)))
+        bench.manager.new_mail(many)
+        async with asyncio.timeout(30):
+            while len(bench.agent.requests) < 4999:  # noqa: ASYNC110 - what the agent sees
+                await asyncio.sleep(0.001)
+        await turns()
+        assert list(bench.queue.read("incoming", many).pending) == [7]
+        gate.set()
+        await bench.settle()
+        assert bench.where() == {}
+
+    bench_test(tmp_path, test)
 
 
 def test_new_and_deferred_mail_take_turns_while_there_is_room(tmp_path: Path) -> None:
