@@ -125,10 +125,10 @@ class Rewriter:
             if address[-1] == "@":
                 return address
             local, domain = self._complete_local(local, origin)
-        if domain[-1:] == "." and domain[-2:] not in ("..", "."):
-            domain = domain[:-1]
         if self._append_dot and mydomain and domain and "." not in domain and domain[0] != "[":
             domain = f"{domain}.{mydomain}"
+        elif domain[-1:] == "." and domain[-2:] not in ("..", "."):
+            domain = domain[:-1]
         if not domain.isascii() and self.address_class(domain.lower()) is AddressClass.REMOTE:
             # What is rendered, and the DNS, has A-labels; Postfix would not see that the two are one domain.
             domain = a_labels(domain)

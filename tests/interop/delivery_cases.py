@@ -59,6 +59,12 @@ HEADS = [
     b"To: =?utf-8?q?J=C3=BCrgen?= <juergen>, J\xc3\xbcrgen <j\xc3\xbc>\n",
     b"Apparently-To: zs\nTo:zs\nDelivered-To: me\n",
     ),
+    *_heads(
+        b"From: a.@b\nTo: a@b@c.test, @b\nCc: a@b., c\n",
+        b"To: ,,a,,\nReply-To: zs (The User), (a (nested) b) zs,\n",
+        b"To: zs,\n \"two\n words\"@c.test,\n a (one\n two)\n",
+        b"Message-Id: <m@b.test>\n folded\nFrom: a@b.test\n",
+    ),
     Mail(b"no header at all\n"),
     Mail(b"A: b\nno header\n\nmore\n"),
     Mail(b" leading space\nA: b\n\nx\n"),
@@ -172,12 +178,15 @@ CASES = [
             Mail(FULL + BODY, ("any@old.test", "watched@box.test")),
             Mail(FULL + BODY, ("self@box.test",), ""),
             Mail(FULL + BODY, ("zs", "unknown@alias.test")),
+            *(Mail(FULL + BODY, (one,)) for one in ("loop@alias.test", "empty@alias.test", "again@alias.test")),
             Mail(FULL + BODY, ("all@box.test", "l1@alias.test", "l2@alias.test", "three@box.test", "Three@box.test")),
         ],
         {
             "virtual": "l1@alias.test three@box.test\nl2@alias.test three@box.test\n"
             "list@alias.test one@box.test, two@box.test\n@old.test @box.test\n"
-            "self@box.test self@box.test, other@box.test\nzs zs@box.test\n",
+            "self@box.test self@box.test, other@box.test\nzs zs@box.test\n"
+            "loop@alias.test loop2@alias.test\nloop2@alias.test loop@alias.test\nempty@alias.test ,\n"
+            "again@alias.test one@box.test, again@alias.test, two@box.test\n",
             "sbcc": "boss@b.test archive@box.test\n",
             "rbcc": "watched@box.test watcher@box.test\n",
         },
@@ -223,6 +232,7 @@ CASES = [
             *_with(b"Subject: \xc3\xbc"),
             Mail(FULL + b"\n\xc3\xbc\n"),
             Mail(FULL + b"Content-Transfer-Encoding: 8bit\n\n\xc3\xbc\n"),
+            Mail(FULL + b"Content-Transfer-Encoding: base64\n\n\xc3\xbc\n"),
             Mail(FULL + b"Content-Type: multipart/mixed; boundary=b\nContent-Transfer-Encoding: base64\n\nx\n"),
             Mail(FULL + BODY),
         ],
@@ -230,7 +240,12 @@ CASES = [
     Case(
         "characters",
         "message_reject_characters = \\0\\177\nmessage_strip_characters = \\001\n",
-        [Mail(FULL + b"\nx\x7fy\n"), Mail(FULL + b"\nx\x01y\n"), Mail(FULL + BODY)],
+        [Mail(FULL + b"X-\x01Split: y\n" + BODY), Mail(FULL + b"\nx\x7fy\n"), Mail(FULL + b"\nx\x01y\n"), Mail(FULL + BODY)],
+    ),
+    Case(
+        "checks without MIME",
+        "disable_mime_input_processing = yes\nstrict_8bitmime = yes\n",
+        [*_with(b"Subject: \xc3\xbc"), Mail(FULL + b"\n\xc3\xbc\n")],
     ),
     Case(
         "content filter",

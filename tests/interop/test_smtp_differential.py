@@ -190,7 +190,7 @@ PATHS = [
     "<a@1.2.3.4.>", "<a@[IPv6:xx]>", "<a@x[1.2.3.4]>", "<a@b.c,d@e.f>", ">a@b<", "<> SIZE=5", "<.>",
     "<a@b.test> SIZE= 5", "<a@b.test> size=5 body=7bit", "<a@b.test> BODY", "<a@b.test> SMTPUTF8=1",
     "<a@b.test>SIZE=5", "<a@b.test> SIZE=99999999999999999999999", "<a@b.test> SIZE=200000",
-    "<a@b.test> SIZE=-1", "<a@b.test> NONSENSE", "<a@b.test> BODY=BINARYMIME",
+    "<-a@b.test>", "<->", "<-a@b.test> X", '<"-a"@b.test>', "<a@b.test> SIZE=100001 SIZE=x", "<a@b.test> SIZE=-1", "<a@b.test> NONSENSE", "<a@b.test> BODY=BINARYMIME",
 ]  # fmt: skip
 RECIPIENTS = [
     "<>", "<zs>", "<root>", "<nobody>", "<zs@dgtlinux.com>", "<ZS+tag@DGTLINUX.com.>", "<x@dgtlinux.com>",
@@ -199,7 +199,7 @@ RECIPIENTS = [
     "<ali+x@alias.test>", "<x@alias.test>", "<old@dgtlinux.com>", "<old+x@dgtlinux.com>", "<x@far.test>",
     "<x%far.test@dgtlinux.com>", '<"x@far.test"@dgtlinux.com>', "<far.test!x>", "<@dgtlinux.com:x@far.test>",
     "<x%far.test@relay.test>", "<x%far.test@other.test>", "<x@[127.0.0.1]>", "<x@[192.0.2.1]>",
-    "<zs%dgtlinux.com@localhost>", "<zs@dgtlinux.com> NOTHING",
+    "<-x@dgtlinux.com>", "<zs@[IPv6:::1]>", "<zs%dgtlinux.com@localhost>", "<zs@dgtlinux.com> NOTHING",
 ]  # fmt: skip
 ENVELOPE = START[:2]
 MALFORMED: list[list[bytes | str]] = [
@@ -261,6 +261,8 @@ CONVERSATIONS: list[list[bytes | str]] = [
         "MAIL FROM:<>",
         "MAIL FROM:<>",
     ],
+    [b"\xc3\xbc x\r\n", "NOOP"],
+    ["ETRN [192.0.2.1]", "ETRN @far.test", "ETRN #far.test", "VRFY -x@dgtlinux.com", "VRFY -x"],
     ["VRFY zs@dgtlinux.com", "VRFY x@dgtlinux.com", "VRFY <zs>", "VRFY", "VRFY x@far.test"],
     [
         "ETRN",

@@ -40,6 +40,8 @@ _TOKEN = re.compile(
 )
 _BACKSLASH = re.compile(r"\\(.?)", re.DOTALL)
 _SPACE = re.compile(r"[ \t\r\n]")
+_IN_QUOTES = re.compile(r'(["\\\r\n])')
+_IN_LITERAL = re.compile(r"([\\\r\n])")
 _NEEDS_QUOTES = re.compile(r"[\x00-\x20\x7f|%!()<>@,;:\\\".\[\]]")
 
 _ATOM, _QUOTED, _LITERAL, _COMMENT, _ADDRESS, _GROUP = "atom", "quoted", "literal", "comment", "addr", "group"
@@ -57,24 +59,31 @@ def rewrite(value: str, change: Callable[[str], str], limit: int) -> str | None:
     `limit` is header_address_token_limit. The result begins with a space and is folded with `\\n\\t`.
     """
     changed = False
-    items = parse(value, limit)
+    spelled: list[str] = []
+    items = parse(value, limit, spelled)
     for index, (kind, text) in enumerate(items):
         if kind == _ADDRESS:
             new = change(text)
-            if new != text:
+            if quote(new) != spelled.pop():
                 items[index] = (_ADDRESS, new)
                 changed = True
     return " " + write(items) if changed else None
 
 
-def parse(value: str, limit: int = 0) -> list[Token]:
-    """The tokens of an address list, those of each address put together."""
+def parse(value: str, limit: int = 0, spelled: list[str] | None = None) -> list[Token]:
+    """The tokens of an address list, those of each address put together.
+
+    `spelled` gets the addresses in external form, quoted as they were, the last one first.
+    """
     out: list[Token] = []
-    pending: list[str] = []
+    pending: list[Token] = []
 
     def group(comma: bool = False) -> None:
         if pending:
-            out.append((_ADDRESS, "".join(reversed(pending))))
+            pending.reverse()
+            out.append((_ADDRESS, "".join(map(_internal, pending))))
+            if spelled is not None:
+                spelled.append("".join(map(_external, pending)))
             pending.clear()
             if comma:
                 out.append((",", ","))
@@ -106,7 +115,7 @@ def parse(value: str, limit: int = 0) -> list[Token]:
                 if tokens[place][0] == _COMMENT:
                     out.append(tokens[place])
                 else:
-                    pending.append(_internal(tokens[place]))
+                    pending.append(tokens[place])
                 place -= 1
             group()
             while place >= 0 and tokens[place][0] not in (">", ";", ",", ":"):
@@ -118,13 +127,13 @@ def parse(value: str, limit: int = 0) -> list[Token]:
             if not word_fits:
                 group(comma=True)
             word_fits = False
-            pending.append(_internal((kind, text)))
+            pending.append((kind, text))
         elif kind == ",":
             group()
             out.append((kind, text))
             word_fits = True
         else:
-            pending.append(text)
+            pending.append((kind, text))
             word_fits = True
         place -= 1
     group()
@@ -180,6 +189,15 @@ def _internal(token: Token) -> str:
     return f"[{token[1]}]" if token[0] == _LITERAL else token[1]
 
 
+def _external(token: Token) -> str:
+    kind, text = token
+    if kind == _QUOTED:
+        return '"' + _IN_QUOTES.sub(r"\\\1", text) + '"'
+    if kind == _LITERAL:
+        return "[" + _IN_LITERAL.sub(r"\\\1", text) + "]"
+    return text
+
+
 def write(items: list[Token]) -> str:
     """The list in external form, folded."""
     lines = [""]
@@ -187,16 +205,9 @@ def write(items: list[Token]) -> str:
         following = items[index + 1][0] if index + 1 < len(items) else ""
         if kind == ",":
             lines[-1] += ","
-            if following:
-                lines.append("")
+            lines.append("")
             continue
-        if kind == _ADDRESS:
-            text = quote(text)
-        elif kind == _QUOTED:
-            text = '"' + re.sub(r'(["\\\r\n])', r"\\\1", text) + '"'
-        elif kind == _LITERAL:
-            text = "[" + re.sub(r"([\\\r\n])", r"\\\1", text) + "]"
-        lines[-1] += text
+        lines[-1] += quote(text) if kind == _ADDRESS else _external((kind, text))
         if following and (
             kind == _GROUP or following == "<" or (kind in _NO_OPERATORS and following in _NO_OPERATORS)
         ):

@@ -32,7 +32,6 @@ _REMOTE = frozenset(("tcp", "socketmap", "memcache"))
 _EIGHT_IN_HEADER = Reply(550, "5.6.0", "improper use of 8-bit data in message header")
 _EIGHT_IN_BODY = Reply(550, "5.6.0", "improper use of 8-bit data in message body")
 _ENCODING_DOMAIN = Reply(550, "5.6.0", "invalid message/* or multipart/* encoding domain")
-_EIGHT = (Encoding.EIGHT, Encoding.BINARY)
 _NESTING = Reply(550, "5.6.0", "MIME nesting exceeds safety limit")
 
 
@@ -215,6 +214,11 @@ class Inspector:
 
     # ---- what it is shown
 
+    def stripped(self, data: bytes) -> bytes:
+        """Content without the characters that message_strip_characters names."""
+        characters = self._checks.stripped_characters
+        return data.translate(None, characters) if characters else data
+
     def headers(self, block: bytes) -> bytes:
         """The message's own header block (CRLF line ends, complete headers); what it becomes.
 
@@ -317,7 +321,7 @@ class Inspector:
 
     def _body_line(self, line: bytes) -> bytes:
         checks = self._checks
-        if checks.eight_body and not line.isascii() and self._scanner.encoding not in _EIGHT:
+        if checks.eight_body and not line.isascii() and self._scanner.encoding is Encoding.SEVEN:
             self._mime_error(_EIGHT_IN_BODY, line)
         rules, offset = checks.body, self._offset
         self._offset = offset + len(line) + 1

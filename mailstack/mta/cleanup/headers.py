@@ -66,7 +66,7 @@ def rewrite_headers(
         if complete and _COMPLETE.match(found[2]):
             return found[0]
         name = found[1].lower()
-        value = found[2].decode("utf-8", "surrogateescape")
+        value = found[2].decode("utf-8", "surrogateescape").replace("\r\n", "\n")
         new = rewrite(value, lambda address: change(name, address), limit)
         return found[0] if new is None else fold(found[1].decode(), new)
 

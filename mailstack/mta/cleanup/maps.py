@@ -108,7 +108,11 @@ class _Map:
                 return address
             results = mapped(address, found, self._rewriter, propagate=self._propagate)
             if not results:
-                return address
+                raise MapError(
+                    f"{self._parameter} map lookup problem for {address} "
+                    "-- message not accepted, try again later",
+                    address,
+                )
             before, address = address, results[0]
             if before.lower() == address.lower():
                 return address

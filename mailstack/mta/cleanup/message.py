@@ -127,6 +127,8 @@ class Cleanup:
         completed; `full_name`: the sender's, for a From: that is missing. With an `inspector` the caller
         gives it the rest of the content. Raises `TooManyHops`, `MapError`, what a table raises.
         """
+        if inspector is not None:
+            head = inspector.stripped(head)
         end = BLOCK.match(head).end()  # type: ignore[union-attr]  # matches the empty string
         block = tight(head[:end])
         if len(block) > self._header_limit:
@@ -219,7 +221,7 @@ class Cleanup:
 
 def _first(pattern: re.Pattern[bytes], block: bytes) -> str:
     found = pattern.search(block)
-    return found[1].strip().decode("utf-8", "replace") if found else ""
+    return found[1].strip().replace(b"\r\n", b"\n").decode("utf-8", "replace") if found else ""
 
 
 def _overrides(conf: MainCf) -> frozenset[str]:

@@ -6,6 +6,7 @@ virtual(5), RFC 3461 §5.2.7.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from mailstack.config.postfix.main_cf import MainCf
@@ -14,6 +15,7 @@ from mailstack.mta.cleanup.maps import (
     ENVELOPE_RECIPIENT,
     Canonical,
     Copies,
+    MapError,
     mapped,
     open_maps,
     propagates,
@@ -119,27 +121,32 @@ class Recipients:
 
     def expand(self, address: str) -> list[str]:
         """What the virtual aliases make of one completed address; itself where no alias is known."""
-        results: list[str] = []
-        seen: set[str] = set()
-        pending = [(address, 0)]
-        while pending:
-            current, depth = pending.pop()
-            key = current.lower()
-            found = None if key in seen else self.aliases.find(current)
-            if found is None:
-                if current not in results:
-                    results.append(current)
-                continue
-            seen.add(key)
-            if depth >= self._recursion_limit:
-                raise AliasExpansionError(f"unreasonable virtual_alias_maps map nesting for {address}")
-            targets = mapped(current, found, self._rewriter, propagate=self._propagate)
-            for target in targets:
-                self._check(target)
-            pending += [(target, depth + 1) for target in reversed(targets)]
-            if len(results) + len(pending) > self._expansion_limit:
+        results = [address]
+        themselves: set[str] = set()
+        for index, _ in enumerate(results):  # which grows meanwhile
+            if len(results) > self._expansion_limit:
                 raise AliasExpansionError(f"unreasonable virtual_alias_maps map expansion size for {address}")
-        return results
+            for depth in itertools.count():
+                current = results[index]
+                found = None if current.lower() in themselves else self.aliases.find(current)
+                if found is None:
+                    break
+                if depth >= self._recursion_limit:
+                    raise AliasExpansionError(f"unreasonable virtual_alias_maps map nesting for {address}")
+                targets = mapped(current, found, self._rewriter, propagate=self._propagate)
+                if not targets:
+                    raise MapError(
+                        f"virtual_alias_maps map lookup problem for {current} "
+                        "-- message not accepted, try again later",
+                        current,
+                    )
+                for target in targets:
+                    self._check(target)
+                    if target.lower() == current.lower():
+                        themselves.add(target.lower())
+                results[index] = targets[0]
+                results += targets[1:]
+        return list(dict.fromkeys(results))
 
     def _check(self, target: str) -> None:
         """Raises `AliasExpansionError` for what is no address."""

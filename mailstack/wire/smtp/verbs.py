@@ -118,7 +118,7 @@ class CommandReaders:
     def _on_etrn(self, argument: str) -> Event:
         if not argument or len(argument.split()) > 1:
             raise command.SyntaxRefusal(ETRN_SYNTAX)
-        domain = argument if argument[0].isalnum() else argument[1:]
+        domain = argument[1:] if argument[0] in "@#" else argument
         if not valid_domain(domain):
             raise command.SyntaxRefusal(ETRN_PARAMETER)
         return events.Etrn(domain.lower())
