@@ -80,6 +80,10 @@ class Client(asyncio.Protocol):
     def begin(self) -> None:
         """The lines have been said."""
 
+    def drip(self) -> None:
+        """Send one octet more."""
+        self.write(b"A")
+
     def write(self, data: bytes) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
@@ -205,7 +209,13 @@ class SlowChunk(Client):
 
 class SlowTLS(Client):
     lines = (b"EHLO slow.test\r\n", b"STARTTLS\r\n")
+    sent = 0
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
+
+    def drip(self) -> None:
+        """The beginning of a ClientHello."""
+        self.sent += 1
+        self.write(self.hello[self.sent - 1 : self.sent])
 
 
 class SlowAuth(Client):
@@ -219,16 +229,13 @@ async def slow(port: int, seconds: float, scale: float, tally: Tally) -> None:
     kinds = [SlowCommand, SlowData, SlowChunk, SlowTLS, SlowAuth]
     opening = asyncio.create_task(open_many(port, kinds, int(2_500 * scale), seconds / 2, tally))
     clients: list[Client] = []
-    for second in itertools.count():
-        if loop.time() >= end and opening.done():
-            break
+    while loop.time() < end or not opening.done():
         await asyncio.sleep(1)
         if opening.done():
             clients = opening.result()
         for client in clients:
             if client.begun:
-                tls = isinstance(client, SlowTLS)
-                client.write(SlowTLS.hello[second : second + 1] if tls else b"A")
+                client.drip()
                 tally["octets"] += 1
     tally["held at the end"] = sum(not client.gone.done() for client in clients)
     for client in clients:
@@ -298,6 +305,11 @@ class Storm(Client):
     def begin(self) -> None:
         if not self.full and not self._sent:
             self._sent = True
+            self._next_message()
+
+    def _next_message(self) -> None:
+        if self.tally["wanted"] > 0:
+            self.tally["wanted"] -= 1
             self.write(self.envelope)
 
     def data_received(self, data: bytes) -> None:
@@ -309,8 +321,7 @@ class Storm(Client):
             self.write(self.content)
         if b" queued as " in data:
             self.tally["messages"] += 1
-            if self.tally["messages"] < MESSAGES:
-                self.write(self.envelope)
+            self._next_message()
 
 
 class OneDomain(Storm):
@@ -326,7 +337,8 @@ class ManyDomains(Storm):
 
 
 async def recipients(port: int, seconds: float, scale: float, tally: Tally) -> None:
-    """4 clients that send messages to 1,000 recipients each: of one domain, or of a thousand."""
+    """4 clients that send 50 messages to 1,000 recipients each: of one domain, or of a thousand."""
+    tally["wanted"] = max(1, int(MESSAGES * scale))
     await again_and_again(port, [OneDomain, ManyDomains], max(2, int(4 * scale)), seconds, tally)
 
 

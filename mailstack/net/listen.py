@@ -17,7 +17,9 @@ from mailstack.net.memory import Trimmer
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
 
-BACKLOG = 1024
+BACKLOG = 4096
+"""Connections that may wait to be accepted, as far as the system lets them (net.core.somaxconn); the client
+of one that is too many tries again after a second."""
 Handler = Callable[[Stream], Awaitable[None]]
 """Runs one session from greeting to close; the stream is closed after it returns or raises."""
 

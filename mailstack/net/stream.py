@@ -112,6 +112,12 @@ class Stream(asyncio.Protocol):
         return cast("ssl.SSLObject | None", self.transport.get_extra_info("ssl_object"))
 
     @property
+    def descriptor(self) -> int:
+        """The number of the socket's file descriptor; all lower ones were in use when it was accepted."""
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        return -1 if sock is None else int(sock.fileno())
+
+    @property
     def closed(self) -> bool:
         """The connection is gone in both directions."""
         return self._closed

@@ -37,9 +37,13 @@ class Load(Enum):
 class Capacity:
     """The limit of one process."""
 
-    def __init__(self, sessions: int = MOST, *, meminfo: Path | None = None) -> None:
+    def __init__(
+        self, sessions: int = MOST, *, descriptors: int | None = None, meminfo: Path | None = None
+    ) -> None:
+        """`descriptors`: how many there are for connections, those that are no session yet included."""
         self.sessions = sessions
         self._stress_at = max(1, int(sessions * STRESS_SHARE))
+        self._descriptors = descriptors
         self._meminfo = meminfo
         self._memory: tuple[float, bool] = (-MEMORY_CHECK, False)
 
@@ -57,11 +61,18 @@ class Capacity:
                 pass  # then it is less
         if soft == resource.RLIM_INFINITY:
             soft = most
-        return cls(min(MOST, max(8, (soft - RESERVED) // PER_SESSION)), meminfo=_MEMINFO)
+        sessions = min(MOST, max(8, (soft - RESERVED) // PER_SESSION))
+        return cls(sessions, descriptors=max(soft - RESERVED, soft // 2), meminfo=_MEMINFO)
 
-    def load(self, sessions: int, now: float) -> Load:
-        """What holds for one more session beside `sessions`; `now` in seconds, monotonic."""
+    def load(self, sessions: int, now: float, descriptor: int = 0) -> Load:
+        """What holds for one more session beside `sessions`; `now` in seconds, monotonic.
+
+        `descriptor` is its connection's. The system gives the lowest that is free, so it tells how many are
+        in use: also by clients of the ports that begin with TLS, which are no sessions while they shake hands.
+        """
         if sessions >= self.sessions or self._scarce(now):
+            return Load.FULL
+        if self._descriptors is not None and descriptor >= self._descriptors:
             return Load.FULL
         return Load.STRESS if sessions >= self._stress_at else Load.LIGHT
 

@@ -27,6 +27,8 @@ from mailstack.wire.smtp.server import FOREIGN
 LOST = "lost connection"
 AT_ONCE = 16
 """Commands and pieces of content that a client may have sent ahead before others get a turn."""
+LUMP = 128 * 1024
+"""Octets from one client after which others get a turn, too."""
 _PATH = re.compile(r"<([^>]*)>")
 
 _VERBS: dict[type, str] = {
@@ -150,7 +152,7 @@ class Session(Commands):
         deadline = Deadline(timeout, settings.data_rate) if settings.request_deadline else None
         data = b""
         state = engine.state
-        ahead = 0
+        ahead = lump = 0
         while True:
             event = engine.next_event()
             if event is events.NEED_DATA:
@@ -169,6 +171,10 @@ class Session(Commands):
                     timeout = deadline.left(asyncio.get_running_loop().time(), content)
                 data = await stream.read(timeout)
                 self._reading = False
+                lump += len(data)
+                if lump >= LUMP:
+                    lump = 0
+                    await self._shared.turns.take()
                 engine.receive_data(data)
                 continue
             ahead += 1

@@ -51,6 +51,9 @@ LIFE_CHECK = 0.5
 NAMES = 2000
 NAME_LIFE = 5.0
 """Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
+HANDSHAKE = 60.0
+"""Seconds for a handshake on the ports that begin with TLS, or `smtpd_starttls_timeout` where that is less: who
+does not shake hands is no session yet, and cannot be hurried."""
 HURRY = 1.0
 """Seconds between two times that all sessions are told to hurry."""
 COMPLAIN = 10.0
@@ -263,7 +266,7 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
 
     async def handle(stream: Stream) -> None:
         capacity = shared.capacity
-        load = capacity.load(len(shared.sessions), shared.clock.monotonic())
+        load = capacity.load(len(shared.sessions), shared.clock.monotonic(), stream.descriptor)
         if load is not Load.LIGHT:
             shared.hurry()
         if load is Load.FULL:
@@ -286,7 +289,7 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
         tasks,
         name=f"smtpd {settings.service}",
         tls=settings.tls if settings.tls_wrapper else None,
-        handshake_timeout=settings.tls_timeout,
+        handshake_timeout=min(settings.tls_timeout, HANDSHAKE),
     )
 
 

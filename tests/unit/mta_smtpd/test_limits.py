@@ -184,6 +184,8 @@ def test_capacity(tmp_path: Path) -> None:
     capacity = Capacity(10)
     loads = [capacity.load(sessions, 0.0) for sessions in (0, 7, 8, 9, 10)]
     assert loads == [Load.LIGHT, Load.LIGHT, Load.STRESS, Load.STRESS, Load.FULL]
+    handshakes = Capacity(10, descriptors=100)
+    assert [handshakes.load(0, 0.0, number) for number in (99, 100)] == [Load.LIGHT, Load.FULL]
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 4000000 kB\nMemFree: 1 kB\nMemAvailable: 20000 kB\n")
     little = Capacity(10, meminfo=meminfo)
