@@ -94,14 +94,10 @@ counts are kept by the smtpd processes themselves
     anvil_status_update_time application_event_drain_time
 for Postfix's own tests
     destination_concurrency_feedback_debug fault_injection_code
-local users may use any sender address
-    empty_address_local_login_sender_maps_lookup_key local_login_sender_maps
 of Postfix's queue file format
     backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
 replies have no footer
     smtpd_reject_footer smtpd_reject_footer_maps
-who may read the queue folder may list and flush it
-    authorized_flush_users authorized_mailq_users
 a configuration is the folder that a command is given
     alternate_config_directories
 a transport is an agent in the queue manager and cannot be lost

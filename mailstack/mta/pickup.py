@@ -48,7 +48,7 @@ from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue
+from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import Opener, TableError
 from mailstack.wire.smtp import quote
 from mailstack.wire.smtp.command import RcptParameters
@@ -76,6 +76,8 @@ class Settings:
     size_limit: int
     rewriter: Rewriter
     cleanup: Cleanup
+    detect_utf8: bool
+    """Mail with addresses or headers outside ASCII asks for SMTPUTF8 (RFC 6531)."""
 
     @classmethod
     def read(
@@ -94,8 +96,26 @@ class Settings:
                     conf.size("message_size_limit"),
                     rewriter,
                     Cleanup(conf, rewriter, open_table) if service.overrides else cleanup,
+                    _detects_utf8(conf),
                 )
         return None
+
+
+def _needs_utf8(sender: str, recipients: Sequence[Recipient], headers: Sequence[bytes]) -> bool:
+    return not (
+        sender.isascii()
+        and all(recipient.address.isascii() for recipient in recipients)
+        and all(block.isascii() for block in headers)
+    )
+
+
+def _detects_utf8(conf: MainCf) -> bool:
+    """Whether smtputf8_autodetect_classes has mail of local programs. Raises `ConfigError`."""
+    words = {word.lower() for word in conf.list("smtputf8_autodetect_classes")}
+    if words - {"sendmail", "verify"}:
+        unknown = ", ".join(sorted(words - {"sendmail", "verify"}))
+        raise conf.error("smtputf8_autodetect_classes", f"only sendmail counts here, not {unknown}")
+    return conf.bool("smtputf8_enable") and "sendmail" in words
 
 
 class Pickup:
@@ -251,20 +271,18 @@ class Pickup:
         if cleaned.resent_id:
             self._cleanup_log.info(f"{queue_id}: resent-message-id={cleaned.resent_id}")
         self._cleanup_log.info(f"{queue_id}: message-id={cleaned.message_id or '<>'}")
+        recipients = await settled(
+            lambda: cleanup.recipients(
+                [(complete(entry.address), entry.address) for entry in given.recipients],
+                {entry.address: RcptParameters(entry.notify) for entry in given.recipients if entry.notify},
+                copies_for=sender,
+            )
+        )
         envelope = Envelope(
             sender,
-            await settled(
-                lambda: cleanup.recipients(
-                    [(complete(entry.address), entry.address) for entry in given.recipients],
-                    {
-                        entry.address: RcptParameters(entry.notify)
-                        for entry in given.recipients
-                        if entry.notify
-                    },
-                    copies_for=sender,
-                )
-            ),
+            recipients,
             given.arrival,
+            smtputf8=settings.detect_utf8 and _needs_utf8(sender, recipients, cleaned.parts[:-1]),
             queue_id=queue_id,
             body=given.body,
             ret=given.ret,

@@ -275,6 +275,14 @@ CASES += [
             "smtpd_discard_ehlo_keywords": "vrfy"},
            ["EHLO x", "MAIL FROM:<a@b.test> SIZE=1", "RCPT TO:<zs@dgtlinux.com>", b"BDAT 3 LAST\r\nx\r\n"])
       for address in (CLIENT, "192.0.2.9")),
+    *(Case({"allow_untrusted_routing": how, "smtpd_recipient_restrictions": words},
+           recipients=("x%far.test@relay.test", "far.test!x@dgtlinux.com", "zs%dgtlinux.com@localhost", "x@far.test"))
+      for how in ("no", "yes")
+      for words in ("", "permit_auth_destination, reject", "check_recipient_access static:OK, reject",
+                    "permit_mx_backup, reject")),
+    *(Case({"resolve_null_domain": how, "resolve_numeric_domain": how},
+           recipients=("zs@", "x@", "zs@127.0.0.1", "x@192.0.2.1", "zs@127.0.0.1.", "zs@1.2.3", "x@[127.0.0.1]"))
+      for how in ("no", "yes")),
     client("reject_maps_rbl"),
     *(Case({"smtpd_client_restrictions": "reject_maps_rbl", "maps_rbl_domains": names})
       for names in ("good.test, bl.test", "good.test")),

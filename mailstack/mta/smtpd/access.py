@@ -83,6 +83,7 @@ class AccessTables:
     def __init__(self, conf: MainCf, rewriter: Rewriter, resolver: Resolver) -> None:
         self._reject_code = conf.int("access_map_reject_code")
         self._defer_code = conf.int("access_map_defer_code")
+        self._untrusted_routing = conf.bool("allow_untrusted_routing")
         self._proxied = bool(conf.str("smtpd_proxy_filter"))
         self._null_key = conf.str("smtpd_null_access_lookup_key")
         self._parents = "smtpd_access_maps" in conf.list("parent_domain_matches_subdomains")
@@ -200,7 +201,7 @@ class AccessTables:
 
     def _suspicious(self, client: Client) -> bool:
         """A recipient that is routed through us is not permitted by its name."""
-        if not client.recipient:
+        if not client.recipient or self._untrusted_routing:
             return False
         return self._rewriter.resolve(self._rewriter.complete(client.recipient)).routed
 

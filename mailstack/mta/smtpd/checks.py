@@ -54,6 +54,7 @@ class Checks:
         open_table: OpenTable,
     ) -> None:
         self._conf = conf
+        self._untrusted_routing = conf.bool("allow_untrusted_routing")
         self._rewriter = rewriter
         self._recipients = recipients
         self._resolver = resolver
@@ -153,7 +154,8 @@ class Checks:
         if client.recipient is None:
             return True
         resolution = self._rewriter.resolve(self._rewriter.complete(client.recipient))
-        return resolution.address_class is not AddressClass.REMOTE and not resolution.routed
+        routed = resolution.routed and not self._untrusted_routing
+        return resolution.address_class is not AddressClass.REMOTE and not routed
 
     def _reject_non_fqdn_sender(self, client: Client) -> Verdict:
         return self._non_fqdn(client.sender, "Sender address")
@@ -334,7 +336,7 @@ class Checks:
             return None
         resolution = self._rewriter.resolve(self._rewriter.complete(client.recipient))
         domain = split_address(resolution.recipient)[1].lower()
-        if resolution.routed or domain.startswith("["):
+        if (resolution.routed and not self._untrusted_routing) or domain.startswith("["):
             return None
         if resolution.address_class is not AddressClass.REMOTE:
             return PERMIT

@@ -146,13 +146,13 @@ def test_overrides_belong_to_one_service() -> None:
 
 def test_warnings_name_what_nobody_uses() -> None:
     text = (
-        "myhostname = a.example\nmyhostname = b.example\nfast_flush_domains = x\n"
+        "myhostname = a.example\nmyhostname = b.example\nqmqpd_timeout = 3\n"
         "mine = 1\nsmtpd_banner = $mine\nslow_destination_concurrency_limit = 3\nbiff = no\nmail_owner = x\n"
         "nosuch = 1\n"
     )
     assert MainCf.parse(text, Path("main.cf"), transports=["slow"]).warnings == (
         "main.cf, line 2: overriding earlier entry: myhostname=a.example",
-        "main.cf, line 3: fast_flush_domains is not honoured: ETRN asks the queue manager itself",
+        "main.cf, line 3: qmqpd_timeout is not honoured: there is no QMQP server",
         "main.cf, line 9: unused parameter: nosuch=1",
     )
 

@@ -377,3 +377,21 @@ def test_the_wake_up_time(directory: Path) -> None:
     for wakeup, ticks in (("60", [True, False, True]), ("0", [True, False, False])):
         (directory / "master.cf").write_text(f"pickup unix n - n {wakeup} 1 pickup\n")
         assert World(directory).looks([0.0, 59.0, 1.0]) == ticks
+
+
+@pytest.mark.parametrize(
+    ("extra", "text", "recipient", "wanted"),
+    [
+        ("", "Subject: x\n\nbüx\n", "a@far.test", False),
+        ("", "Subject: ü\n\nx\n", "a@far.test", True),
+        ("", "Subject: x\n\nx\n", "ü@far.test", True),
+        ("smtputf8_autodetect_classes =\n", "Subject: ü\n\nx\n", "ü@far.test", False),
+        ("smtputf8_enable = no\n", "Subject: ü\n\nx\n", "a@far.test", False),
+    ],
+)
+def test_addresses_and_headers_outside_ascii_ask_for_smtputf8(
+    directory: Path, extra: str, text: str, recipient: str, wanted: bool
+) -> None:
+    sendmail(directory, recipient, text=text.encode())
+    (message,) = World(directory, extra).pick_up()
+    assert message.envelope.smtputf8 is wanted
