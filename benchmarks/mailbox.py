@@ -23,6 +23,7 @@ dovecot-imapd and dovecot-lmtpd.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import pwd
 import shutil
@@ -325,7 +326,7 @@ def measure(row: str, server: Server, messages: int) -> dict[str, float]:
             return {"SORT (SUBJECT) /s": 1 / timed(server, b"SORT (SUBJECT) UTF-8 ALL")}
         case "store":
             client = logged_in(server)
-            numbers = iter(range(1, 501))
+            numbers = itertools.cycle(range(1, messages + 1))
             return {
                 "STORE /s": rate(
                     500, lambda: client.ask(b"STORE %d +FLAGS.SILENT (\\Flagged)" % next(numbers))
