@@ -20,8 +20,10 @@ Every question has a deadline, and one table asks a bounded number of them at a 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mailstack.net.tasks import apart
@@ -125,7 +127,29 @@ def opener(warn: Warn = to_stderr) -> Opener:
         "sqlite": partial(_sqlite, warn=warn),
         "memcache": partial(_memcache, warn=warn),
     }
+    if accounts_are_remote():
+        others["unix"] = _unix
     return partial(open_table, warn=warn, others=others)
+
+
+def accounts_are_remote(nsswitch: Path = Path("/etc/nsswitch.conf")) -> bool:
+    """Whether this machine's accounts may come from somewhere else, and take their time (nsswitch.conf(5))."""
+    try:
+        text = nsswitch.read_text("ascii", "replace")
+    except OSError:
+        return False
+    found = _ACCOUNTS.findall(text)
+    return any(word not in _NEAR for words in found for word in _ACTION.sub(" ", words).split())
+
+
+_ACCOUNTS = re.compile(r"^[ \t]*(?:passwd|group)[ \t]*:([^#\n]*)", re.MULTILINE)
+_ACTION = re.compile(r"\[[^]]*\]")
+_NEAR = frozenset(("files", "compat", "db", "systemd", "mymachines"))
+
+
+def _unix(name: str, rest: str, opener: Opener) -> Table:
+    """`unix:passwd.byname`, where the answer may take long."""
+    return SlowTable(name, _in_threads(open_table(name).lookup, 4))
 
 
 # Each kind is imported when a table names it: most configurations have none of them.

@@ -83,7 +83,8 @@ _TEXT = frozenset(("texthash", "cidr", "regexp", "pcre"))
 def open_table(name: str, *, warn: Warn = to_stderr, others: Mapping[str, Factory] | None = None) -> Table:
     """The table that main.cf calls `type:name`; a name without a type is a hash file. Raises `TableError`.
 
-    `warn` takes what is wrong with single lines; `others` makes the types that are not known here.
+    `warn` takes what is wrong with single lines; `others` makes types that are not known here, or that are to
+    be made otherwise.
     """
     kind, colon, rest = name.partition(":")
     if not colon:
@@ -92,14 +93,14 @@ def open_table(name: str, *, warn: Warn = to_stderr, others: Mapping[str, Factor
     opener = partial(open_table, warn=warn, others=others)
     if kind == "proxy":
         return opener(rest)
+    if others is not None and kind in others:
+        return others[kind](name, rest, opener)
     if kind in _SIMPLE:
         return _SIMPLE[kind](name, rest)
     if kind == "pipemap":
         return simple.pipemap(name, rest, opener)
     if kind == "unionmap":
         return simple.unionmap(name, rest, opener)
-    if others is not None and kind in others:
-        return others[kind](name, rest, opener)
     if kind in REFUSED:
         raise TableError(f"unsupported dictionary type: {kind} ({name}): {REFUSED[kind]}")
     if kind in _RULES and rest.startswith("{"):

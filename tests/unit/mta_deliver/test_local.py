@@ -13,8 +13,9 @@ import pytest
 
 from mailstack.config.errors import ConfigError
 from mailstack.mta.deliver.local import Direct, Forward, LocalAgent, LocalRouter
-from mailstack.mta.deliver.local.users import Users, expand_template
+from mailstack.mta.deliver.local.users import Users, ask, expand_template
 from mailstack.mta.deliver.request import Agent, Request, Result, Sent
+from mailstack.mta.lookup import SlowTable, accounts_are_remote
 from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import ManualClock
 from mailstack.net.log import Log
@@ -122,6 +123,44 @@ class Machine:
 
 
 DELIVERED = ("Sent", "2.0.0", "delivered to mailbox")
+
+
+def test_accounts_that_have_to_be_waited_for(root: Path) -> None:
+    class Slow(Machine):
+        """Its accounts are a directory's."""
+
+        def __init__(self, root: Path, aliases: str) -> None:
+            super().__init__(root, aliases=aliases)
+            near = super().find
+
+            async def query(name: str) -> str | None:
+                await asyncio.sleep(0)
+                return ":".join(map(str, near(name))) if name in ("zs", "ls") else None
+
+            found = ask(SlowTable("unix:passwd.byname", query))
+            self.find = found  # type: ignore[method-assign,assignment]
+
+    machine = Slow(root, "both: zs, ls\n")
+    machine.forward('"|exit 0"\n', user="ls")
+    assert machine.deliver("zs@x.test") == DELIVERED
+    assert machine.deliver("ls@x.test") == ("Sent", "2.0.0", "delivered to command: exit 0")
+    assert machine.deliver("no@x.test") == ("Bounced", "5.1.1", 'unknown user: "no"')
+
+
+@pytest.mark.parametrize(
+    "text, remote",
+    [
+        ("passwd: files systemd\ngroup: files\nhosts: dns\n", False),
+        ("passwd: compat [NOTFOUND=return] mymachines # sss\n", False),
+        ("passwd: files sss\n", True),
+        ("passwd: files\ngroup: files ldap\n", True),
+        ("", False),
+    ],
+)
+def test_where_accounts_come_from(tmp_path: Path, text: str, remote: bool) -> None:
+    (tmp_path / "nsswitch.conf").write_text(text)
+    assert accounts_are_remote(tmp_path / "nsswitch.conf") is remote
+    assert not accounts_are_remote(tmp_path / "absent")
 
 
 def test_a_mailbox_in_the_spool_directory(root: Path) -> None:

@@ -154,7 +154,7 @@ class LocalAgent:
     async def _probed_user(self, step: Mailbox, target: Target, asked: str) -> list[Result]:
         users = self._router.users
         user = users.split(step.address)[1]
-        account = users.find(user)
+        account = await self._known(lambda: users.find(user))
         if account is None:
             return [Result(target, Bounced(f'unknown user: "{user}"', "5.1.1"), "local")]
         if self._need_home and not await in_thread(lambda: _there(account.pw_dir)):
@@ -238,7 +238,7 @@ class LocalAgent:
     async def _mailbox(self, step: Mailbox, request: Request, target: Target) -> Result:
         """A user: his forward file, else his mailbox."""
         users = self._router.users
-        account = users.find(users.split(step.address)[1])
+        account = await self._known(lambda: users.find(users.split(step.address)[1]))
         if account is not None and self._need_home and not await in_thread(lambda: _there(account.pw_dir)):
             text = f"cannot access home directory {account.pw_dir}"
             return Result(target, Deferred(text, "4.3.0"), "local")
@@ -313,7 +313,7 @@ class LocalAgent:
     async def _action(self, action: Action, message: Message, target: Target) -> Outcome:
         account = None
         if action.user:
-            account = self._router.users.find(action.user)
+            account = await self._known(lambda: self._router.users.find(action.user))
             if account is None:
                 return CONFIGURATION
         if action.target.startswith("|"):
@@ -322,7 +322,7 @@ class LocalAgent:
             return await self._run(action.target[1:].strip(), account, target.address, message, target)
         if action.source not in self._file_sources:
             return Bounced("mail to file is restricted", "5.7.1")
-        identity = self._identity(account)
+        identity = await self._known(lambda: self._identity(account))
         head = self._head("file", message, target)
         path = action.target
         if path.endswith("/"):
@@ -349,7 +349,7 @@ class LocalAgent:
         message: Message,
         target: Target,
     ) -> Outcome:
-        identity = self._identity(account)
+        identity = await self._known(lambda: self._identity(account))
         names = self._router.users.names(address, account)
         directory = self._queue.directory
         if self._directory:
@@ -359,7 +359,8 @@ class LocalAgent:
             directory = found
         groups: Sequence[int] = ()
         if account is not None and identity.uid == account.pw_uid and not identity.ours:
-            groups = os.getgrouplist(account.pw_name, account.pw_gid)
+            name, group = account.pw_name, account.pw_gid
+            groups = await in_thread(lambda: os.getgrouplist(name, group))
         command = Command(
             split_command(text, self._shell),
             text,

@@ -20,6 +20,7 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import split_extension
@@ -32,10 +33,10 @@ from mailstack.mta.deliver.local.decision import (
     Mailbox,
     Problem,
 )
-from mailstack.mta.deliver.local.users import Users, expand_template, targets_of
+from mailstack.mta.deliver.local.users import Users, ask, expand_template, targets_of
 from mailstack.mta.deliver.loops import delivered_to
 from mailstack.mta.deliver.request import Bounced, Deferred, Sent
-from mailstack.mta.lookup import Pending
+from mailstack.mta.lookup import Pending, accounts_are_remote
 from mailstack.mta.rewrite import AddressClass, Rewriter
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.log import Log
@@ -73,7 +74,9 @@ class LocalRouter:
     ) -> None:
         self._rewriter = rewriter
         self._log = log
-        self.users = users or Users(conf, clock or SystemClock(), log)
+        # A directory service may be slow: then it is asked, as any slow table, while others go on.
+        find = ask(open_table("unix:passwd.byname")) if accounts_are_remote() else pwd.getpwnam
+        self.users = users or Users(conf, clock or SystemClock(), log, find)
         self._tables = self._open("alias_maps", conf.list("alias_maps"), open_table)
         self._transport_maps = self._open_maps(conf, "mailbox_transport_maps", open_table)
         self._fallback_maps = self._open_maps(conf, "fallback_transport_maps", open_table)
@@ -325,6 +328,7 @@ class LocalRouter:
         return self._rewriter.resolve(address).address_class is AddressClass.LOCAL
 
 
+@lru_cache(100)  # whoever answers may be slow
 def _name_of(uid: int) -> str | None:
     """The user of that number; "" for root, whose files have the rights of default_privs."""
     if uid == 0:

@@ -14,7 +14,7 @@ from mailstack.mta.address_maps import split_extension
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.identity import Identity, acting_as
-from mailstack.storage.tables import TableError, split_alias
+from mailstack.storage.tables import Table, TableError, split_alias
 from mailstack.wire.smtp import split_address
 
 REMEMBERED = 1000
@@ -28,6 +28,19 @@ _TESTED = re.compile(r"\$[{(]\s*(\w+)\s*[?:]")
 """`${name?text}` and `${name:text}`: the name need not have a value."""
 
 Find = Callable[[str], "pwd.struct_passwd"]
+
+
+def ask(table: Table) -> Find:
+    """How accounts are found in `unix:passwd.byname`, which may have to be waited for (`mta.lookup`)."""
+
+    def find(name: str) -> pwd.struct_passwd:
+        text = table.lookup(name)
+        if text is None:
+            raise KeyError(name)
+        user, password, uid, gid, gecos, home, shell = text.split(":", 6)
+        return pwd.struct_passwd((user, password, int(uid), int(gid), gecos, home, shell))
+
+    return find
 
 
 class Users:
@@ -49,7 +62,7 @@ class Users:
         return bool(self._paths)
 
     def find(self, name: str) -> pwd.struct_passwd | None:
-        """The account of that name (lower case), or None. Raises `OSError`."""
+        """The account of that name (lower case), or None. Raises `OSError`, and what its table raises."""
         now = self._clock.monotonic()
         if now - self._filled >= LIFETIME or len(self._known) >= REMEMBERED:
             self._known.clear()
