@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.command import Fatal
 from mailstack.storage.queue import DamagedFile, Message, Queue
 
 USAGE = "usage: postqueue -f | postqueue -i queueid | postqueue -j | postqueue -p | postqueue -s site"
@@ -43,6 +44,9 @@ def main(arguments: list[str]) -> int:
     try:
         conf = MainCf.load(config)
         queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
+        _authorize(conf, queue, actions[0][0])
+    except Fatal as error:
+        return _fatal(str(error))
     except ConfigError as error:
         return _fatal(str(error), EX_CONFIG)
     try:
@@ -50,6 +54,26 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+
+
+def _authorize(conf: MainCf, queue: Queue, action: str) -> None:
+    """authorized_mailq_users and authorized_flush_users; root and the queue's owner may do everything.
+
+    Raises `Fatal`.
+    """
+    view = action in ("-p", "-j")
+    parameter = "authorized_mailq_users" if view else "authorized_flush_users"
+    if os.getuid() == 0 or conf.list(parameter) == ["static:anyone"]:
+        return
+    from mailstack.mta.authorized import check_user
+
+    try:
+        owner = os.stat(queue.directory).st_uid
+    except OSError:
+        owner = 0
+    if os.getuid() != owner:
+        doing = "view the mail queue" if view else "flush the mail queue"
+        check_user(conf, parameter, doing, status=EX_UNAVAILABLE)
 
 
 def _act(queue: Queue, action: str, value: str) -> int:

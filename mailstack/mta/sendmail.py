@@ -271,13 +271,20 @@ def submit(conf: MainCf, options: Options) -> int:
 
     uid = os.getuid()
     who = f"{user_name(uid)}({uid})"
-    _authorize(conf, uid, user_name(uid))
+    if conf.list("authorized_submit_users") != ["static:anyone"]:
+        from mailstack.mta.authorized import check_user
+
+        check_user(conf, "authorized_submit_users", "submit mail")
     if not options.extract and not options.recipients:
         raise Fatal(f"{who}: Recipient addresses must be specified on the command line or via the -t option")
     if options.extract and options.probe:
         raise Fatal(f"{who}: -t option cannot be used with -bv", EX_USAGE)
     recipients = [address for word in options.recipients for address in parse_list(word)]
     sender = _sender(options, uid)
+    if conf.list("local_login_sender_maps") != ["static:*"]:
+        from mailstack.mta.authorized import check_sender
+
+        check_sender(conf, sender, uid)
     verp = _verp(conf, options)
     if verp and not sender:
         raise Fatal(f"{who}: -V option requires non-null sender address", EX_USAGE)
@@ -350,22 +357,6 @@ def _probe(sender: str, options: Options) -> Iterator[bytes]:
         yield f"From: {sender}\r\n".encode()
     to = ",\r\n".join(f"\t{word}" for word in options.recipients)
     yield f"Subject: probe\r\nTo:{to}\r\n\r\n".encode("utf-8", "surrogateescape")
-
-
-def _authorize(conf: MainCf, uid: int, name: str) -> None:
-    """authorized_submit_users. Raises `Fatal`."""
-    words = conf.list("authorized_submit_users")
-    if words == ["static:anyone"]:
-        return
-    from mailstack.mta.address_maps import DomainList
-    from mailstack.storage.tables import TableError, open_table
-
-    try:
-        allowed = DomainList(words, open_table).match(name.lower())
-    except (TableError, OSError) as error:
-        raise Fatal(f"authorized_submit_users: {error}") from None
-    if not allowed:
-        raise Fatal(f"User {name}({uid}) is not allowed to submit mail")
 
 
 def _sender(options: Options, uid: int) -> str:

@@ -245,6 +245,10 @@ class Connection:
             words += f" sasl_username=<{self.sasl_user}>"
         self._log.info(f"{word}: END-OF-MESSAGE: {text};{words}")
 
+    def _listed(self) -> bool:
+        """Whether local_header_rewrite_clients names the client by a table or by its certificate."""
+        raise NotImplementedError
+
     def _origin(self) -> Origin:
         settings, transaction = self._settings, self._transaction
         protocol = self.protocol_name
@@ -260,6 +264,7 @@ class Connection:
             )
             or ("permit_mynetworks" in words and settings.networks.match(self.client_address))
             or ("permit_sasl_authenticated" in words and bool(self.sasl_user))
+            or (bool(settings.header_checks) and self._listed())
         )
         return Origin(
             self.client_name,

@@ -7,7 +7,7 @@ import os
 from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.smtpd.connection import Connection
 from mailstack.mta.smtpd.recipients import Unlisted
-from mailstack.mta.smtpd.verdicts import Phase, Rejection
+from mailstack.mta.smtpd.verdicts import PERMIT, Phase, Rejection
 from mailstack.storage.tables import TableError
 from mailstack.wire.smtp import Reply
 
@@ -106,6 +106,13 @@ class Judging(Connection):
         if transaction is not None:
             transaction.change(action, argument)
             self.discarding = self.discarding or action == "discard"
+
+    def _listed(self) -> bool:
+        try:
+            return any(check(self) is PERMIT for check in self._settings.header_checks)
+        except (OSError, TableError) as error:
+            self._log.warning(f"local_header_rewrite_clients: {error}")
+            return False
 
     # ---- stages
 

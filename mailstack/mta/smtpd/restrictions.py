@@ -280,6 +280,10 @@ class Compiler:
             raise self._conf.error(parameter, f"{word}: {_UNSUPPORTED[word]}")
         raise self._conf.error(parameter, f"unknown smtpd restriction: {word!r}")
 
+    def simple(self, word: str) -> Check:
+        """One of the words that need no argument and wait for nothing."""
+        return self._checks.simple[word]
+
     def _verification(self) -> Verification:
         if self.verification is None:
             from mailstack.mta.smtpd.verification import Verification  # most stacks verify nobody

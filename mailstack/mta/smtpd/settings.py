@@ -9,15 +9,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix.main_cf import MainCf
-from mailstack.mta.address_maps import DomainList, OpenTable
+from mailstack.mta.address_maps import DomainList, OpenTable, Table
 from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.lines import Show, show_addresses
+from mailstack.mta.lookup import SlowTable
 from mailstack.mta.milter import Milters, load_milters
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.sasl import Authenticator, make_authenticator
@@ -27,7 +29,7 @@ from mailstack.mta.smtpd.keywords import KEYWORDS, KeywordMaps, Oddities, keywor
 from mailstack.mta.smtpd.networks import ClientList, NetworkList
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
-from mailstack.mta.smtpd.verdicts import Phase
+from mailstack.mta.smtpd.verdicts import PERMIT, Check, Client, Phase, Verdict
 from mailstack.mta.verify.sender import ProbeSender
 from mailstack.mta.verp import default_delimiters
 from mailstack.net.log import Log
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from mailstack.mta.smtpd.proxy import ProxyFilter
 
 _REWRITE_CLIENTS = frozenset({"permit_inet_interfaces", "permit_mynetworks", "permit_sasl_authenticated"})
+_REWRITE_CERTIFICATES = frozenset({"permit_tls_clientcerts", "permit_tls_all_clientcerts"})
 _PLAINTEXT = frozenset({"PLAIN", "LOGIN"})
 
 
@@ -131,6 +134,8 @@ class Settings:
     """Lines of a transcript after which a postmaster is told of what is in it."""
     mechanism_filter: DomainList
     header_clients: frozenset[str]
+    header_checks: tuple[Check, ...]
+    """What else makes a client's headers ours to complete; nearly always nothing."""
     flush_domains: DomainList
     soft_bounce: bool
     bare_newline_code: int
@@ -186,10 +191,7 @@ def _load(
     _demand_relay_control(conf)
     wrapper = conf.bool("smtpd_tls_wrappermode")
     auth = conf.bool("smtpd_sasl_auth_enable")
-    header_clients = frozenset(conf.list("local_header_rewrite_clients"))
-    if header_clients - _REWRITE_CLIENTS:
-        unknown = ", ".join(sorted(header_clients - _REWRITE_CLIENTS))
-        raise conf.error("local_header_rewrite_clients", f"unknown or unsupported: {unknown}")
+    header_clients, header_checks = _header_clients(conf, compiler, open_table)
     utf8 = conf.bool("smtputf8_enable")
     settings = Settings(
         service=service,
@@ -263,6 +265,7 @@ def _load(
         history_limit=conf.int("smtpd_history_flush_threshold"),
         mechanism_filter=DomainList(conf.list("smtpd_sasl_mechanism_filter"), open_table),
         header_clients=header_clients,
+        header_checks=header_checks,
         flush_domains=DomainList(conf.list("relay_domains"), open_table, parents=True),
         soft_bounce=conf.bool("soft_bounce"),
         bare_newline_code=(
@@ -273,6 +276,34 @@ def _load(
         bare_newline_exclusions=_networks(conf, "smtpd_forbid_bare_newline_exclusions"),
     )
     return replace(settings, stressed=_stressed(settings, conf))
+
+
+def _header_clients(
+    conf: MainCf, compiler: Compiler, open_table: OpenTable
+) -> tuple[frozenset[str], tuple[Check, ...]]:
+    """local_header_rewrite_clients: the words that every session knows, and the rest as checks.
+
+    Raises `ConfigError` and `TableError`.
+    """
+    name = "local_header_rewrite_clients"
+    words = [word for word in conf.list(name) if word.lower() != "check_address_map"]
+    checks: list[Check] = []
+    for word in words:
+        if word in _REWRITE_CERTIFICATES:
+            checks.append(compiler.simple(word))
+        elif ":" in word:
+            table = open_table(word)
+            if isinstance(table, SlowTable):
+                raise conf.error(name, f"{word}: a table that has to be waited for")
+            checks.append(partial(_listed, table))
+        elif word not in _REWRITE_CLIENTS:
+            raise conf.error(name, f"unknown or unsupported: {word}")
+    return frozenset(words) & _REWRITE_CLIENTS, tuple(checks)
+
+
+def _listed(table: Table, client: Client) -> Verdict:
+    """Whether a table has the client's address, whatever it says of it."""
+    return None if table.lookup(client.client_address) is None else PERMIT
 
 
 def _stressed(settings: Settings, conf: MainCf) -> Settings | None:

@@ -30,6 +30,7 @@ class Client:
     certificate: Certificate | None = None
     pipelined: bool = False
     recipient_count: int = 1
+    stressed: bool = False
     discarding: bool = False
     where: str = "RCPT"
     protocol_name: str = "ESMTP"
