@@ -130,7 +130,10 @@ class Authority:
         base, records = found
         usable = self._usable(records)
         if not usable:
-            return self._without(policy, "TLSA records unusable", encrypt=True)
+            lower = self._without(policy, "TLSA records unusable", encrypt=True)
+            # Postfix calls the host by its name where only the digests are unknown.
+            strange = any(record.usage in (DANE_TA, DANE_EE) for record in records)
+            return replace(lower, servername=base) if strange else lower
         if insecure_mx and self._insecure_mx is TLSLevel.ENCRYPT:
             return self._without(policy, "insecure MX", encrypt=True)
         names = dict.fromkeys((base, *filter(None, (facts.domain_name, facts.domain))))

@@ -227,6 +227,8 @@ async def _handshake(
     session.verified = named and policy.matches(secured, nexthop, host.name)
     if manners.log_tls and log is not None:
         trust = "Verified" if session.verified else "Untrusted"
+        if session.verified and policy.level is TLSLevel.HALF_DANE:
+            trust = "Trusted"  # it is the host's certificate, but who says that the host is the domain's?
         log.info(f"{trust} TLS connection established to {host.relay}: {describe(secured)}")
     if named and not session.verified:
         session.broken = manners.wrapped  # there has been no greeting yet that QUIT could follow
