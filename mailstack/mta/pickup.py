@@ -37,8 +37,12 @@ from mailstack.mta.cleanup import (
     headers,
     mail_date,
 )
+from mailstack.mta.cleanup.milter_checks import MilterInspector
 from mailstack.mta.deliver.request import Bounced, Result, Target
 from mailstack.mta.lookup import settled
+from mailstack.mta.milter import Draft, LocalFilter, Milters, Recipients, load_milters
+from mailstack.mta.milter.draft import Body
+from mailstack.mta.milter.verdicts import CLOSING
 from mailstack.mta.postdrop import FULL_NAME, READY, REWRITE_CONTEXT, UID
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.submission import HEADER_LIMIT
@@ -46,9 +50,10 @@ from mailstack.mta.verify import PROBE, USER
 from mailstack.mta.verp import VERP
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue, Recipient
+from mailstack.storage.queue import DamagedFile, Envelope, Message, Queue, Recipient, Spool
 from mailstack.storage.tables import Opener, TableError
 from mailstack.wire.smtp import quote
 from mailstack.wire.smtp.command import RcptParameters
@@ -76,12 +81,19 @@ class Settings:
     size_limit: int
     rewriter: Rewriter
     cleanup: Cleanup
+    milters: Milters | None
+    """None: there are none."""
     detect_utf8: bool
     """Mail with addresses or headers outside ASCII asks for SMTPUTF8 (RFC 6531)."""
 
     @classmethod
     def read(
-        cls, conf: MainCf, services: Sequence[MasterService], cleanup: Cleanup, open_table: Opener
+        cls,
+        conf: MainCf,
+        services: Sequence[MasterService],
+        cleanup: Cleanup,
+        open_table: Opener,
+        resolver: Resolver,
     ) -> Settings | None:
         """None where master.cf has no pickup. Raises `ConfigError`, `TableError`, `OSError`."""
         for service in services:
@@ -96,6 +108,7 @@ class Settings:
                     conf.size("message_size_limit"),
                     rewriter,
                     Cleanup(conf, rewriter, open_table) if service.overrides else cleanup,
+                    load_milters(conf, "non_smtpd_milters", open_table, resolver),
                     _detects_utf8(conf),
                 )
         return None
@@ -290,7 +303,11 @@ class Pickup:
             attributes=_attributes(given, cleanup),
         )
         try:
-            if given.size > len(head):
+            if settings.milters is not None and PROBE not in given.attributes:
+                found = await self._filter(
+                    settings, settings.milters, message, envelope, cleaned, len(head), inspector, received
+                )
+            elif given.size > len(head):
                 found = await self._copy(message, envelope, cleaned.parts, len(head), inspector, cleanup)
             else:
                 end = [inspector.finish()] if inspector is not None else []
@@ -298,6 +315,8 @@ class Pickup:
                 if not found.discard:
                     queue = "hold" if found.hold else "incoming"
                     await self._queue.enqueue(envelope, [*cleaned.parts, *end], self._commit, queue)
+        except _Later as later:
+            raise OSError(0, f"message not accepted: {later.reply}") from None
         except _Rejected as rejected:
             message.envelope = replace(given, sender=sender, queue_id=queue_id)
             await self._report(message, Bounced(rejected.reply.text, rejected.reply.dsn))
@@ -318,6 +337,27 @@ class Pickup:
 
         What was decided about it. Raises `OSError`, `_Rejected`.
         """
+        spool = await self._spooled(message, envelope, parts, start, inspector)
+        try:
+            found, envelope = _decided(cleanup, envelope, inspector)
+        except BaseException:
+            spool.abort()
+            raise
+        if found.discard:
+            spool.abort()
+        else:
+            await spool.commit(envelope, self._commit, "hold" if found.hold else "incoming")
+        return found
+
+    async def _spooled(
+        self,
+        message: Message,
+        envelope: Envelope,
+        parts: Sequence[bytes],
+        start: int,
+        inspector: Inspector | None,
+    ) -> Spool:
+        """The content in a spool file: `parts` for its first `start` octets, then the rest."""
         spool = self._queue.spool(envelope.arrival, queue_id=envelope.queue_id)
         try:
             spool.append(parts)
@@ -330,15 +370,117 @@ class Pickup:
                     await asyncio.sleep(0)
             if inspector is not None:
                 spool.append((inspector.finish(),))
-            found, envelope = _decided(cleanup, envelope, inspector)
         except BaseException:
             spool.abort()
             raise
-        if found.discard:
-            spool.abort()
+        return spool
+
+    async def _filter(
+        self,
+        settings: Settings,
+        milters: Milters,
+        message: Message,
+        envelope: Envelope,
+        cleaned: Cleaned,
+        start: int,
+        inspector: Inspector | None,
+        received: str,
+    ) -> Findings:
+        """The same for a message that milters look at first. Raises `OSError`, `_Rejected`, `_Later`."""
+        spool: Spool | None = None
+        head = b"".join(cleaned.parts[:-1])
+        if message.envelope.size > start:
+            spool = await self._spooled(message, envelope, cleaned.parts, start, inspector)
+            body = Body((), spool, len(head))
         else:
-            await spool.commit(envelope, self._commit, "hold" if found.hold else "incoming")
+            end = inspector.finish() if inspector is not None else b""
+            body = Body((cleaned.parts[-1], end))
+        draft: Draft | None = None
+        try:
+            found, envelope = _decided(settings.cleanup, envelope, inspector)
+            if not found.discard:
+                draft = self._draft(settings, envelope, head, body, received, fixed=bool(found.redirect))
+                envelope = await self._show(settings, milters, message, envelope, draft, found)
+            if not found.discard:
+                assert draft is not None
+                parts, spool = await draft.assemble(spool)
+                queue = "hold" if found.hold else "incoming"
+                if spool is None:
+                    await self._queue.enqueue(envelope, parts, self._commit, queue)
+                else:
+                    await spool.commit(envelope, self._commit, queue)
+        finally:
+            if draft is not None:
+                draft.close()
+            if spool is not None:
+                spool.abort()  # harmless when it has been taken
         return found
+
+    def _draft(
+        self, settings: Settings, envelope: Envelope, head: bytes, body: Body, received: str, *, fixed: bool
+    ) -> Draft:
+        queue = self._queue
+        return Draft(
+            envelope.queue_id,
+            head,
+            body,
+            Recipients(
+                settings.cleanup,
+                settings.rewriter,
+                envelope.sender,
+                envelope.recipients,
+                ret=envelope.ret,
+                envid=envelope.envid,
+                fixed=fixed,
+            ),
+            own=received.encode("utf-8", "replace"),
+            limit=settings.size_limit,
+            new_spool=lambda suffix: queue.spool(envelope.arrival, queue_id=envelope.queue_id, suffix=suffix),
+            log=self._cleanup_log,
+        )
+
+    async def _show(
+        self,
+        settings: Settings,
+        milters: Milters,
+        message: Message,
+        envelope: Envelope,
+        draft: Draft,
+        found: Findings,
+    ) -> Envelope:
+        """Show a message to the milters; the envelope as they want it, the rest in `found` and `draft`.
+
+        Raises `_Rejected` and `_Later`.
+        """
+        complete = settings.rewriter.complete
+        given = [complete(entry.address) for entry in message.envelope.recipients]
+        origin = Origin("localhost[127.0.0.1]", envelope.sender, given[-1] if given else "")
+        if milters.checks is not None:
+            draft.inspector = MilterInspector(milters.checks, envelope.queue_id, origin, self._cleanup_log)
+        looking = LocalFilter(milters, envelope.queue_id, self._cleanup_log)
+        verdict = await looking.look(draft, envelope.sender, given, origin)
+        if draft.inspector is not None:
+            checked = draft.inspector.found
+            found.hold = found.hold or checked.hold
+            found.discard = found.discard or checked.discard
+            if checked.filter:
+                envelope = replace(envelope, attributes={**envelope.attributes, FILTER: checked.filter})
+        found.hold = found.hold or looking.hold
+        if verdict is not None and verdict.discard:
+            found.discard = True
+        elif verdict is not None:
+            reply = CLOSING if verdict.shutdown else verdict.reply
+            assert reply is not None
+            raise _Later(reply) if reply.transient else _Rejected(reply)
+        changed = draft.envelope
+        return replace(
+            envelope,
+            sender=changed.sender,
+            recipients=changed.recipients,
+            ret=changed.ret,
+            envid=changed.envid,
+            body="8bitmime" if draft.eight_bit else envelope.body,
+        )
 
     async def _report(self, message: Message, outcome: Bounced) -> None:
         """Send a message back. Raises `OSError`."""
@@ -359,6 +501,10 @@ class _Rejected(Exception):  # noqa: N818 - carries a reply
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.text)
         self.reply = reply
+
+
+class _Later(_Rejected):
+    """Milters say no for now."""
 
 
 def _attributes(given: Envelope, cleanup: Cleanup) -> dict[str, str]:

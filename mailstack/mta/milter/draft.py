@@ -12,6 +12,7 @@ no other is made after it.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -185,7 +186,7 @@ class Draft:
         *,
         own: bytes,
         limit: int,
-        new_spool: Callable[[], Spool],
+        new_spool: Callable[[str], Spool],
         log: Log,
         inspector: MilterInspector | None = None,
     ) -> None:
@@ -287,6 +288,30 @@ class Draft:
         self._lines = None
         self._drop_replacement()
 
+    async def assemble(self, original: Spool | None) -> tuple[list[bytes], Spool | None]:
+        """The content for the queue: what is to be written behind that of a spool file, where there is one.
+
+        `original` is the spool file that the message came in; when it is not the result it has been removed.
+        Raises `OSError`.
+        """
+        head = b"".join(self.headers)
+        if original is None and self.body.spool is None:
+            return [head, *self.body.held], None
+        if not self.changed:
+            return [], original
+        new = self._new_spool(".new")
+        try:
+            new.append((head,))
+            for piece in self.body.pieces():
+                new.append((piece,))
+                await asyncio.sleep(0)
+        except BaseException:
+            new.abort()
+            raise
+        if original is not None:
+            original.abort()
+        return [], new
+
     def _drop_replacement(self) -> None:
         if self._replacement is not None:
             self._replacement.abort()
@@ -385,7 +410,7 @@ class Draft:
 
     def _unload(self, lines: _Lines) -> None:
         if self._replacement is None:
-            self._replacement = self._new_spool()
+            self._replacement = self._new_spool(".body")
         self._replacement.append(lines.take())
 
     def _finish_body(self) -> None:

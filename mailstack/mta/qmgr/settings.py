@@ -135,7 +135,7 @@ def load(
             conf, services, queue, commit, resolver, clock, log, open_table, rewriter, local, forward
         )
         transports.check()
-        pickup = Pickup.read(conf, services, cleanup, open_table)
+        pickup = Pickup.read(conf, services, cleanup, open_table, resolver)
         probing = probing_rewriter(conf, open_table)
     except (TableError, OSError) as error:
         raise ConfigError(conf.path, 0, str(error)) from None

@@ -25,8 +25,12 @@ from mailstack.mta.cleanup import (
     received_header,
 )
 from mailstack.mta.cleanup import Origin as Sender
+from mailstack.mta.cleanup.milter_checks import MilterInspector
 from mailstack.mta.dsn import REPLACED
 from mailstack.mta.lookup import Pending, settled
+from mailstack.mta.milter import Draft, Recipients
+from mailstack.mta.milter.draft import Body
+from mailstack.mta.milter.verdicts import CLOSING
 from mailstack.mta.smtpd.changes import Changes
 from mailstack.mta.verp import VERP
 from mailstack.storage.queue import Envelope, Recipient, Spool
@@ -35,6 +39,7 @@ from mailstack.wire.smtp.command import MailParameters, RcptParameters
 from mailstack.wire.smtp.reply import Reply
 
 if TYPE_CHECKING:
+    from mailstack.mta.smtpd.milters import ContentFilter
     from mailstack.mta.smtpd.settings import Settings
     from mailstack.mta.smtpd.worker import Shared
 
@@ -81,7 +86,9 @@ class Transaction:
         "_asked",
         "_changes",
         "_failure",
+        "_head",
         "_inspector",
+        "_own",
         "_parts",
         "_settings",
         "_shared",
@@ -123,6 +130,8 @@ class Transaction:
         self._spool: Spool | None = None
         self._failure: Reply | None = None
         self._changes: Changes | None = None
+        self._head = self._own = b""
+        """The header block, and our own header in it, where there are milters."""
 
     def name(self) -> str:
         """The queue id; the first call makes it."""
@@ -141,6 +150,11 @@ class Transaction:
         if self._changes is None:
             self._changes = Changes()
         self._changes.note(action, argument)
+
+    @property
+    def discarded(self) -> bool:
+        """The message is to be thrown away."""
+        return self._changes is not None and self._changes.discard
 
     def abort(self) -> None:
         """Forget the message."""
@@ -220,6 +234,8 @@ class Transaction:
         self.message_id, self.resent_id = cleaned.message_id, cleaned.resent_id
         for text in cleaned.warnings:
             self._shared.cleanup_log.warning(f"{self.queue_id}: {text}")
+        if settings.milters is not None:
+            self._head, self._own = b"".join(cleaned.parts[:-1]), received
         return cleaned.parts
 
     def _from(self) -> str:
@@ -254,7 +270,7 @@ class Transaction:
         changes.redirect = found.redirect or changes.redirect
         changes.bcc += found.bcc
 
-    async def finish(self, origin: Origin, *, too_big: bool) -> Reply:
+    async def finish(self, origin: Origin, *, too_big: bool, milters: ContentFilter | None = None) -> Reply:
         """Put the message into the queue; the reply to the dot."""
         if too_big:
             self.announce()
@@ -267,14 +283,14 @@ class Transaction:
             # Not longer: mail is taken more slowly than it can be sent on, but it is taken.
             await asyncio.sleep(self._settings.in_flow_delay)
         if self._failure is None:
-            await self._enqueue(origin)
+            await self._enqueue(origin, milters)
         if self._failure is not None:
             return self._failure
         if self._changes is None or not (self._changes.hold or self._changes.discard):
             self._shared.wake_qmgr(self.queue_id)
         return Reply(250, "2.0.0", f"Ok: queued as {self.queue_id}")
 
-    async def _enqueue(self, origin: Origin) -> None:
+    async def _enqueue(self, origin: Origin, milters: ContentFilter | None) -> None:
         settings, shared = self._settings, self._shared
         try:
             try:
@@ -294,6 +310,18 @@ class Transaction:
                 recipients, replaced = self._expanded()
             except Pending:
                 recipients, replaced = await settled(self._expanded)
+            sender, ret, envid = self._from(), self.parameters.ret, self.parameters.envid
+            if milters is not None:
+                draft = self._draft(parts, recipients)
+                try:
+                    parts = await self._filtered(milters, draft, parts, origin)
+                finally:
+                    draft.close()
+                if self._failure is not None or self.discarded:
+                    self.abort()
+                    return
+                sender, recipients = draft.envelope.sender, draft.envelope.recipients
+                ret, envid = draft.envelope.ret, draft.envelope.envid
             attributes = {REPLACED: "\n".join(replaced)} if replaced else {}
             if self.parameters.verp:
                 attributes[VERP] = self.parameters.verp
@@ -301,7 +329,7 @@ class Transaction:
             if content_filter:
                 attributes[FILTER] = content_filter
             envelope = Envelope(
-                self._from(),
+                sender,
                 recipients,
                 self.arrival,
                 queue_id=self.queue_id,
@@ -313,8 +341,8 @@ class Transaction:
                 sasl_username=origin.sasl_user,
                 body="8bitmime" if self.eight_bit else "7bit",
                 smtputf8=self.parameters.smtputf8,
-                ret=self.parameters.ret,
-                envid=self.parameters.envid,
+                ret=ret,
+                envid=envid,
                 attributes=attributes,
             )
             queue = "hold" if self._changes is not None and self._changes.hold else "incoming"
@@ -326,6 +354,60 @@ class Transaction:
                 self._spool = None
         except (TooManyHops, AliasExpansionError, MapError, TableError, OSError) as error:
             self._fail(error)
+
+    # ---- milters
+
+    def _draft(self, parts: list[bytes], recipients: tuple[Recipient, ...]) -> Draft:
+        """The message as milters see it; a spool file gets the rest of its content first."""
+        settings, shared = self._settings, self._shared
+        assert settings.milters is not None
+        envelope = Recipients(
+            settings.cleanup,
+            settings.rewriter,
+            self._from(),
+            recipients,
+            ret=self.parameters.ret,
+            envid=self.parameters.envid,
+            fixed=self._changes is not None and bool(self._changes.redirect),
+        )
+        if self._spool is not None:
+            self._spool.append(parts)
+            body = Body((), self._spool, len(self._head))
+        else:
+            body = Body((b"".join(parts)[len(self._head) :],))
+        return Draft(
+            self.queue_id,
+            self._head,
+            body,
+            envelope,
+            own=self._own,
+            limit=settings.message_limit,
+            new_spool=lambda suffix: shared.queue.spool(self.arrival, queue_id=self.queue_id, suffix=suffix),
+            log=shared.cleanup_log,
+        )
+
+    async def _filtered(
+        self, milters: ContentFilter, draft: Draft, parts: list[bytes], origin: Origin
+    ) -> list[bytes]:
+        """Show the message to milters; what is to be written yet. Raises `OSError`."""
+        described = self._described(origin)
+        checks = self._settings.milters.checks if self._settings.milters is not None else None
+        if checks is not None:
+            draft.inspector = MilterInspector(checks, self.queue_id, described, self._shared.cleanup_log)
+        verdict = await milters.look(draft, described, self._shared.cleanup_log)
+        if draft.inspector is not None:
+            self._decide(draft.inspector.found)
+        if verdict is not None:
+            self._failure = CLOSING if verdict.shutdown else verdict.reply
+            if self._failure is None:
+                self.change("hold" if verdict.hold else "discard", "")
+        if self._failure is not None or self.discarded:
+            return []
+        self.eight_bit = self.eight_bit or draft.eight_bit
+        if not draft.changed and self._spool is None:
+            return parts
+        parts, self._spool = await draft.assemble(self._spool)
+        return parts
 
     def _expanded(self) -> tuple[tuple[Recipient, ...], list[str]]:
         """Who gets the message when the tables have been applied, and what they have replaced."""

@@ -21,11 +21,13 @@ from mailstack.mta.pickup import Pickup, Settings
 from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import ManualClock
 from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Message, Queue
 from mailstack.storage.tables import open_table
 
+_RESOLVER = Resolver([("127.0.0.1", 1)])
 MAIN_CF = """\
 compatibility_level = 3.6
 myhostname = mail.x.test
@@ -78,9 +80,8 @@ class World:
             tasks = TaskSet(lambda name, error: errors.append(error))
             commit = GroupCommit()
             rewriter = Rewriter(self._conf, open_table)
-            settings = Settings.read(
-                self._conf, self._services, Cleanup(self._conf, rewriter, open_table), open_table
-            )
+            cleanup = Cleanup(self._conf, rewriter, open_table)
+            settings = Settings.read(self._conf, self._services, cleanup, open_table, _RESOLVER)
             pickup = Pickup(self.queue, commit, self.clock, self._log, tasks, self.taken.append)
             pickup.configure(settings, self._bounce, "postfix")
             pickup.wake()
@@ -102,7 +103,7 @@ class World:
             rewriter = Rewriter(self._conf, open_table)
             cleanup = Cleanup(self._conf, rewriter, open_table)
             pickup = Pickup(self.queue, GroupCommit(), self.clock, self._log, tasks, self.taken.append)
-            settings = Settings.read(self._conf, self._services, cleanup, open_table)
+            settings = Settings.read(self._conf, self._services, cleanup, open_table, _RESOLVER)
             pickup.configure(settings, self._bounce, "postfix")
             for pause in pauses:
                 self.clock.advance(pause)
