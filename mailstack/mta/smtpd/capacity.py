@@ -1,8 +1,8 @@
 """How many sessions one smtpd process takes, by the descriptors and the memory that there are.
 
 Under stress (`STRESS_SHARE` of them are taken) sessions begin with `stress = yes`, so that main.cf's
-`${stress?…}` shortens their time-outs, and those that there are go on with it; a process that is full turns clients away with 421, which costs it
-nothing and tells them to come again.
+`${stress?…}` shortens their time-outs, and those that there are go on with it; a process that is full turns
+clients away with 421, which costs it nothing and tells them to come again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Capacity:
         """What holds for one more session beside `sessions`; `now` in seconds, monotonic.
 
         `descriptor` is its connection's. The system gives the lowest that is free, so it tells how many are
-        in use: also by clients of the ports that begin with TLS, which are no sessions while they shake hands.
+        in use: also by clients of the ports that begin with TLS, no sessions while they shake hands.
         """
         if sessions >= self.sessions or self._scarce(now):
             return Load.FULL

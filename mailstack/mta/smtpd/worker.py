@@ -52,8 +52,8 @@ NAMES = 2000
 NAME_LIFE = 5.0
 """Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
 HANDSHAKE = 60.0
-"""Seconds for a handshake on the ports that begin with TLS, or `smtpd_starttls_timeout` where that is less: who
-does not shake hands is no session yet, and cannot be hurried."""
+"""Seconds for a handshake on the ports that begin with TLS, or `smtpd_starttls_timeout` where that is less:
+who has not shaken hands is no session yet, and cannot be hurried."""
 HURRY = 1.0
 """Seconds between two times that all sessions are told to hurry."""
 COMPLAIN = 10.0
@@ -117,7 +117,7 @@ class Shared:
         return names
 
     def hurry(self) -> None:
-        """There is hardly room for another session: the limits of stress hold for those that there are, too."""
+        """There is hardly room for another session: all that there are get the limits of stress."""
         now = self.clock.monotonic()
         if now - self._hurried >= HURRY:
             self._hurried = now
