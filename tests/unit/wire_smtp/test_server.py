@@ -302,3 +302,29 @@ def test_a_bare_newline_behind_a_command_is_noticed() -> None:
     connection.receive_data(b"FOO\n")
     connection.next_event()
     assert connection.bare_newline
+
+
+def test_commands_that_are_ignored_changed_or_not_borne() -> None:
+    connection = ServerConnection()
+    connection.greet(Reply(220, "", "ready"))
+    connection.ignore(frozenset({"FOO", "ETRN"}))
+    connection.foreign = lambda line: line.startswith("bar")
+    connection.rewrite = lambda line: line.removeprefix("X ")
+    connection.receive_data(b"foo x\r\netrn a.test\r\nX NOOP\r\nGET /\r\nX bar\r\nNOOP\r\n")
+    connection.data_to_send()
+    found = []
+    while not isinstance(event := connection.next_event(), events.Closed):
+        found.append((type(event), getattr(event, "verb", "")))
+        if isinstance(event, events.Noop):
+            connection.reply(Reply(250, "", "did nothing"))
+    assert found == [
+        (events.Ignored, "FOO"),
+        (events.Ignored, "ETRN"),
+        (events.Noop, ""),
+        (events.Refused, ""),
+        (events.Refused, "BAR"),
+    ]
+    assert connection.data_to_send() == (
+        b"250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n250 did nothing\r\n500 5.5.2 Error: command not recognized\r\n"
+        b"221 2.7.0 Error: I can break rules, too. Goodbye.\r\n"
+    )
