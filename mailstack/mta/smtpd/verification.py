@@ -37,8 +37,22 @@ class Verification:
         self._delay = conf.time("address_verify_poll_delay")
         stressed = conf.with_overrides({"stress": "yes"})
         self._polls = tuple(one.int("address_verify_poll_count") for one in (conf, stressed))
-        self._sender = _replies(conf, "sender", "Sender address", "4.1.7")
-        self._recipient = _replies(conf, "recipient", "Recipient address", "4.1.1")
+        self._sender = _Replies(
+            "Sender address",
+            "4.1.7",
+            conf.int("unverified_sender_defer_code"),
+            conf.int("unverified_sender_reject_code"),
+            conf.str("unverified_sender_tempfail_action") == "defer",
+            conf.str("unverified_sender_reject_reason"),
+        )
+        self._recipient = _Replies(
+            "Recipient address",
+            "4.1.1",
+            conf.int("unverified_recipient_defer_code"),
+            conf.int("unverified_recipient_reject_code"),
+            conf.str("unverified_recipient_tempfail_action") == "defer",
+            conf.str("unverified_recipient_reject_reason"),
+        )
 
     def check(self, word: str) -> SlowCheck:
         """The look-up of one of `WORDS`."""
@@ -82,14 +96,3 @@ class Verification:
     def close(self) -> None:
         """Let go of the socket."""
         self._client.close()
-
-
-def _replies(conf: MainCf, what: str, label: str, enhanced: str) -> _Replies:
-    return _Replies(
-        label,
-        enhanced,
-        conf.int(f"unverified_{what}_defer_code"),
-        conf.int(f"unverified_{what}_reject_code"),
-        conf.str(f"unverified_{what}_tempfail_action") == "defer",
-        conf.str(f"unverified_{what}_reject_reason"),
-    )

@@ -7,28 +7,24 @@ from mailstack.mta.address_maps import OpenTable
 from mailstack.mta.rewrite import Rewriter
 
 _ROUTING = (
-    "default_transport",
-    "local_transport",
-    "relay_transport",
-    "virtual_transport",
-    "relayhost",
-    "transport_maps",
-    "sender_dependent_relayhost_maps",
-    "sender_dependent_default_transport_maps",
+    "address_verify_default_transport",
+    "address_verify_local_transport",
+    "address_verify_relay_transport",
+    "address_verify_virtual_transport",
+    "address_verify_relayhost",
+    "address_verify_transport_maps",
+    "address_verify_sender_dependent_relayhost_maps",
+    "address_verify_sender_dependent_default_transport_maps",
 )
-"""Parameters of routing that have a double for probes, `address_verify_` before the name."""
+"""What routes probes in place of the parameter of the same name without `address_verify_`."""
 _KINDS = ("btree", "hash", "lmdb")
 
 
 def probing_rewriter(conf: MainCf, open_table: OpenTable) -> Rewriter | None:
     """What routes probes; None: what routes mail. Raises `ConfigError`, `TableError` and `OSError`."""
     check_map(conf)
-    names = [name for name in _ROUTING if conf.is_set(f"address_verify_{name}")]
-    if not names:
-        return None
-    return Rewriter(
-        conf.with_overrides({name: conf.raw(f"address_verify_{name}") for name in names}), open_table
-    )
+    given = {name.removeprefix("address_verify_"): conf.raw(name) for name in _ROUTING if conf.is_set(name)}
+    return Rewriter(conf.with_overrides(given), open_table) if given else None
 
 
 def check_map(conf: MainCf) -> None:
