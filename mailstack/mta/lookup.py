@@ -133,7 +133,7 @@ def opener(warn: Warn = to_stderr) -> Opener:
 
 
 def accounts_are_remote(nsswitch: Path = Path("/etc/nsswitch.conf")) -> bool:
-    """Whether this machine's accounts may come from somewhere else, and take their time (nsswitch.conf(5))."""
+    """Whether this machine's accounts may come from elsewhere, and take their time (nsswitch.conf(5))."""
     try:
         text = nsswitch.read_text("ascii", "replace")
     except OSError:

@@ -28,7 +28,7 @@ from mailstack.mta.qmgr import removal
 from mailstack.mta.qmgr.manager import QueueManager
 from mailstack.storage import durable, queue, spare
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.queue import Envelope, Recipient
+from mailstack.storage.queue import QUEUES, Envelope, Recipient
 from tests.unit.mta_qmgr.support import Bench, FakeAgent
 
 CALLS = frozenset(
@@ -182,6 +182,18 @@ class Office:
         bench.manager.tick()
         await bench.settle()
 
+    def illegal(self) -> list[str]:
+        """What is not as docs/queue.md says: an id in two folders, a file that is neither whole nor empty."""
+        queue, found = self.bench.queue, []
+        entries = [(name, entry.queue_id) for name in QUEUES for entry in queue.scan(name)]
+        ids = Counter(queue_id for _, queue_id in entries)
+        for name, queue_id in entries:
+            if ids[queue_id] > 1 or name == "corrupt":
+                found.append(f"{queue_id} in {name}")
+            if os.stat(queue.path(name, queue_id)).st_size:
+                queue.read(name, queue_id)
+        return found
+
     async def restart(self) -> None:
         """The queue manager goes on from what is on disk."""
         bench = self.bench
@@ -203,6 +215,7 @@ def play(root: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch) ->
     """One day with one fault, and its end; the checks are here."""
     faulty = FaultyOS(number, code)
     office: Office
+    illegal: list[str] = []
 
     async def main() -> None:
         nonlocal office
@@ -211,6 +224,7 @@ def play(root: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(module, "os", faulty)
         await office.day()
         faulty.well = True
+        illegal.extend(office.illegal())
         await office.restart()
         office.bench.manager.stop()
         await office.bench.tasks.drain(0)
@@ -219,7 +233,7 @@ def play(root: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(main())
     monkeypatch.undo()
     bench, where = office.bench, f"call {number} ({faulty.failed}) with {errno.errorcode[code]}"
-    assert bench.faults == [], where
+    assert bench.faults == [] and illegal == [], where
     assert bench.where() == {}, where
     assert not list((root / "queue" / "tmp").iterdir()), where
     reports = [content for address, content in office.agent.delivered if address == SENDER]

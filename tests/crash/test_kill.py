@@ -1,6 +1,6 @@
 """Processes of a running stack are killed while mail flows; nothing that was answered 250 or OK may be lost.
 
-`MAILSTACK_CRASH_ROUNDS` (8) and `MAILSTACK_CRASH_SEED` (the day of RFC 821) make it longer, or another one:
+`MAILSTACK_CRASH_ROUNDS` (20) and `MAILSTACK_CRASH_SEED` (the day of RFC 821) make it longer, or another one:
 `make crash` runs some hundred rounds with a seed of their own, which is printed.
 """
 
@@ -22,7 +22,7 @@ from mailstack.runtime import control
 from mailstack.runtime.api import Project, open_project
 from tests.crash.traffic import Traffic, damaged, marks
 
-ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "20"))
 SEED = int(os.environ.get("MAILSTACK_CRASH_SEED", "19820801"))
 USERS = ("anna@alpha.test", "bela@beta.test")
 VICTIMS = ("smtpd", "qmgr", "mailbox", "master", "supervisor")
