@@ -111,7 +111,8 @@ class Queue:
         self._last_stamp = stamp
         seconds, micros = divmod(stamp, 1_000_000)
         if self._long_ids:
-            return f"{_base52(seconds, 6)}{_base52(micros, 4)}z{_base52(os.getpid(), 1)}"
+            process = _digits(os.getpid(), 1, 51)  # `z` ends the time, and is no digit behind it
+            return f"{_digits(seconds, 6)}{_digits(micros, 4)}z{process}"
         return f"{micros:05X}{seconds & 0xFFFFFFF:07X}{os.getpid():X}"
 
     # ---- in
@@ -386,13 +387,13 @@ def _read_at(fd: int, offset: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-_BASE52 = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxy"
+_ALPHABET = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 
 
-def _base52(number: int, width: int) -> str:
-    """Postfix's base 51 (no vowels; `z` is the separator of a long queue id), at least `width` digits."""
+def _digits(number: int, width: int, base: int = 52) -> str:
+    """`number` in the digits of Postfix's long queue ids (no vowels), at least `width` of them."""
     digits = ""
     while number or len(digits) < width:
-        number, digit = divmod(number, len(_BASE52))
-        digits = _BASE52[digit] + digits
+        number, digit = divmod(number, base)
+        digits = _ALPHABET[digit] + digits
     return digits

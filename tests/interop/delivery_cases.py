@@ -64,6 +64,7 @@ HEADS = [
         b"To: ,,a,,\nReply-To: zs (The User), (a (nested) b) zs,\n",
         b"To: zs,\n \"two\n words\"@c.test,\n a (one\n two)\n",
         b"Message-Id: <m@b.test>\n folded\nFrom: a@b.test\n",
+        b"To: J\xc3\xbc <j@x.test>, J\xc3\xbc <jo>, J\xc3\xbc <ju>, a@host.b.test, longer@b.test\n",
     ),
     Mail(b"no header at all\n"),
     Mail(b"A: b\nno header\n\nmore\n"),
@@ -207,6 +208,9 @@ CASES = [
             ))),
             Mail(MULTIPART),
             Mail(MULTIPART.replace(b"text/plain", b"text/evil")),
+            *(Mail(MULTIPART.split(b"--b\n")[0] + b"--b\n" + part + b"x\n--b--\n") for part in (
+                b"", b"X-A: b\n", b" folded\n", b"Content-Type: message/rfc822\n", b"Content-Type: message/rfc822\n\n",
+            )),
             Mail(FULL + b"Subject: redirect\n\nx\n", ("one@box.test", "two@box.test")),
         ],
         {"checks": CHECKS},

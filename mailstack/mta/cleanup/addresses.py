@@ -218,10 +218,11 @@ def write(items: list[Token]) -> str:
 def fold(name: str, value: str) -> bytes:
     """The header `name: value`, the lines of `write` put together to at most 70 octets, with its CRLF."""
     lines = f"{name}:{value}".split("\n")
-    folded = [lines[0]]
-    for line in lines[1:]:
+    first, *rest = (line.encode("utf-8", "surrogateescape") for line in lines)
+    folded = [first]
+    for line in rest:
         if len(folded[-1]) + 1 + len(line) < FOLD:
-            folded[-1] += f" {line}"
+            folded[-1] += b" " + line
         else:
             folded.append(line)
-    return ("\r\n\t".join(folded) + "\r\n").encode("utf-8", "surrogateescape")
+    return b"\r\n\t".join(folded) + b"\r\n"

@@ -303,7 +303,8 @@ class Inspector:
                 scanner = self._scanner
                 if self._checks.domain and scanner.composite and scanner.encoding is Encoding.CODED:
                     self._mime_error(_ENCODING_DOMAIN, b"")
-                out += text + b"\r\n"
+                if not scanner.ran_on:  # a part stays as it is, octet for octet
+                    out += text + b"\r\n"
             else:
                 out += self._header(piece, text)
         return out

@@ -70,7 +70,7 @@ class Recipients:
         if resolution.transport == "error" and resolution.nexthop != self._rewriter.no_alias:
             given = _DSN.match(resolution.nexthop)
             if given is not None:
-                return Unlisted(550, given[1], resolution.nexthop[given.end() :])
+                return Unlisted(550, f"5{given[1][1:]}", resolution.nexthop[given.end() :])
             return Unlisted(550, "5.1.1", resolution.nexthop)
         if kind is AddressClass.ALIAS:
             return self._unknown[kind]

@@ -72,6 +72,7 @@ class Scanner:
         "content_type",
         "encoding",
         "nested_too_deep",
+        "ran_on",
         "state",
         "subtype",
     )
@@ -94,6 +95,8 @@ class Scanner:
         self._boundary: bytes | None = None
         self._digest = False
         self.nested_too_deep = False
+        self.ran_on = False
+        """The last header block has run into its body: the empty line of its `END` was not there."""
         self.state = Piece.PRIMARY
         self._reset(Piece.PRIMARY)
 
@@ -127,6 +130,7 @@ class Scanner:
             self._header_size = len(line)
             return pieces
         self._headers_end()
+        self.ran_on = bool(line)
         if not line:
             pieces.append((Piece.END, b""))
             return pieces

@@ -243,3 +243,15 @@ def test_only_so_many_files_are_kept(queue: Queue) -> None:
         queue.remove("incoming", queue_id)
     assert len(list((Path(queue.directory) / "spare").iterdir())) == LIMIT
     assert not list(queue.names("incoming"))
+
+
+def test_long_ids_tell_the_time_as_postfix_writes_it(tmp_path: Path) -> None:
+    digits = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+    queue_id = Queue(str(tmp_path), long_ids=True).new_id(1_795_373_000.123456)
+    stamp, process = queue_id.rsplit("z", 1)
+    numbers = [
+        sum(digits.index(one) * 52**n for n, one in enumerate(reversed(part)))
+        for part in (stamp[:6], stamp[6:])
+    ]
+    assert numbers[0] == 1_795_373_000 and abs(numbers[1] - 123456) <= 1
+    assert sum(digits.index(one) * 51**n for n, one in enumerate(reversed(process))) == os.getpid()
