@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,25 @@ from pathlib import Path
 import pytest
 
 from tests.interop.delivery import SERVICES, _free_port, _wait_for, reply
-from tests.interop.test_smtp_client_differential import Scenario, Server
-from tests.unit.mta_deliver.certificates import certificate
 
 pytestmark = pytest.mark.real
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a server says: replies by the beginning of a command."""
+
+    extensions: tuple[str, ...] = (
+        "PIPELINING",
+        "SIZE 1000000",
+        "ENHANCEDSTATUSCODES",
+        "8BITMIME",
+        "SMTPUTF8",
+    )
+    replies: dict[str, str] = field(default_factory=dict)
+    silent: bool = False
+    """Nothing is said to RCPT."""
+
 
 MAIN_CF = """\
 compatibility_level = 3.6
@@ -108,7 +124,7 @@ SERVERS = {
     "small": Scenario(extensions=()),
     "bye": Scenario(replies={"GREETING": "554 5.3.2 go away"}),
     "from": Scenario(replies={"MAIL": "550 5.7.1 not you"}),
-    "late": Scenario(silent_after="RCPT"),
+    "late": Scenario(silent=True),
     "target": ASKED,
     "nodata": Scenario(replies={"DATA": "554 5.5.1 no data"}),
     "lmtp": ASKED,
@@ -201,6 +217,59 @@ SERVICE_CASES = {
 }
 
 
+class Server:
+    """An SMTP or LMTP server that takes no mail, and remembers what it has been asked."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.heard: list[str] = []
+        self._scenario = scenario
+        self._sock = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._sock.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                conn, _ = self._sock.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(conn,), daemon=True).start()
+
+    def _talk(self, conn: socket.socket) -> None:
+        scenario, accepted = self._scenario, 0
+        with conn, conn.makefile("rb") as stream:
+            try:
+                self._say(conn, scenario.replies.get("GREETING", "220 peer.test ESMTP"))
+                while line := stream.readline():
+                    command = line.decode().rstrip()
+                    self.heard.append(command)
+                    verb = command.split(" ")[0]
+                    default = {"RCPT": "250 2.1.5 Ok", "QUIT": "221 2.0.0 Bye"}.get(verb, "250 2.0.0 Ok")
+                    if verb == "EHLO":
+                        lines = ["peer.test", *scenario.extensions]
+                        default = "\r\n".join([*(f"250-{one}" for one in lines[:-1]), f"250 {lines[-1]}"])
+                    elif verb == "DATA":
+                        default = "354 go" if accepted else "554 5.5.1 no valid recipients"
+                        default = scenario.replies.get("DATA", default)
+                    elif verb == "RCPT" and scenario.silent:
+                        time.sleep(8)
+                        return
+                    text = next((v for k, v in scenario.replies.items() if command.startswith(k)), default)
+                    accepted += verb == "RCPT" and text.startswith("2")
+                    self._say(conn, text)
+                    if verb == "QUIT":
+                        return
+            except OSError:
+                pass
+
+    @staticmethod
+    def _say(conn: socket.socket, text: str) -> None:
+        conn.sendall(text.encode() + b"\r\n")
+
+
 @dataclass
 class World:
     """One MTA, and the servers around it."""
@@ -270,8 +339,7 @@ def _tidy(text: str) -> str:
 
 
 def _prepare(directory: Path, extra: str, *, aliases: str) -> tuple[dict[str, Server], dict[str, int], str]:
-    context, _ = certificate(directory, "peer.test")
-    servers = {name: Server(scenario, context) for name, scenario in SERVERS.items()}
+    servers = {name: Server(scenario) for name, scenario in SERVERS.items()}
     ports = {name: server.port for name, server in servers.items()}
     (directory / "transport").write_text(ROUTES.format(**ports))
     for name, text in TABLES.items():
