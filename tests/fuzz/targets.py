@@ -19,6 +19,10 @@ from mailstack.storage.queue_file import (
     encode_envelope,
     encode_header,
 )
+from mailstack.wire.milter import NEED_DATA as MILTER_NEEDS_DATA
+from mailstack.wire.milter import Done, Event, MilterConnection, Terms, pack
+from mailstack.wire.milter import State as MilterState
+from mailstack.wire.milter.protocol import PACKET_LIMIT
 from mailstack.wire.smtp import (
     NEED_DATA,
     AddressError,
@@ -200,9 +204,66 @@ def queue_file(data: bytes) -> None:
     assert found == made, (found, made)
 
 
+_EVENTS = tuple(Event)
+
+
+def milter(data: bytes) -> None:
+    """Whatever a milter answers is a decision or a change, the same however it was cut; nothing is raised."""
+    flags, width, octets = data[:2].ljust(2, b"\0"), 1 + (data[2] if len(data) > 2 else 0) % 40, data[3:]
+    whole = _consult(octets, flags, len(octets) or 1)
+    cut = _consult(octets, flags, width)
+    assert whole == cut, (whole, cut)
+
+
+def _consult(octets: bytes, flags: bytes, width: int) -> tuple[list[object], list[str], MilterState]:
+    """What the engine makes of a milter's octets; the first flags choose the event that they answer."""
+    action = ("accept", "reject", "tempfail", "quarantine", "shutdown")[flags[0] % 5]
+    connection = MilterConnection(Terms(6, 0x1FFFFF, action, soft_bounce=bool(flags[0] & 128)))
+    connection.begin()
+    said: list[object] = []
+    negotiating = bool(flags[0] & 64)
+    if not negotiating:
+        connection.receive_data(pack(b"O", b"\0\0\0\6\0\0\1\xff" + bytes(4)))
+        assert connection.next() == Done(None)
+        connection.event(Event.CONNECT, b"")
+        connection.waiting = None
+    event = _EVENTS[flags[1] % len(_EVENTS)]
+    pieces = [octets[at : at + width] for at in range(0, len(octets), width)]
+    for piece in [*pieces, b""]:  # in the end it is gone
+        connection.receive_data(piece)
+        while True:
+            if connection.state is MilterState.ERROR:
+                return said, connection.warnings, connection.state
+            if connection.waiting is None and not negotiating:
+                if not connection.listens(event) and event is not Event.CONNECT:
+                    return said, connection.warnings, connection.state
+                connection.event(event, b"i\0ID\0", b"x\0")
+                if connection.waiting is None:
+                    return said, connection.warnings, connection.state
+            found = connection.next()
+            if found is MILTER_NEEDS_DATA:
+                break
+            _check(found)
+            negotiating = negotiating and not isinstance(found, Done)
+            said.append(found)
+        assert len(connection._buffer) <= PACKET_LIMIT + width
+    raise AssertionError("the end went unnoticed")
+
+
+def _check(found: object) -> None:
+    if isinstance(found, Done) and found.verdict is not None:
+        verdict = found.verdict
+        assert (verdict.reply is not None) + verdict.hold + verdict.discard + verdict.shutdown == 1
+        if verdict.reply is not None:
+            assert 400 <= verdict.reply.code < 600
+            for line in verdict.reply.encode().split(b"\r\n"):
+                assert b"\r" not in line and b"\n" not in line
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "smtp_server": smtp_server,
     "smtp_client": smtp_client,
     "address": address,
+    "milter": milter,
     "queue_file": queue_file,
 }
