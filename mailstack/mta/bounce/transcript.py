@@ -67,7 +67,13 @@ class Notices:
         return Envelope(self.sender, recipients, now, queue_id=queue_id, body="8bitmime")
 
     def compose(
-        self, peer: str, history: Sequence[bytes], reason: str, queue_id: str, now: float
+        self,
+        peer: str,
+        history: Sequence[bytes],
+        reason: str,
+        queue_id: str,
+        now: float,
+        program: str = "SMTP server",
     ) -> tuple[str, bytes]:
         """(Message-ID, content) of a notice.
 
@@ -83,7 +89,7 @@ class Notices:
             f"Date: {date}",
             f"From: {self.author}",
             f"To: Postmaster <{quote(self.error_recipient)}>",
-            f"Subject: {self.mail_name} SMTP server: errors from {peer}",
+            f"Subject: {self.mail_name} {program}: errors from {peer}",
             f"Message-Id: {message_id}",
             "",
             "Transcript of session follows.",

@@ -204,7 +204,9 @@ class Destinations:
         if not self._curious:
             return await self._resolver.mx(domain), None
         answer = await self._resolver.ask(domain, "MX", dnssec=self.dnssec)
-        records = await self._filtered(domain, "MX", answer)
+        records = await self._filtered("MX", answer)
+        if answer.records and not records:
+            raise _all_dropped(domain, "MX")
         return mail_hosts(domain, records), answer
 
     async def _inquire(self, name: str, port: int, domain: str, mx: Answer | None) -> list[Host]:
@@ -214,7 +216,7 @@ class Destinations:
         asking = (self._resolver.ask(name, kind, dnssec=self.dnssec) for kind in kinds)
         answers = await asyncio.gather(*asking, return_exceptions=True)
         hosts: list[Host] = []
-        missing = False
+        missing = dropped = False
         for kind, answer in zip(kinds, answers, strict=True):
             if isinstance(answer, NoSuchDomain):
                 missing = True
@@ -223,7 +225,8 @@ class Destinations:
                     raise answer
                 raise SiteError(Deferred(_name_error(name, kind, "Host not found, try again"), "4.4.3"))
             else:
-                records = await self._filtered(name, kind, answer)
+                records = await self._filtered(kind, answer)
+                dropped = dropped or (bool(answer.records) and not records)
                 facts = Facts(
                     name.rstrip(".").lower(),
                     answer.name,
@@ -234,13 +237,15 @@ class Destinations:
                 )
                 shown = answer.name if self._aliases else name
                 hosts += [Host(shown, address, port, facts) for _, address in records]
+        if not hosts and dropped:
+            raise _all_dropped(name, kinds[-1])
         if not hosts:
             reason = "Host not found" if missing else "Host found but no data record of requested type"
             raise SiteError(Bounced(_name_error(name, kinds[-1], reason), "5.4.4"))
         return hosts
 
-    async def _filtered(self, name: str, kind: str, answer: Answer) -> tuple[tuple[int, str], ...]:
-        """The records that smtp_dns_reply_filter leaves. Raises `SiteError` where it leaves none."""
+    async def _filtered(self, kind: str, answer: Answer) -> tuple[tuple[int, str], ...]:
+        """The records that smtp_dns_reply_filter leaves. Raises `TableError`."""
         if not self._filter or not answer.records:
             return answer.records
         kept = []
@@ -251,9 +256,6 @@ class Destinations:
                 self._log.info(f"ignoring DNS RR: {line}")
             else:
                 kept.append((preference, text))
-        if not kept:
-            reason = "DNS reply filter drops all results"
-            raise SiteError(Deferred(_name_error(name, kind, reason), "4.7.0"))
         return tuple(kept)
 
     def _ignored(self, line: str) -> bool:
@@ -349,6 +351,11 @@ def is_address(name: str) -> bool:
 def family(address: str) -> int:
     """4 or 6."""
     return 6 if ":" in address else 4
+
+
+def _all_dropped(name: str, kind: str) -> SiteError:
+    reason = "DNS reply filter drops all results"
+    return SiteError(Deferred(_name_error(name, kind, reason), "4.7.0"))
 
 
 def _name_error(name: str, kind: str, reason: str) -> str:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import OpenTable
 from mailstack.mta.deliver.names import Daemon
+from mailstack.mta.deliver.notices import Notify
 from mailstack.mta.deliver.request import Deferred, Request, Result
 from mailstack.mta.deliver.session import ConnectionLost, Session
-from mailstack.mta.deliver.smtp import Notify, SMTPAgent
+from mailstack.mta.deliver.smtp import SMTPAgent
 from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock

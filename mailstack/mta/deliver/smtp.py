@@ -18,18 +18,18 @@ where the next host is tried, `TRUST TLS connection established to …`.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import DomainList, OpenTable
-from mailstack.mta.bounce.transcript import notify_classes
 from mailstack.mta.cleanup.maps import MapError
 from mailstack.mta.deliver.connection_cache import ConnectionCache, Demand
 from mailstack.mta.deliver.delivery import Delivery
 from mailstack.mta.deliver.destination import LOOP, SMTP_PORT, Destinations, family, split_host_port
 from mailstack.mta.deliver.manners import manners, timeouts
 from mailstack.mta.deliver.names import Daemon, Names
+from mailstack.mta.deliver.notices import Notify
 from mailstack.mta.deliver.opening import Login, open_session
 from mailstack.mta.deliver.outgoing import Outgoing, restored
 from mailstack.mta.deliver.probing import probe
@@ -50,10 +50,6 @@ from mailstack.wire.smtp import Mode
 
 if TYPE_CHECKING:
     from mailstack.mta.deliver.dane import Authority
-
-
-Notify = Callable[[str, Sequence[bytes]], Awaitable[None]]
-"""Sends the postmaster a transcript: the host, and what was said (`notify_classes = protocol`)."""
 
 
 class SMTPAgent:
@@ -115,7 +111,8 @@ class SMTPAgent:
             SASLClient(conf, open_table, clock, self.client) if names.bool("sasl_auth_enable") else None
         )
         self._outgoing = Outgoing(conf, queue, rewriter, open_table, log, self.client)
-        self._notify = notify if notify is not None and "protocol" in notify_classes(conf) else None
+        self._notify = notify
+        self._double_bounce = f"{conf.str('double_bounce_sender')}@{conf.str('myhostname')}"
         always = names.list("connection_cache_destinations")
         self._always = DomainList(list(always), open_table).match if always else None
         self._on_demand = names.bool("connection_cache_on_demand")
@@ -294,11 +291,11 @@ class SMTPAgent:
         credentials = await self._credentials(destination, host, request)
         login = self._login(credentials) if credentials is not None else None
         try:
-            return await self._connect(host, policy, domain, login)
+            return await self._connect(host, policy, domain, login, request)
         except SiteError as error:
             if not error.tls or not self._plain_may_do(policy, login, request):
                 raise
-        return await self._connect(host, PLAIN, domain, login)
+        return await self._connect(host, PLAIN, domain, login, request)
 
     def _plain_may_do(self, policy: Policy, login: Login | None, request: Request) -> bool:
         """Whether what TLS has spoilt may be tried without it."""
@@ -306,19 +303,22 @@ class SMTPAgent:
         patient = age >= self._plain_after or is_probe(request.message)
         return policy.level is TLSLevel.MAY and login is None and patient
 
-    async def _connect(self, host: Host, policy: Policy, domain: str, login: Login | None) -> Session:
+    async def _connect(
+        self, host: Host, policy: Policy, domain: str, login: Login | None, request: Request
+    ) -> Session:
         history = Transcript() if self._notify is not None else None
         try:
             return await self._opened(host, policy, domain, login, history)
         except SiteError:
             if history is not None:
-                await self._complain(host, history)
+                await self._complain(host, history, request)
             raise
 
-    async def _complain(self, host: Host, history: Transcript) -> None:
-        """Tell the postmaster of a session that went against the protocol."""
-        if history.wrong and self._notify is not None:
-            await self._notify(str(host), history.lines)
+    async def _complain(self, host: Host, history: Transcript, request: Request) -> None:
+        """Tell the postmaster of a session that went against the protocol; of a notice's nobody is told."""
+        notice = request.message.envelope.sender == self._double_bounce
+        if history.wrong and not notice and self._notify is not None:
+            await self._notify(self.client, str(host), history.lines)
         history.lines, history.wrong = [], False
 
     async def _opened(
@@ -399,7 +399,7 @@ class SMTPAgent:
             raise
         delivery.take(results if prepared is request else restored(results, request))
         if session.history is not None and session.history.wrong:
-            await self._complain(session.host, session.history)
+            await self._complain(session.host, session.history, delivery.request)
         return session.usable
 
     def _unfit(self, session: Session, request: Request) -> Outcome | None:

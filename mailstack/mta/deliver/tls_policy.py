@@ -85,8 +85,8 @@ class Policy:
     """What SNI says: `hostname`, `nexthop`, or a name; empty: nothing."""
     reuse: bool = False
     """Its connections may be kept for another delivery."""
-    depth: int = 0
-    """How far above the server's certificate a trusted chain may end; 0: no matter."""
+    depth: int = -1
+    """How far above the server's certificate a trusted chain may end; -1: no matter."""
     dane: Dane | None = None
     """What the DNS says of the host, at the levels that ask."""
     may: Policy | None = None
@@ -112,7 +112,7 @@ class Policy:
             from mailstack.mta.deliver.dane import peer_chain
 
             return self.dane.matches(peer_chain(obj))
-        if self.depth and chain_length(obj) - 1 > self.depth:
+        if self.depth >= 0 and chain_length(obj) - 1 > self.depth:
             return False
         wanted = [
             {"nexthop": nexthop, "dot-nexthop": f".{nexthop}", "hostname": host}.get(name, name).lower()
@@ -286,7 +286,7 @@ class TLSPolicies:
             digest,
             attributes.get("servername", names.str("tls_servername")),
             reuse == "yes" if reuse else names.bool("tls_connection_reuse"),
-            names.int("tls_scert_verifydepth") if level.trusting else 0,
+            names.int("tls_scert_verifydepth") if level.trusting else -1,
             may=self._policy(TLSLevel.MAY, attributes) if level is TLSLevel.DANE else None,
             encrypt=self._policy(TLSLevel.ENCRYPT, attributes) if level is TLSLevel.DANE else None,
         )

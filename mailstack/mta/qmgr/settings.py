@@ -12,6 +12,7 @@ from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.bouncer import Bouncer
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.local import ForwardMail, LocalRouter
+from mailstack.mta.deliver.notices import notifier
 from mailstack.mta.lines import Show, show_addresses
 from mailstack.mta.lookup import opener
 from mailstack.mta.pickup import Settings as Pickup
@@ -131,8 +132,9 @@ def load(
             log.child(f"{conf.str('syslog_name')}/local"),
             clock=clock,
         )
+        notify = notifier(conf, rewriter, cleanup, queue, commit, clock, log, wake)
         transports = Transports(
-            conf, services, queue, commit, resolver, clock, log, open_table, rewriter, local, forward
+            conf, services, queue, commit, resolver, clock, log, open_table, rewriter, local, forward, notify
         )
         transports.check()
         pickup = Pickup.read(conf, services, cleanup, open_table, resolver)

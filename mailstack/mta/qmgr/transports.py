@@ -11,6 +11,7 @@ from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.deliver.error import ErrorAgent, Unavailable
 from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.mta.deliver.local import ForwardMail, LocalAgent, LocalRouter
+from mailstack.mta.deliver.notices import Notify
 from mailstack.mta.deliver.request import Agent
 from mailstack.mta.deliver.smtp import SMTPAgent
 from mailstack.mta.deliver.status_filter import filtered
@@ -43,6 +44,7 @@ class Transports:
         rewriter: Rewriter,
         local_router: LocalRouter,
         forward: ForwardMail,
+        notify: Notify | None = None,
     ) -> None:
         self._conf = conf
         self._services = {service.name: service for service in services if service.type == "unix"}
@@ -55,6 +57,7 @@ class Transports:
         self._rewriter = rewriter
         self._local_router = local_router
         self._forward = forward
+        self._notify = notify
         self._own = own_addresses(conf, services)
         self._made: dict[str, Transport] = {}
 
@@ -129,6 +132,7 @@ class Transports:
                     log,
                     open_table=self._open_table,
                     rewriter=self._rewriter,
+                    notify=self._notify,
                 )
             case "smtp":
                 log = self._log.child(f"{conf.str('syslog_name')}/smtp")
@@ -142,6 +146,7 @@ class Transports:
                     open_table=self._open_table,
                     rewriter=self._rewriter,
                     other=lambda name: self.get(name).agent,
+                    notify=self._notify,
                 )
             case "virtual":
                 log = self._log.child(f"{conf.str('syslog_name')}/virtual")

@@ -235,6 +235,27 @@ def test_rate_delay(tmp_path: Path) -> None:
     bench_test(tmp_path, test, main_cf="fake_destination_rate_delay = 10s\n")
 
 
+def test_transport_rate_delay(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        await fill(bench, 2, "slow.test")
+        await fill(bench, 1, "other.test")
+        await turns()
+        assert addresses(bench) == ["0@slow.test"]
+        for count in (2, 3):
+            assert 0 < bench.manager.tick() <= 10.0
+            await turns()
+            assert len(bench.agent.requests) == count - 1
+            bench.clock.advance(10)
+            bench.manager.tick()
+            await turns()
+            assert len(bench.agent.requests) == count
+        await bench.settle()
+        assert bench.where() == {}
+
+    bench_test(tmp_path, test, main_cf="fake_transport_rate_delay = 10s\n")
+
+
 def test_a_reload_does_not_stop_what_is_paused(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.agent.default = SENT

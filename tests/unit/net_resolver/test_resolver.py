@@ -296,3 +296,40 @@ def test_resolv_conf(tmp_path: Path) -> None:
     )
     assert Resolver.system(path).nameservers == (("192.0.2.53", 53), ("2001:db8::53", 53))
     assert Resolver.system(tmp_path / "absent").nameservers == (("127.0.0.1", 53),)
+
+
+# ---- DNSSEC
+
+
+def validating(query: dns.message.Message) -> dns.message.Message:
+    """As `answer`, with what is not below b.example marked as validated, for who asks for that."""
+    response = answer(query)
+    if query.ednsflags & dns.flags.DO and not query.question[0].name.is_subdomain(
+        dns.name.from_text("b.example")
+    ):
+        response.flags |= dns.flags.AD
+    return response
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dnssec", "expected"),
+    [
+        ("a.example", "A", True, ((0, "192.0.2.1"),)),
+        ("www.example", "A", True, ((0, "192.0.2.1"),)),
+        ("far.example", "A", True, ((0, "192.0.2.1"),)),
+        ("a.example", "TXT", True, ()),
+    ],
+)
+def test_an_answer_says_whose_it_is_and_whether_it_was_validated(
+    name: str, kind: Any, dnssec: bool, expected: tuple[tuple[int, str], ...]
+) -> None:
+    found = ask(lambda r: r.ask(name, kind, dnssec=dnssec), FakeServer(validating))
+    assert (found.records, found.name, found.secure) == (expected, "a.example", True)
+
+
+def test_what_was_not_validated_is_not_secure() -> None:
+    assert not ask(lambda r: r.ask("b.example", "A", dnssec=True), FakeServer(validating)).secure
+    assert not ask(lambda r: r.ask("a.example", "A"), FakeServer(validating)).secure
+    with pytest.raises(NoSuchDomain) as missing:
+        ask(lambda r: r.ask("nobody.example", "A", dnssec=True), FakeServer(validating))
+    assert missing.value.secure
