@@ -67,10 +67,8 @@ there is no tlsproxy: postscreen is its only user
     tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
     tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
 of an installation of Postfix
-    command_directory config_directory daemon_table_open_error_is_fatal daemon_timeout data_directory
-    html_directory mail_owner mailq_path manpage_directory meta_directory newaliases_path
-    readme_directory sample_directory sendmail_fix_line_endings sendmail_path setgid_group
-    shlib_directory
+    command_directory data_directory html_directory mail_owner manpage_directory meta_directory
+    readme_directory sample_directory setgid_group shlib_directory
 no workaround for old PIX firewalls
     lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
     lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
@@ -87,9 +85,9 @@ there is no scache: the client keeps its own connections
     connection_cache_protocol_timeout connection_cache_service_name connection_cache_status_update_time
     connection_cache_ttl_limit
 always yes
-    frozen_delivered_to helpful_warnings respectful_logging
-of a database library that is not used
-    berkeley_db_create_buffer_size berkeley_db_read_buffer_size lmdb_map_size
+    respectful_logging
+libdb 5.3 has buffers of its own choice
+    berkeley_db_create_buffer_size berkeley_db_read_buffer_size
 counts are kept by the smtpd processes themselves
     anvil_status_update_time application_event_drain_time
 for Postfix's own tests
@@ -98,22 +96,14 @@ of Postfix's queue file format
     backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
 replies have no footer
     smtpd_reject_footer smtpd_reject_footer_maps
-a configuration is the folder that a command is given
-    alternate_config_directories
 a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
 always no: an alias's owner stays what it is
     reset_owner_alias
-always the standard form, "Name" <address>
+always standard: Full Name <address>
     header_from_format
-an address may not begin with -
-    allow_min_user
-deferred is hashed and nothing else
-    hash_queue_names
 delivered mail is removed
     dont_remove
-names outside ASCII follow IDNA 2008 (UTS 46)
-    enable_idna2003_compatibility
 nobody is told of new mail by comsat; IMAP IDLE does that
     biff
 openssl is not called
@@ -131,7 +121,7 @@ Python's ssl does not set how long a chain may be; list fewer authorities in smt
 OpenSSL has no export ciphers any more; smtpd_tls_dh1024_param_file is for all others
     smtpd_tls_dh512_param_file
 TLS sessions are resumed by tickets, which clients keep; tls_ssl_options = NO_TICKET forbids that
-    smtpd_tls_always_issue_session_ids smtpd_tls_session_cache_database smtpd_tls_session_cache_timeout
+    smtpd_tls_session_cache_database smtpd_tls_session_cache_timeout
 OpenSSL encrypts tickets by its own choice (AES-256-CBC)
     tls_session_ticket_cipher
 OpenSSL reads its openssl.cnf by itself; the variable OPENSSL_CONF names another
@@ -158,9 +148,9 @@ authorization identities are left to the server
     send_cyrus_sasl_authzid
 of Postfix's own DNS library; negative answers live as long as RFC 2308 says
     dns_ncache_ttl_fix_enable
-always no: user@1.2.3.4 is of a domain of that name; write user@[1.2.3.4]
+always no: smtpd refuses user@1.2.3.4; write user@[1.2.3.4]
     resolve_numeric_domain
-always yes: an address without a domain behind its @ is a local user's
+always no: smtpd refuses an address that ends in @
     resolve_null_domain
 there is no proxymap: proxy: in front of a table is left out, and every table may be read
     proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name
@@ -218,6 +208,28 @@ recipients are read with the message; qmgr_message_recipient_limit is for all tr
     uucp_recipient_limit uucp_recipient_refill_delay uucp_recipient_refill_limit
     virtual_extra_recipient_limit virtual_recipient_limit virtual_recipient_refill_delay
     virtual_recipient_refill_limit
+always yes: every TLS session has an id
+    smtpd_tls_always_issue_session_ids
+always yes: Delivered-To: is the recipient's address, whatever aliases make of it
+    frozen_delivered_to
+always yes: what main.cf and master.cf have without effect is warned about
+    helpful_warnings
+always no: names outside ASCII follow UTS 46 without its transitional forms
+    enable_idna2003_compatibility
+always: lines that end in CRLF are taken as lines
+    sendmail_fix_line_endings
+a configuration is the folder that --config names
+    alternate_config_directories config_directory
+no process is watched from within: every wait has its own deadline, and the master sees to its children
+    daemon_timeout
+a table of an unknown type is a configuration error, one that cannot be read a temporary failure
+    daemon_table_open_error_is_fatal
+always no: an address may not begin with -
+    allow_min_user
+always deferred and nothing else
+    hash_queue_names
+programs of Postfix are not called: put the module's command in their place
+    mailq_path newaliases_path sendmail_path
 """
 
 
