@@ -253,6 +253,8 @@ _TABLE: tuple[Parameter, ...] = (
        "$rbl_code Service unavailable; $rbl_class [$rbl_what] blocked using "
        "$rbl_domain${rbl_reason?; $rbl_reason}", _SMTPD, "what a client on a block list is told"),
     _P("rbl_reply_maps", _L, "", _SMTPD, "the same by block list"),
+    _P("lmdb_map_size", _Z, "16777216", ("postmap", "verify"),
+       "octets that a new lmdb: file may grow to at first; it is doubled when they are used up", 8192),
     # ---- address verification
     _P("address_verify_map", _S, "btree:$data_directory/verify_cache", _VERIFY,
        "where results are kept: btree:, hash: or lmdb:; empty: in memory"),

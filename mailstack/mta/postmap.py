@@ -43,6 +43,7 @@ from mailstack.mta.command import Fatal, take_config
 from mailstack.mta.lookup import opener, settled
 from mailstack.storage.tables import INDEXED, TableError
 from mailstack.storage.tables.files import lookup_of, open_index, parse_texthash
+from mailstack.storage.tables.lmdb_index import MAP_SIZE
 from mailstack.storage.tables.make import (
     Editor,
     NotHere,
@@ -72,6 +73,7 @@ class _Command:
     delete: str | None = None
     flags: frozenset[str] = frozenset()
     utf8: bool = True
+    lmdb_size: int = MAP_SIZE
 
     @property
     def aliases(self) -> bool:
@@ -147,6 +149,8 @@ def _read(name: str, arguments: list[str]) -> _Command:
     if not names:
         raise Fatal(usage)
     conf = MainCf.load(directory) if directory is not None else None
+    if conf is not None:
+        command.lmdb_size = conf.size("lmdb_map_size")
     command.utf8 = "u" not in flags and ("U" in flags or conf is None or conf.bool("smtputf8_enable"))
     for given in names:
         kind, colon, rest = given.partition(":")
@@ -268,7 +272,7 @@ def _delete(command: _Command, key: str) -> int:
     keys = list(_lines()) if key == "-" else [key]
     found = 1
     for kind, name in command.tables:
-        editor = _editor(kind, name)
+        editor = _editor(command, kind, name)
         try:
             for one in keys:
                 if editor.delete(command.fold(one).encode("utf-8", "surrogateescape")):
@@ -280,17 +284,17 @@ def _delete(command: _Command, key: str) -> int:
     return found
 
 
-def _editor(kind: str, name: str) -> Editor:
+def _editor(command: _Command, kind: str, name: str) -> Editor:
     if kind not in INDEXED:
         raise TableError(f"{kind}:{name} map requires O_RDONLY access mode")
     try:
-        return Editor(kind, name)
+        return Editor(kind, name, lmdb_size=command.lmdb_size)
     except NotHere as error:
         raise TableError(f"unsupported dictionary type: {kind}: {error.reason}") from None
 
 
 def _add(command: _Command, kind: str, name: str) -> None:
-    editor = _editor(kind, name)
+    editor = _editor(command, kind, name)
     try:
         for key, value in _records(command, sys.stdin.read(), "stdin"):
             replace = "r" in command.flags
@@ -329,7 +333,7 @@ def _create(command: _Command, kind: str, path: str) -> None:
     mode = 0o644 if "p" in command.flags else source.st_mode & 0o666
     records = [_octets(command, kind, key, value) for key, value in entries.items()]
     with _owner(source, stay="o" in command.flags):
-        make_index(kind, path, records, mode=mode)
+        make_index(kind, path, records, mode=mode, lmdb_size=command.lmdb_size)
 
 
 class _owner:  # noqa: N801 - reads as what it does

@@ -92,9 +92,9 @@ class Verification:
         self._cache.times = Times.read(conf)
         wanted = conf.str("address_verify_map")
         if wanted != self._map:
-            self._open(wanted)
+            self._open(wanted, conf.size("lmdb_map_size"))
 
-    def _open(self, wanted: str) -> None:
+    def _open(self, wanted: str, lmdb_size: int) -> None:
         """Open another cache."""
         self._map = wanted
         self._in_memory = not wanted
@@ -103,7 +103,7 @@ class Verification:
             before, store = self._cache.store, MemoryStore()
             try:
                 before.close()
-                self._cache.store = open_store(wanted)
+                self._cache.store = open_store(wanted, lmdb_size)
             except (OSError, TableError) as error:
                 reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
                 self._log.warning(f"address_verify_map: open {wanted}: {reason}; the cache is kept in memory")

@@ -14,18 +14,18 @@ from collections.abc import Callable
 from mailstack.mta.verify.cache import Store
 from mailstack.storage.tables import INDEXED
 from mailstack.storage.tables.berkeley import BerkeleyFile
-from mailstack.storage.tables.lmdb_index import LmdbIndex
+from mailstack.storage.tables.lmdb_index import MAP_SIZE, LmdbIndex
 
 PATIENCE = 2.0
 """Seconds that another program may have the file locked."""
 
 
-def open_store(name: str) -> Store:
+def open_store(name: str, lmdb_size: int = MAP_SIZE) -> Store:
     """The store that address_verify_map names."""
     if not name:
         return MemoryStore()
     kind, _, path = name.removeprefix("proxy:").partition(":")
-    return FileStore(kind, path)
+    return FileStore(kind, path, lmdb_size)
 
 
 class MemoryStore:
@@ -56,12 +56,12 @@ class MemoryStore:
 class FileStore:
     """In a file, for as long as it is there."""
 
-    def __init__(self, kind: str, path: str) -> None:
+    def __init__(self, kind: str, path: str, lmdb_size: int) -> None:
         self._index: BerkeleyFile | LmdbIndex
         target = path + INDEXED[kind]
         _wait_for_lock(target, fcntl.lockf if kind == "lmdb" else fcntl.flock)
         if kind == "lmdb":
-            self._index = LmdbIndex(target, write=True)
+            self._index = LmdbIndex(target, write=True, map_size=lmdb_size)
         else:
             self._index = BerkeleyFile(target, kind, os.O_RDWR | os.O_CREAT)
 

@@ -32,7 +32,7 @@ class _Environment:
 
     __slots__ = ("__weakref__", "env", "fd")
 
-    def __init__(self, path: str, *, write: bool) -> None:
+    def __init__(self, path: str, *, write: bool, map_size: int = MAP_SIZE) -> None:
         try:
             import lmdb
         except ImportError:
@@ -47,7 +47,7 @@ class _Environment:
                 readonly=not write,
                 create=write,
                 lock=False,
-                map_size=MAP_SIZE,
+                map_size=map_size,
                 mode=0o644,
                 max_spare_txns=1,
             )
@@ -71,13 +71,13 @@ class LmdbIndex:
 
     __slots__ = ("_environment", "_path", "_writing")
 
-    def __init__(self, path: str, *, write: bool = False) -> None:
+    def __init__(self, path: str, *, write: bool = False, map_size: int = MAP_SIZE) -> None:
         self._path = path
         stat = None if write else os.stat(path)
         key = (path, stat.st_dev, stat.st_ino) if stat is not None else None
         environment = _open.get(key) if key is not None else None
         if environment is None:
-            environment = _Environment(path, write=write)
+            environment = _Environment(path, write=write, map_size=map_size)
             if key is not None:
                 _open[key] = environment
         self._environment = environment

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from mailstack.storage.tables import berkeley, cdb
 from mailstack.storage.tables.files import INDEXED, readable
+from mailstack.storage.tables.lmdb_index import MAP_SIZE as LMDB_MAP_SIZE
 from mailstack.storage.tables.lmdb_index import LmdbIndex
 from mailstack.storage.tables.text import TableError
 
@@ -48,8 +49,11 @@ def with_nul(kind: str, *, forced: bool | None = None) -> bool:
     return kind != "cdb" if forced is None else forced
 
 
-def make_index(kind: str, path: str, records: Records, *, mode: int) -> None:
-    """Put a new index of `path` in the place of the old one; `mode` holds its permissions."""
+def make_index(kind: str, path: str, records: Records, *, mode: int, lmdb_size: int = LMDB_MAP_SIZE) -> None:
+    """Put a new index of `path` in the place of the old one; `mode` holds its permissions.
+
+    `lmdb_size`: octets that an lmdb: file may grow to before it is made larger.
+    """
     check_kind(kind)
     target = path + INDEXED[kind]
     fd, temporary = tempfile.mkstemp(prefix=os.path.basename(target) + ".", dir=os.path.dirname(target))
@@ -58,7 +62,7 @@ def make_index(kind: str, path: str, records: Records, *, mode: int) -> None:
             if kind == "cdb":
                 cdb.write(file, records)
         if kind == "lmdb":
-            database = LmdbIndex(temporary, write=True)
+            database = LmdbIndex(temporary, write=True, map_size=lmdb_size)
             try:
                 database.fill(list(records))
             finally:
@@ -94,7 +98,7 @@ def _flush(path: str) -> None:
 class Editor:
     """An index that is there, open for changes."""
 
-    def __init__(self, kind: str, path: str) -> None:
+    def __init__(self, kind: str, path: str, *, lmdb_size: int = LMDB_MAP_SIZE) -> None:
         check_kind(kind)
         if kind == "cdb":
             raise TableError(
@@ -105,7 +109,7 @@ class Editor:
         os.stat(target)
         self._index: LmdbIndex | berkeley.BerkeleyFile
         if kind == "lmdb":
-            self._index = LmdbIndex(target, write=True)
+            self._index = LmdbIndex(target, write=True, map_size=lmdb_size)
         else:
             self._index = berkeley.BerkeleyFile(target, kind, os.O_RDWR)
 

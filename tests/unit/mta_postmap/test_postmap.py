@@ -231,3 +231,17 @@ def test_aliases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert open_table(name).lookup("POSTMASTER") == "zs"
     status, _, err = run(capsys, "-F", name, aliases=True)
     assert (status, err.startswith("postalias: fatal: ")) == (1, True)
+
+
+def test_lmdb_map_size_is_where_a_file_begins_to_grow(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    (tmp_path / "main.cf").write_text("lmdb_map_size = 1048576\n")
+    (tmp_path / "small").write_text("k v\n")
+    (tmp_path / "large").write_text("".join(f"k{number} {'v' * 400}\n" for number in range(8000)))
+    sizes = {}
+    for name in ("small", "large"):
+        assert postmap.main(["--config", str(tmp_path), f"lmdb:{tmp_path}/{name}"]) == 0
+        path = str(tmp_path / f"{name}.lmdb")
+        with lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=0) as env:
+            sizes[name] = env.info()["map_size"]
+    assert sizes["small"] == 1048576 < sizes["large"]
