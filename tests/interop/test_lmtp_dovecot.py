@@ -18,7 +18,9 @@ import pytest
 from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.storage.queue import Queue
+from tests.interop.delivery import _free_port
 from tests.mailbox import running
+from tests.unit.mta_deliver.certificates import certificate
 from tests.unit.mta_deliver.support import QUIET, Names, configuration, request, summary
 
 pytestmark = [
@@ -65,11 +67,11 @@ MESSAGES: list[tuple[bytes, tuple[str, ...]]] = [
 
 
 @contextmanager
-def dovecot() -> Iterator[Path]:
+def dovecot(more: str = "") -> Iterator[Path]:
     """A Dovecot that takes mail at the socket `lmtp` in this folder and puts it into `mail/USER`."""
     root = Path(tempfile.mkdtemp(prefix="mailstack-dovecot-"))
     root.chmod(0o755)
-    (root / "dovecot.conf").write_text(CONFIG.format(root=root))
+    (root / "dovecot.conf").write_text(CONFIG.format(root=root) + more)
     (root / "mail").mkdir()
     os.chown(root / "mail", NOBODY, NOBODY)
     (root / "users").write_text(
@@ -89,11 +91,13 @@ def dovecot() -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-async def deliver(folder: Path, nexthop: str) -> tuple[list[list[tuple[str, str, str, str]]], set[int]]:
+async def deliver(
+    folder: Path, nexthop: str, conf: str = ""
+) -> tuple[list[list[tuple[str, str, str, str]]], set[int]]:
     """What became of each message at that server, ids and host names taken out; how often a connection served."""
     queue = Queue(str(folder / "queue"))
     queue.create()
-    agent = LMTPAgent(configuration(), queue, Names({}, {}), SystemClock(), QUIET)
+    agent = LMTPAgent(configuration(conf), queue, Names({}, {}), SystemClock(), QUIET)
     found, uses = [], set()
     for content, recipients in MESSAGES:
         results = await agent.deliver(await request(queue, nexthop, *recipients, content=content))
@@ -105,6 +109,7 @@ async def deliver(folder: Path, nexthop: str) -> tuple[list[list[tuple[str, str,
             ]
         )
     await agent.close()
+    await asyncio.sleep(0.2)  # both sides of TLS say good-bye
     return found, uses
 
 
@@ -132,3 +137,27 @@ def test_both_take_the_same_messages(tmp_path: Path) -> None:
         for name, number in (("zs", 4), ("support", 3)):
             assert len(stored(root / "mail" / name)) == number
             assert stored(tmp_path / "ours/mail/mail.test" / name) == stored(root / "mail" / name)
+
+
+@pytest.mark.parametrize("level", ["may", "encrypt", "verify"])
+def test_inside_tls(level: str, tmp_path: Path) -> None:
+    _, pem = certificate(tmp_path, "mail.test")
+    port = _free_port()
+    conf = (
+        f"lmtp_tls_security_level = {level}\nlmtp_tls_CAfile = {pem}\nlmtp_tls_verify_cert_match = mail.test\n"
+        "lmtp_tls_connection_reuse = yes\n"
+    )
+    listener = f"inet_listener lmtp {{\n address = 127.0.0.1\n port = {port}\n }}"
+    more = f"ssl = yes\nssl_cert = <{pem}\nssl_key = <{pem}\nservice lmtp {{\n {listener}\n}}\n"
+    with dovecot(more) as root:
+        results, uses = asyncio.run(deliver(tmp_path, f"inet:127.0.0.1:{port}", conf))
+        assert [kind for one in results for _, kind, _, _ in one].count("Sent") == 7
+        assert uses == set(range(1, len(MESSAGES) + 1))
+        assert (len(stored(root / "mail/zs")), len(stored(root / "mail/support"))) == (4, 3)
+
+
+def test_a_server_without_tls_gets_nothing_where_it_is_demanded(tmp_path: Path) -> None:
+    with dovecot() as root:
+        nexthop = f"unix:{root}/lmtp"
+        results, _ = asyncio.run(deliver(tmp_path, nexthop, "lmtp_tls_security_level = encrypt\n"))
+    assert {(kind, dsn) for one in results for _, kind, dsn, _ in one} == {("Deferred", "4.7.4")}
