@@ -180,6 +180,7 @@ class Session(Commands):
             ahead += 1
             if ahead == AT_ONCE:
                 ahead = 0
+                await self._flush()  # which also finds out whether the client is still there
                 await self._shared.turns.take()
             if isinstance(event, events.Content):
                 assert self._transaction is not None
