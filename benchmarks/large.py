@@ -44,6 +44,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.large_rig import (
@@ -174,15 +175,13 @@ def measure(name: str, size: int, folder: str | None, at_once: int = 1) -> dict[
         with MTA(root, extra) as mta:
             proxied = path.way == "proxy"
             send(mta, path, 4096)
-            mta.until(lambda: mta.count(path.status) >= 1 and not mta.queued(), "small message delivered")
+            ended = partial(mta.count, path.recipient, path.status)
+            mta.until(lambda: ended() >= 1 and not mta.queued(), "small message delivered")
             if proxied:
                 time.sleep(0.1)
-            done = mta.count(path.status)
             memory = Memory(mta.processes())
             send(mta, path, size, count)
-            mta.until(
-                lambda: mta.count(path.status) >= done + count and not mta.queued(), "large message delivered"
-            )
+            mta.until(lambda: ended() > count and not mta.queued(), "large message delivered")
             return memory.growth()
 
 
@@ -203,7 +202,7 @@ def measure_stack(size: int, folder: str | None) -> dict[str, float]:
         with Stack(Path(place), spec) as stack:
             _submit(stack, 4096)
             new = stack.maildir("u0@bench.test") / "new"
-            _wait(lambda: len(os.listdir(new)) == 1)
+            _wait(lambda: new.exists() and len(os.listdir(new)) == 1)
             processes = {f"{_module(pid)} {pid}": pid for pid in stack.processes()}
             memory = Memory(processes)
             _submit(stack, size)

@@ -28,7 +28,7 @@ mydomain = bench.test
 mydestination = local.test
 mynetworks = 127.0.0.0/8
 queue_directory = {root}/queue
-alias_maps = texthash:{root}/aliases
+alias_maps = hash:{root}/aliases
 local_recipient_maps =
 message_size_limit = 1000000000
 mailbox_size_limit = 0
@@ -346,9 +346,10 @@ class MTA:
             found[daemon] = int(ids[-1])
         return found
 
-    def count(self, text: str) -> int:
-        """How often the log has that text."""
-        return self.log.read_text("utf-8", "replace").count(text)
+    def count(self, recipient: str, status: str) -> int:
+        """How often that recipient has come to that end."""
+        text = self.log.read_text("utf-8", "replace")
+        return len(re.findall(rf"to=<{re.escape(recipient)}>.*{status}", text))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + LIMIT
