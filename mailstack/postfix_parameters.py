@@ -749,7 +749,7 @@ _TABLE: tuple[Parameter, ...] = (
     _P("data_directory", _S, "/var/lib/postfix", _NOBODY, "Postfix's caches"),
     _P("meta_directory", _S, "/etc/postfix", _NOBODY, "Postfix's non-executable files"),
     _P("shlib_directory", _S, "/usr/lib/postfix", _NOBODY, "Postfix's libraries"),
-    _P("mail_owner", _S, "postfix", _NOBODY, "Postfix's account"),
+    _P("mail_owner", _S, "postfix", ("pipe",), "Postfix's account; pipe runs no command as this user"),
     _P("setgid_group", _S, "postdrop", _NOBODY, "Postfix's submission group"),
     _P("maillog_file", _S, "", _EVERY, "where log lines go; empty: to standard error"),
     _P("maillog_file_prefixes", _L, "/var, /dev/stdout", ("master",), "what its name may begin with"),
@@ -783,8 +783,8 @@ HONOURED = frozenset(parameter.name for parameter in PARAMETERS.values() if para
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
 
 INSTALLATION = frozenset(
-    ("command_directory", "data_directory", "html_directory", "mail_owner",
-     "meta_directory", "readme_directory", "setgid_group", "shlib_directory")
+    ("command_directory", "data_directory", "html_directory", "meta_directory", "readme_directory",
+     "setgid_group", "shlib_directory")
 )  # fmt: skip
 """Names that say where a Postfix is installed: every main.cf has them, and nothing follows from them here."""
 

@@ -67,8 +67,8 @@ there is no tlsproxy: postscreen is its only user
     tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
     tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
 of an installation of Postfix
-    command_directory data_directory html_directory mail_owner manpage_directory meta_directory
-    readme_directory sample_directory setgid_group shlib_directory
+    command_directory data_directory html_directory mailq_path manpage_directory meta_directory
+    newaliases_path readme_directory sample_directory sendmail_path setgid_group shlib_directory
 no workaround for old PIX firewalls
     lmtp_pix_workaround_delay_time lmtp_pix_workaround_maps lmtp_pix_workaround_threshold_time
     lmtp_pix_workarounds smtp_pix_workaround_delay_time smtp_pix_workaround_maps
@@ -228,8 +228,6 @@ always no: an address may not begin with -
     allow_min_user
 always deferred and nothing else
     hash_queue_names
-programs of Postfix are not called: put the module's command in their place
-    mailq_path newaliases_path sendmail_path
 """
 
 

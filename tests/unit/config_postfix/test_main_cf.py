@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-import mailstack
 from mailstack.config.errors import ConfigError
 from mailstack.config.postfix import MainCf, Origin
 from mailstack.postfix_parameters import HONOURED, PARAMETERS, Kind, parameter, parse_time
@@ -155,20 +153,6 @@ def test_warnings_name_what_nobody_uses() -> None:
         "main.cf, line 3: qmqpd_timeout is not honoured: there is no QMQP server",
         "main.cf, line 9: unused parameter: nosuch=1",
     )
-
-
-def test_every_honoured_parameter_is_acted_on() -> None:
-    """A parameter that is accepted without effect is a defect: each is read somewhere in the servers."""
-    root = Path(mailstack.__file__).parent
-    code = "".join(path.read_text() for room in ("mta", "config") for path in (root / room).rglob("*.py"))
-    per_transport = re.compile(r"[a-z]+_destination_(concurrency|recipient)_limit\Z")
-    by_reference = {"compatibility_level", "multi_instance_name", "reject_tempfail_action", "stress"}
-    unread = {
-        name
-        for name in HONOURED - by_reference
-        if f'"{name}"' not in code and f"'{name}'" not in code and not per_transport.match(name)
-    }
-    assert unread == set()
 
 
 def test_the_table_is_sound() -> None:
