@@ -40,6 +40,7 @@ from mailstack.wire.smtp import (
 )
 from mailstack.wire.smtp.server import NOT_ENABLED
 from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
+from tests.fuzz.mailbox_targets import MAILBOX_TARGETS
 
 LIMITS = Limits(line=80, auth_line=60, message=300)
 OK = Reply(250, "2.0.0", "Ok")
@@ -266,4 +267,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "address": address,
     "milter": milter,
     "queue_file": queue_file,
+    **MAILBOX_TARGETS,
 }
