@@ -123,7 +123,7 @@ def opener(warn: Warn = to_stderr) -> Opener:
     others: dict[str, Factory] = {
         "tcp": _tcp,
         "socketmap": _socketmap,
-        "nis": _nis,
+        "nis": partial(_nis, warn=warn),
         "sqlite": partial(_sqlite, warn=warn),
         "memcache": partial(_memcache, warn=warn),
     }
@@ -167,9 +167,12 @@ def _socketmap(name: str, rest: str, opener: Opener) -> Table:
     return SlowTable(name, _made(name, lambda: Socketmap(rest)).query)
 
 
-def _nis(name: str, rest: str, opener: Opener) -> Table:
-    from mailstack.net.tables.nis import Nis
+def _nis(name: str, rest: str, opener: Opener, *, warn: Warn) -> Table:
+    from mailstack.net.tables.nis import Nis, Nowhere, in_a_domain
 
+    if not in_a_domain():
+        warn(f"{name}: NIS domain name not set - NIS lookups disabled")
+        return Nowhere(name)
     return SlowTable(name, _in_threads(_made(name, lambda: Nis(rest)).query, 4))
 
 

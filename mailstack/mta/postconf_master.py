@@ -117,8 +117,8 @@ def _line(entry: Entry, *, folded: bool) -> str:
             index += 1
             part, wrap = f"-o {entry[index]}", True
         elif options and not part.startswith("-"):
-            options, wrap = False, index > 8
-        if wrap or length + len(part) >= WIDTH:
+            options = False
+        if wrap or length + 1 + len(part) >= WIDTH:
             text += "\n" + INDENT + part
             length = len(INDENT) + len(part)
         else:

@@ -162,6 +162,8 @@ class MainCf:
                 return host if "." in host else f"{host}.{self._raw.get('mydomain', 'localdomain')}"
             case "mydomain":
                 return self.str("myhostname").partition(".")[2] or "localdomain"
+            case "config_directory":
+                return str(self.path.parent.absolute())
         known = parameter(name, self._transports)
         return None if known is None else known.default
 

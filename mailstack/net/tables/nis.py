@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 from mailstack.net.tables.channel import ServiceError
 
+DOMAIN_NAME = Path("/proc/sys/kernel/domainname")
 TIMEOUT = 30.0
 """Seconds for an answer."""
+
+
+def in_a_domain(name: Path = DOMAIN_NAME) -> bool:
+    """Whether this machine is in a NIS domain: without one, no map can have anything (domainname(1))."""
+    try:
+        return name.read_text("utf-8", "replace").strip() not in ("", "(none)")
+    except OSError:
+        return False
+
+
+class Nowhere:
+    """A map of a machine that is in no NIS domain, as the default of alias_maps names one: it is empty."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def lookup(self, key: str) -> str | None:
+        return None
 
 
 class Nis:

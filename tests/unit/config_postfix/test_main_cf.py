@@ -173,3 +173,8 @@ def test_the_table_is_sound() -> None:
         None,
         None,
     ]
+
+
+def test_config_directory_is_where_main_cf_lies(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text("alias_maps = hash:${config_directory}/aliases\n")
+    assert MainCf.load(tmp_path).list("alias_maps") == [f"hash:{tmp_path}/aliases"]

@@ -12,6 +12,7 @@ import pytest
 
 from mailstack.mta.address_maps import AddressMaps, DomainList
 from mailstack.mta.lookup import Pending, SlowTable, opener, settled, settled_call
+from mailstack.net.tables import nis
 from mailstack.net.tables.channel import Channel, ServiceError, close_all
 from mailstack.net.tables.tcp import TcpTable
 from mailstack.net.tasks import TaskSet
@@ -266,7 +267,20 @@ def test_sqlite_in_its_thread(tmp_path: Path) -> None:
     run(main)
 
 
+def test_without_a_nis_domain_its_maps_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("domain", "(none)\n"), ("named", "x.test\n")):
+        (tmp_path / name).write_text(text)
+    assert not nis.in_a_domain(tmp_path / "domain") and not nis.in_a_domain(tmp_path / "missing")
+    assert nis.in_a_domain(tmp_path / "named")
+    monkeypatch.setattr(nis, "in_a_domain", lambda: False)
+    said: list[str] = []
+    table = opener(said.append)("nis:mail.aliases")
+    assert table.lookup("zs") is None
+    assert said == ["nis:mail.aliases: NIS domain name not set - NIS lookups disabled"]
+
+
 def test_nis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nis, "in_a_domain", lambda: True)
     with pytest.raises(
         TableError, match=r"open nis:mail.aliases: the yp tools \(ypmatch\) are not installed"
     ):
