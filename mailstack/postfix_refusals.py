@@ -138,8 +138,6 @@ of no effect, as in Postfix with OpenSSL 1.1 and later: tls_eecdh_auto_curves ha
 a client's TLS sessions are not resumed: each connection has a handshake of its own
     lmtp_tls_session_cache_database lmtp_tls_session_cache_timeout smtp_tls_session_cache_database
     smtp_tls_session_cache_timeout
-never: `*` in a certificate's name stands for one label (RFC 6125)
-    tls_wildcard_matches_multiple_labels
 there is one SASL client, and it has no files of its own
     lmtp_sasl_path smtp_sasl_path
 names are fully qualified; the DNS is asked for nothing else
@@ -148,10 +146,6 @@ authorization identities are left to the server
     send_cyrus_sasl_authzid
 of Postfix's own DNS library; negative answers live as long as RFC 2308 says
     dns_ncache_ttl_fix_enable
-always no: smtpd refuses user@1.2.3.4; write user@[1.2.3.4]
-    resolve_numeric_domain
-always no: smtpd refuses an address that ends in @
-    resolve_null_domain
 there is no proxymap: proxy: in front of a table is left out, and every table may be read
     proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name
 answers of the DNS count as they are; reject_rbl_client LIST=127.0.0.2 chooses among those of a list
@@ -168,8 +162,6 @@ always yes: a CR of its own becomes a space, a LF of its own the end of a line
     cleanup_replace_stray_cr_lf
 the networks of this machine's interfaces are not looked up: without mynetworks only itself is trusted
     mynetworks_style
-put a # before the service's line in master.cf
-    master_service_disable
 notifications and what local forwards pass no header_checks, content_filter and milters
     internal_mail_filter_classes
 old: mailbox_delivery_lock = dotlock
@@ -224,8 +216,6 @@ no process is watched from within: every wait has its own deadline, and the mast
     daemon_timeout
 a table of an unknown type is a configuration error, one that cannot be read a temporary failure
     daemon_table_open_error_is_fatal
-always no: an address may not begin with -
-    allow_min_user
 always deferred and nothing else
     hash_queue_names
 """

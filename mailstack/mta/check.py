@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mailstack.config.postfix import MainCf, read_master
+from mailstack.config.postfix import MainCf, enabled, read_master
 from mailstack.mta.lookup import opener
 from mailstack.mta.qmgr import settings as qmgr_settings
 from mailstack.mta.site import load_resolver
@@ -19,6 +19,7 @@ def check(config_dir: Path, log: Log) -> None:
     """Compile every smtpd line's settings and the queue manager's. Raises `ConfigError`."""
     services = read_master(config_dir)
     conf = MainCf.load(config_dir, transports=[service.name for service in services])
+    services = enabled(services, conf.list("master_service_disable"))
     resolver = load_resolver(config_dir)
     quiet = Log(log.tag, log.host, fd=-1)  # the daemons themselves will warn
     for service in services:

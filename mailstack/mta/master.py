@@ -33,7 +33,7 @@ from pathlib import Path
 from types import FrameType
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
-from mailstack.config.postfix import MainCf, MasterService, read_master
+from mailstack.config.postfix import MainCf, MasterService, enabled, read_master
 from mailstack.mta.maillog import redirect
 from mailstack.mta.services import Workers, listen_addresses, resolve_host, smtpd_lines, warnings
 from mailstack.net.listen import bind_tcp
@@ -116,7 +116,7 @@ class Master:
         )
         for service in services:
             conf.with_overrides(service.overrides, service.origin)
-        return conf, services
+        return conf, enabled(services, conf.list("master_service_disable"))
 
     # ---- start
 

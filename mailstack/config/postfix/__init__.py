@@ -4,6 +4,6 @@ Standards: postconf(5) and master(5) of Postfix 3.7. What cannot be read raises 
 """
 
 from mailstack.config.postfix.main_cf import MainCf, Origin
-from mailstack.config.postfix.master_cf import MasterService, read_master
+from mailstack.config.postfix.master_cf import MasterService, enabled, read_master
 
-__all__ = ["MainCf", "MasterService", "Origin", "read_master"]
+__all__ = ["MainCf", "MasterService", "Origin", "enabled", "read_master"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -83,6 +83,18 @@ def read_master(directory: Path | str) -> tuple[MasterService, ...]:
     """
     path = Path(directory) / "master.cf"
     return parse_master(read_text(path), path)
+
+
+def enabled(services: Iterable[MasterService], words: Sequence[str]) -> tuple[MasterService, ...]:
+    """The services that master_service_disable leaves: its words are `name.type` or `type`, with `!` for an
+    exception; the first that matches a service decides."""
+    found = []
+    for service in services:
+        names = (f"{service.name}.{service.type}", f"{service.name}/{service.type}", service.type)
+        word = next((word for word in words if word.lstrip("!") in names), "!")
+        if word.startswith("!"):
+            found.append(service)
+    return tuple(found)
 
 
 def parse_master(text: str, path: Path) -> tuple[MasterService, ...]:

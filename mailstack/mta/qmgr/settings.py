@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailstack.config.errors import ConfigError
-from mailstack.config.postfix import MainCf, read_master
+from mailstack.config.postfix import MainCf, enabled, read_master
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.bouncer import Bouncer
 from mailstack.mta.cleanup import Cleanup
@@ -120,6 +120,7 @@ def load(
     """Read a configuration. Raises `ConfigError`."""
     services = read_master(config_dir)
     conf = MainCf.load(config_dir, transports=[service.name for service in services])
+    services = enabled(services, conf.list("master_service_disable"))
     resolver = load_resolver(config_dir)
     open_table = opener(log.warning)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.errors import ConfigError
-from mailstack.config.postfix.master_cf import parse_master
+from mailstack.config.postfix.master_cf import enabled, parse_master
 
 GOOD = """\
 # service type  private unpriv  chroot  wakeup  maxproc command + args
@@ -82,3 +82,24 @@ def test_a_later_line_replaces_an_earlier_one() -> None:
         ("inet", 2),
         ("unix", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        ([], ["smtp", "587", "pickup", "relay"]),
+        (["inet"], ["pickup", "relay"]),
+        (["smtp.inet"], ["587", "pickup", "relay"]),
+        (["!587.inet", "inet", "relay/unix"], ["587", "pickup"]),
+        (["smtp", "inet.smtp"], ["smtp", "587", "pickup", "relay"]),
+    ],
+)
+def test_services_that_are_off(words: list[str], left: list[str]) -> None:
+    text = "".join(
+        f"{name} {kind} n - n - - {command}\n"
+        for name, kind, command in (
+            ("smtp", "inet", "smtpd"), ("587", "inet", "smtpd"), ("pickup", "unix", "pickup"), ("relay", "unix", "smtp"),
+        )
+    )  # fmt: skip
+    services = parse_master(text, Path("master.cf"))
+    assert [service.name for service in enabled(services, words)] == left
