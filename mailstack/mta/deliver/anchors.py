@@ -31,7 +31,9 @@ def leads_to(chain: Sequence[bytes], anchors: Sequence[Record], dane: Dane) -> b
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain[:_DEPTH]]
         leaf = certificates[0]
-        if not any(name_matches(wanted, name) for wanted in dane.names for name in _names(leaf)):
+        if not any(
+            name_matches(wanted, name, wide=dane.wide) for wanted in dane.names for name in _names(leaf)
+        ):
             return False
         return _climb(leaf, certificates[1:], anchors, dane)
     except ValueError:

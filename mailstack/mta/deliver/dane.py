@@ -61,6 +61,8 @@ class Dane:
     """What a certificate below a trust anchor has to be for."""
     records: tuple[Record, ...]
     digests: Mapping[int, str]
+    wide: bool = False
+    """See `Policy.wide`."""
 
     def matches(self, chain: Sequence[bytes]) -> bool:
         """Whether a chain (DER, the server's certificate first) is one that the records vouch for."""
@@ -139,7 +141,7 @@ class Authority:
         names = dict.fromkeys((base, *filter(None, (facts.domain_name, facts.domain))))
         return replace(
             policy,
-            dane=Dane(base, tuple(names), usable, self._digests),
+            dane=Dane(base, tuple(names), usable, self._digests, policy.wide),
             servername=base,
             level=TLSLevel.HALF_DANE if insecure_mx else policy.level,
         )

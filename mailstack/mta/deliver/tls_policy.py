@@ -87,6 +87,8 @@ class Policy:
     """Its connections may be kept for another delivery."""
     depth: int = -1
     """How far above the server's certificate a trusted chain may end; -1: no matter."""
+    wide: bool = False
+    """`*` in a certificate's name stands for any number of labels."""
     dane: Dane | None = None
     """What the DNS says of the host, at the levels that ask."""
     may: Policy | None = None
@@ -119,7 +121,7 @@ class Policy:
             for name in self.match
         ]
         names = certificate_names(obj)
-        return any(name_matches(pattern, name) for pattern in wanted for name in names)
+        return any(name_matches(pattern, name, wide=self.wide) for pattern in wanted for name in names)
 
 
 class Unusable(Exception):  # noqa: N818 - a condition
@@ -287,6 +289,7 @@ class TLSPolicies:
             attributes.get("servername", names.str("tls_servername")),
             reuse == "yes" if reuse else names.bool("tls_connection_reuse"),
             names.int("tls_scert_verifydepth") if level.trusting else -1,
+            names.conf.bool("tls_wildcard_matches_multiple_labels"),
             may=self._policy(TLSLevel.MAY, attributes) if level is TLSLevel.DANE else None,
             encrypt=self._policy(TLSLevel.ENCRYPT, attributes) if level is TLSLevel.DANE else None,
         )
@@ -464,13 +467,16 @@ def certificate_names(obj: ssl.SSLObject) -> list[str]:
     return [name.lower().rstrip(".") for name in names]
 
 
-def name_matches(pattern: str, name: str) -> bool:
+def name_matches(pattern: str, name: str, *, wide: bool = False) -> bool:
     """Whether a certificate's name is what is asked for: `.example.com` is any name below example.com.
 
-    In the certificate's name `*` stands for one whole label at the front (RFC 6125 §6.4.3).
+    In the certificate's name `*` stands for one whole label at the front (RFC 6125 §6.4.3), with `wide` for
+    one or more (tls_wildcard_matches_multiple_labels).
     """
     if pattern.startswith("."):
         return name.endswith(pattern) and len(name) > len(pattern)
+    if name.startswith("*.") and wide:
+        return pattern.endswith(name[1:]) and len(pattern) > len(name) - 1
     if name.startswith("*."):
         return "." in pattern and pattern.partition(".")[2] == name[2:]
     return pattern == name

@@ -70,6 +70,13 @@ def test_chains(chain: list[bytes], record: Record, good: bool) -> None:
     assert Dane("mx.x.test", ("mx.x.test", "x.test"), (record,), {1: "sha256"}).matches(chain) is good
 
 
+def test_a_wildcard_may_be_for_more_than_one_label() -> None:
+    names = ("a.b.x.test",)
+    for wide in (True, False):
+        found = Dane("a.b.x.test", names, (TA,), {1: "sha256"}, wide)
+        assert found.matches([wild, middle, root]) is wide
+
+
 HOST = Host("mx.x.test", "192.0.2.1", 25, Facts("mx.x.test", "mx.x.test", True, "x.test", "x.test", True))
 
 

@@ -147,6 +147,14 @@ def test_names_in_certificates(pattern: str, name: str, fits: bool) -> None:
     assert name_matches(pattern, name) is fits
 
 
+@pytest.mark.parametrize(("pattern", "fits"), [("a.mx.x.test", True), ("mx.x.test", True), ("x.test", False)])
+def test_a_wide_wildcard(pattern: str, fits: bool) -> None:
+    assert name_matches(pattern, "*.x.test", wide=True) is fits
+    assert policies("smtp_tls_security_level = may\n").find("x.test").wide
+    narrow = "smtp_tls_security_level = may\ntls_wildcard_matches_multiple_labels = no\n"
+    assert not policies(narrow).find("x.test").wide
+
+
 def test_fingerprints_of_certificate_and_key(tmp_path: Path) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
