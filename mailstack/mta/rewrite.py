@@ -187,7 +187,7 @@ class Rewriter:
                         self._for_sender(self._sender_transports, sender) or f"{transport}:{nexthop}"
                     )
                 nexthop = nexthop or self._relay(sender)
-            nexthop = nexthop or lower
+            nexthop = nexthop or lower or self._myhostname
             if self._transports:
                 transport, nexthop = self._mapped(recipient, lower, transport, nexthop)
         if self.relocated:

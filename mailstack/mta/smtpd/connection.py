@@ -45,6 +45,7 @@ class Connection:
         limits = Limits(settings.line_limit, settings.auth_line_limit, settings.message_limit)
         self._engine = ServerConnection(Mode.SMTP, limits, helo_required=settings.helo_required)
         self._engine.strict_paths = settings.strict_envelopes
+        self._engine.allowed = settings.odd_addresses
         self._engine.chunking = "chunking" not in settings.discarded_keywords
         self._engine.utf8 = settings.utf8
         self._engine.strict_utf8 = settings.strict_utf8
@@ -64,6 +65,8 @@ class Connection:
         """The same one, where it goes through a before-queue filter."""
         self._chain: Chain | None = None
         """The milters; None where there are none for this client."""
+        self._greeted = False
+        """EHLO or HELO has been taken, and milters have been told."""
         self._refusal: Reply | None = None
         """Why the recipient that milters are told of is refused."""
         self.connections = 0
@@ -275,6 +278,7 @@ class Connection:
             self.sasl_user,
             self._tls,
             local,
+            self.client_port,
         )
 
 

@@ -35,6 +35,7 @@ from mailstack.mta.verp import default_delimiters
 from mailstack.net.log import Log
 from mailstack.net.resolver import Resolver
 from mailstack.storage.tables import TableError
+from mailstack.wire.smtp.address import NOTHING_ODD, Allowed
 
 if TYPE_CHECKING:
     from mailstack.mta.smtpd.proxy import ProxyFilter
@@ -115,10 +116,13 @@ class Settings:
     helo_required: bool
     vrfy_disabled: bool
     strict_envelopes: bool
+    odd_addresses: Allowed
     utf8: bool
     strict_utf8: bool
     dsn: bool
     milters: Milters | None
+    port_wanted: bool
+    """Some delivery agent tells others of a client's port (XFORWARD, pipe's ${client_port})."""
     """None: there are none, and nothing is done for them."""
     notices: Notices | None
     """Whom to tell of sessions that go wrong; None: nobody."""
@@ -169,6 +173,17 @@ def load_settings(
         return _load(service, conf, config_dir, resolver, open_table, log)
     except TableError as error:
         raise ConfigError(conf.path, 0, str(error)) from None
+
+
+def _port_wanted(conf: MainCf, config_dir: Path) -> bool:
+    """Whether it has to go into the queue file: few configurations have a use for it."""
+    if conf.bool("smtp_send_xforward_command") or conf.bool("lmtp_send_xforward_command"):
+        return True
+    try:
+        text = (config_dir / "master.cf").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return "send_xforward_command" in text or "client_port" in text
 
 
 def _load(
@@ -252,10 +267,12 @@ def _load(
         helo_required=conf.bool("smtpd_helo_required"),
         vrfy_disabled=conf.bool("disable_vrfy_command"),
         strict_envelopes=conf.bool("strict_rfc821_envelopes"),
+        odd_addresses=_odd_addresses(conf),
         utf8=utf8,
         strict_utf8=conf.bool("strict_smtputf8"),
         dsn="dsn" not in _discarded(conf),
         milters=load_milters(conf, "smtpd_milters", open_table, resolver, maps=True),
+        port_wanted=_port_wanted(conf, config_dir),
         notices=Notices.read(conf, rewriter, cleanup),
         forbid_pipelining=conf.bool("smtpd_forbid_unauth_pipelining"),
         discarded_keywords=_discarded(conf),
@@ -276,6 +293,13 @@ def _load(
         bare_newline_exclusions=_networks(conf, "smtpd_forbid_bare_newline_exclusions"),
     )
     return replace(settings, stressed=_stressed(settings, conf))
+
+
+def _odd_addresses(conf: MainCf) -> Allowed:
+    found = Allowed(
+        conf.bool("allow_min_user"), conf.bool("resolve_numeric_domain"), conf.bool("resolve_null_domain")
+    )
+    return found if any(found) else NOTHING_ODD
 
 
 def _header_clients(

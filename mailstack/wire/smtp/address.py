@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 _PLAIN = re.compile(r"<?([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9.-]+)>?\Z")
 _TOKEN = re.compile(
@@ -122,6 +123,43 @@ def parse_path(text: str) -> str:
     if not local or not valid_domain(domain):
         raise AddressError(text)
     return f"{local}@{domain}"
+
+
+class Allowed(NamedTuple):
+    """Addresses that are refused unless somebody wants them."""
+
+    dash: bool = False
+    """`-user@domain`: an option to a program that is given it (Postfix `allow_min_user`)."""
+    numeric: bool = False
+    """`user@192.0.2.1`, which is read as `user@[192.0.2.1]` (`resolve_numeric_domain`)."""
+    null: bool = False
+    """`user@`, of this host (`resolve_null_domain`)."""
+
+
+NOTHING_ODD = Allowed()
+
+
+def read_path(text: str, allowed: Allowed = NOTHING_ODD) -> str:
+    """What `parse_path` reads, without what is dangerous and with what is allowed. Raises `AddressError`."""
+    try:
+        address = parse_path(text)
+    except AddressError:
+        if allowed is NOTHING_ODD:
+            raise
+        address = _read_odd(text, allowed)
+    if address[:1] == "-" and not allowed.dash:
+        raise AddressError(text)
+    return address
+
+
+def _read_odd(text: str, allowed: Allowed) -> str:
+    local, domain = _read(text)
+    if local and "@" not in local and not _CONTROL.search(text):
+        if allowed.null and domain == "":
+            return f"{local}@"
+        if allowed.numeric and domain is not None and valid_literal(f"[{domain}]"):
+            return f"{local}@[{domain}]"
+    raise AddressError(text)
 
 
 def _read(text: str) -> tuple[str, str | None]:

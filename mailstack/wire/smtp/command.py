@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mailstack.wire.smtp.address import AddressError, parse_path
+from mailstack.wire.smtp.address import NOTHING_ODD, AddressError, Allowed, read_path
 from mailstack.wire.smtp.reply import Reply
 
 SIZE_DIGITS = 20
@@ -101,12 +101,13 @@ class Rules:
     dsn: bool = False
     verp: tuple[str, str] | None = None
     """The delimiters of a bare XVERP, and the characters that may be named; None: it is not offered."""
+    allowed: Allowed = NOTHING_ODD
 
 
 def parse_mail(argument: str, rules: Rules) -> tuple[str, MailParameters]:
     """Sender (internal form) and parameters of `FROM:<…> …`. Raises `SyntaxRefusal`."""
     path, rest = _split_path(argument, "FROM:", MAIL_SYNTAX, BAD_SENDER, rules.strict_paths)
-    sender = _address(path, BAD_SENDER)
+    sender = _address(path, BAD_SENDER, rules.allowed)
     parameters = _mail_parameters(rest, rules) if rest else NO_PARAMETERS
     if not sender.isascii() and not parameters.smtputf8:
         _check_ascii(sender, rules.strict_utf8, BAD_SENDER)
@@ -124,11 +125,16 @@ def _check_ascii(address: str, strict: bool, bad: Reply) -> None:
 
 
 def parse_rcpt(
-    argument: str, smtputf8: bool, strict_paths: bool, strict_utf8: bool, dsn: bool = False
+    argument: str,
+    smtputf8: bool,
+    strict_paths: bool,
+    strict_utf8: bool,
+    dsn: bool = False,
+    allowed: Allowed = NOTHING_ODD,
 ) -> tuple[str, RcptParameters]:
     """Recipient (internal form) and parameters of `TO:<…> …`. Raises `SyntaxRefusal`."""
     path, rest = _split_path(argument, "TO:", RCPT_SYNTAX, BAD_RECIPIENT, strict_paths)
-    recipient = _address(path, BAD_RECIPIENT)
+    recipient = _address(path, BAD_RECIPIENT, allowed)
     if not recipient:
         raise SyntaxRefusal(BAD_RECIPIENT)
     parameters = _rcpt_parameters(rest, dsn) if rest else NO_RCPT_PARAMETERS
@@ -154,14 +160,11 @@ def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply, strict: 
     return found[0], rest.strip()
 
 
-def _address(path: str, bad: Reply) -> str:
+def _address(path: str, bad: Reply, allowed: Allowed) -> str:
     try:
-        address = parse_path(path)
+        return read_path(path, allowed)
     except AddressError:
         raise SyntaxRefusal(bad) from None
-    if address[:1] == "-":  # it would be an option of a program that is given it
-        raise SyntaxRefusal(bad)
-    return address
 
 
 def _unsupported(token: str) -> Reply:

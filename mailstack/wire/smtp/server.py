@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mailstack.wire.smtp import command, events
+from mailstack.wire.smtp.address import NOTHING_ODD
 from mailstack.wire.smtp.content import ChunkReader, ContentReader
 from mailstack.wire.smtp.events import NEED_DATA, Event
 from mailstack.wire.smtp.reply import Reply
@@ -156,6 +157,8 @@ class ServerConnection(CommandReaders):
         """BDAT is taken; otherwise it is the end, as nobody knows whether its octets will follow."""
         self.strict_paths = False
         """Addresses without angle brackets are refused (Postfix `strict_rfc821_envelopes`)."""
+        self.allowed = NOTHING_ODD
+        """Odd addresses that are taken all the same."""
         self.utf8 = True
         """SMTPUTF8 is offered."""
         self.strict_utf8 = True

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mailstack.wire.smtp import command, events
-from mailstack.wire.smtp.address import AddressError, parse_path, valid_domain
+from mailstack.wire.smtp.address import AddressError, Allowed, read_path, valid_domain
 from mailstack.wire.smtp.events import Event
 from mailstack.wire.smtp.reply import Reply
 
@@ -36,6 +36,7 @@ class CommandReaders:
 
     __slots__ = (
         "_utf8",
+        "allowed",
         "authenticated",
         "dsn",
         "hello",
@@ -50,6 +51,7 @@ class CommandReaders:
     hello: str
     starttls_refusal: Reply | None
     strict_paths: bool
+    allowed: Allowed
     utf8: bool
     strict_utf8: bool
     dsn: bool
@@ -74,7 +76,13 @@ class CommandReaders:
 
     def _on_mail(self, argument: str) -> Event:
         rules = command.Rules(
-            self.limits.message, self.strict_paths, self.utf8, self.strict_utf8, self.dsn, self.verp
+            self.limits.message,
+            self.strict_paths,
+            self.utf8,
+            self.strict_utf8,
+            self.dsn,
+            self.verp,
+            self.allowed,
         )
         sender, parameters = command.parse_mail(argument, rules)
         self._utf8 = parameters.smtputf8
@@ -82,7 +90,9 @@ class CommandReaders:
 
     def _on_rcpt(self, argument: str) -> Event:
         return events.Rcpt(
-            *command.parse_rcpt(argument, self._utf8, self.strict_paths, self.strict_utf8, self.dsn)
+            *command.parse_rcpt(
+                argument, self._utf8, self.strict_paths, self.strict_utf8, self.dsn, self.allowed
+            )
         )
 
     def _on_data(self, argument: str) -> Event:
@@ -108,10 +118,10 @@ class CommandReaders:
         if not argument:
             raise command.SyntaxRefusal(VRFY_SYNTAX)
         try:
-            address = parse_path(argument)
+            address = read_path(argument, self.allowed)
         except AddressError:
             raise command.SyntaxRefusal(command.BAD_RECIPIENT) from None
-        if not address or address[0] == "-":
+        if not address:
             raise command.SyntaxRefusal(command.BAD_RECIPIENT)
         return events.Verify(address, argument)
 
