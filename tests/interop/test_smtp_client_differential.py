@@ -482,7 +482,6 @@ DIFFERENT = {
     "tls untrusted": ("\0QUIT", ""),
     "too big": (r"\Z", "\0QUIT"),
     "utf8": ("SMTPUTF8", "BODY=8BITMIME SMTPUTF8"),
-    "xforward": ("PORT=X(.*)SOURCE=LOCAL", r"PORT=[UNAVAILABLE]\1SOURCE=REMOTE"),
 }
 """What our client says otherwise (docs/differences.md): a pattern in Postfix's words, and ours."""
 

@@ -55,15 +55,15 @@ def fold(parts: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 def forwarded(message: Message, offered: tuple[str, ...]) -> list[str]:
     """The arguments of the XFORWARD commands for a message: what is known of its client."""
-    envelope = message.envelope
+    envelope, known = message.envelope, message.envelope.attributes
     values = {
         "NAME": envelope.client_name,
         "ADDR": envelope.client_address,
-        "PORT": envelope.attributes.get("client_port", ""),
+        "PORT": known.get("client_port", ""),
         "PROTO": envelope.protocol,
         "HELO": envelope.helo_name,
         "IDENT": message.queue_id,
-        "SOURCE": "REMOTE" if envelope.client_address else "LOCAL",
+        "SOURCE": "REMOTE" if envelope.client_address and "rewrite_context" not in known else "LOCAL",
     }
     lines = []
     for group in (("NAME", "ADDR", "PORT"), ("PROTO", "HELO", "IDENT", "SOURCE")):

@@ -77,6 +77,7 @@ class Origin:
     """The session in words, `""` in plain text."""
     local: bool
     """The headers are ours to complete."""
+    port: str = ""
 
 
 class Transaction:
@@ -328,6 +329,10 @@ class Transaction:
             content_filter = (self._changes is not None and self._changes.filter) or settings.cleanup.filter
             if content_filter:
                 attributes[FILTER] = content_filter
+            if settings.port_wanted:
+                attributes["client_port"] = origin.port
+                if origin.local:
+                    attributes["rewrite_context"] = "local"
             envelope = Envelope(
                 sender,
                 recipients,

@@ -121,9 +121,9 @@ class Settings:
     strict_utf8: bool
     dsn: bool
     milters: Milters | None
+    """None: there are none, and nothing is done for them."""
     port_wanted: bool
     """Some delivery agent tells others of a client's port (XFORWARD, pipe's ${client_port})."""
-    """None: there are none, and nothing is done for them."""
     notices: Notices | None
     """Whom to tell of sessions that go wrong; None: nobody."""
     forbid_pipelining: bool
