@@ -131,10 +131,14 @@ class Client:
 
     def __init__(self, port: int, host: str = "127.0.0.1", *, first: bytes = b"") -> None:
         self.sock = socket.create_connection((host, port), LIMIT)
-        self.sock.sendall(first)
         self.file = self.sock.makefile("rb")
-        self.expect(b"220")
-        self.say(b"EHLO client.test", b"250")
+        try:
+            self.sock.sendall(first)
+            self.expect(b"220")
+            self.say(b"EHLO client.test", b"250")
+        except BaseException:
+            self.close()
+            raise
 
     def expect(self, code: bytes) -> bytes:
         while True:
@@ -203,7 +207,21 @@ class Client:
 SINK = """\
 import asyncio, socket, sys
 greeting, words = sys.argv[1], sys.argv[2:]
+async def milter(reader, writer):
+    try:
+        while size := int.from_bytes(await reader.readexactly(4), "big"):
+            data = await reader.readexactly(size)
+            if data[:1] == b"O":
+                writer.write((13).to_bytes(4, "big") + b"O" + (6).to_bytes(4, "big") + bytes(8))
+            elif data[:1] not in (b"D", b"A", b"Q"):
+                writer.write((1).to_bytes(4, "big") + b"c")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
 async def client(reader, writer):
+    if greeting == "milter":
+        return await milter(reader, writer)
     if greeting:
         writer.write(greeting.encode() + b"\\r\\n")
     try:
@@ -294,6 +312,7 @@ class MTA:
             Sink("220 sink ESMTP", "PIPELINING", "8BITMIME", "SIZE"),
             Sink("220 sink ESMTP", "SIZE"),
             Sink(""),
+            Sink("milter"),
         ]
         owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         mail = root / "mail"
@@ -306,14 +325,14 @@ class MTA:
             f"maildir: {mail}/theirs/maildir/\nfile: {mail}/theirs/file\n"
             'command: "|cat >/dev/null"\nforward: user@discard.test\n'
         )
-        lmtp, smtp, seven, table = (sink.port for sink in self._sinks)
+        lmtp, smtp, seven, table, milter = (sink.port for sink in self._sinks)
         (root / "transport").write_text(TRANSPORT.format(lmtp=lmtp, smtp=smtp, seven=seven))
         (root / "checks").write_text("/^(?:Subject: no|z{20})/ REJECT no\n/never matches/ WARN\n")
         (root / "generic").write_text("sender@bench.test outside@example.net\n")
         (root / "mailstack.toml").write_text('[resolver]\nnameservers = ["127.0.0.1:9"]\n')
         (root / "main.cf").write_text(
             MAIN_CF.format(root=root, uid=os.geteuid(), gid=os.getegid(), owner=owner.pw_name)
-            + extra.format(root=root, table=table)
+            + extra.format(root=root, smtp=smtp, table=table, milter=milter)
         )
         (root / "master.cf").write_text(MASTER_CF.format(port=self.port, user=owner.pw_name))
         self.log = root / "log"
@@ -339,11 +358,12 @@ class MTA:
             sink.close()
 
     def processes(self) -> dict[str, int]:
-        """master, smtpd and qmgr: name → process id."""
+        """master, smtpd and qmgr, those that have said something: name → process id."""
         found = {"master": self._process.pid}
         for daemon in ("smtpd", "qmgr"):
             ids = re.findall(rf"postfix/{daemon}\[(\d+)\]", self.log.read_text())
-            found[daemon] = int(ids[-1])
+            if ids:
+                found[daemon] = int(ids[-1])
         return found
 
     def count(self, recipient: str, status: str) -> int:

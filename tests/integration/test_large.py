@@ -20,7 +20,18 @@ AS_ROOT = ("command", "pipe-line", "bounce", "local")
 @pytest.mark.parametrize(
     "name",
     [
-        *("bdat", "bdat-small", "line", "headers", "header-line", "checks-line", "checks-mime", "slow-maps"),
+        *(
+            "bdat",
+            "bdat-small",
+            "line",
+            "headers",
+            "header-line",
+            "checks-line",
+            "checks-mime",
+            "slow-maps",
+            "milter",
+            "proxy-filter",
+        ),
         *("sendmail-line", "lmtp", "smtp", "seven", "generic", "virtual", "mbox-line", "forward"),
         *(
             pytest.param(name, marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"))
@@ -29,7 +40,8 @@ AS_ROOT = ("command", "pipe-line", "bounce", "local")
     ],
 )
 def test_a_large_message_stays_on_disk(name: str, tmp_path: Path) -> None:
-    grown = large.measure(name, SIZE, str(tmp_path))
+    # Who is somebody else, in the name of aliases, has to get to his files.
+    grown = large.measure(name, SIZE, None if name in AS_ROOT else str(tmp_path))
     assert max(grown.values()) <= LIMIT, grown
 
 
