@@ -28,8 +28,12 @@ def open_store(name: str, lmdb_size: int = MAP_SIZE) -> Store:
     return FileStore(kind, path, lmdb_size)
 
 
+REMEMBERED = 100_000
+"""Records in memory at the most."""
+
+
 class MemoryStore:
-    """For as long as the process lives."""
+    """For as long as the process lives; where there is no more room the oldest record goes."""
 
     def __init__(self) -> None:
         self._records: dict[str, str] = {}
@@ -38,6 +42,9 @@ class MemoryStore:
         return self._records.get(key)
 
     def put(self, key: str, value: str) -> None:
+        self._records.pop(key, None)
+        if len(self._records) >= REMEMBERED:
+            del self._records[next(iter(self._records))]
         self._records[key] = value
 
     def delete(self, key: str) -> None:

@@ -79,6 +79,14 @@ def test_failures_are_forgotten_where_main_cf_says_so() -> None:
     assert known.ask("a@x.test", NOW) == (Answer(Status.OK, "250 Ok"), False)
 
 
+def test_memory_has_room_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "REMEMBERED", 3)
+    kept = MemoryStore()
+    for name in "abcad":
+        kept.put(name, "x")
+    assert sorted(kept.all()) == ["a", "c", "d"], "b is the oldest"
+
+
 def test_cleaning_drops_what_has_expired() -> None:
     known = cache("0:0:1690000000:250 Ok")
     for name, record in {"new": f"0:0:{NOW}:x", "gone": "2:0:1690000000:x", "odd": "x"}.items():
