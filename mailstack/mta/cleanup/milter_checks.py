@@ -63,6 +63,7 @@ class MilterInspector(Inspector):
 
     def _text(self, word: str, match: _Match) -> bytes:
         if word == "PREPEND":
+            self._say("prepend", match, match.argument)
             self._warn("the milter_header/body_checks prepend action is not implemented")
             return b""
         return super()._text(word, match)

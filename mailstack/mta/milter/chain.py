@@ -88,12 +88,19 @@ class Chain:
                 return link.engine.lasting
         return None
 
-    async def message(self, draft: Draft, lookup: Lookup) -> Verdict | None:
-        """Show the content; changes are made in `draft`, which says when one of them has failed."""
+    async def message(self, draft: Draft, lookup: Lookup, log: Log) -> Verdict | None:
+        """Show the content; `log`: for what goes wrong with milters meanwhile.
+
+        Changes are made in `draft`, which says when one of them has failed.
+        """
         for link in self._links:
             if not link.active:
                 continue
-            verdict = await self._show(link, draft, lookup)
+            events, link.log = link.log, log
+            try:
+                verdict = await self._show(link, draft, lookup)
+            finally:
+                link.log = events
             if draft.failure is not None and not (verdict and (verdict.discard or _temporary(verdict))):
                 return Verdict(draft.failure)
             if verdict is not None:

@@ -4,10 +4,9 @@ The header is in memory, in whole headers. The body is where reception has put i
 small, or in its spool file, from which it is read piece by piece; a new body is kept the same way. So a large
 message needs no more memory than a small one.
 
-Postfix's rules: our own Received: is not shown; a header is inserted counting it, and changed or deleted
-without counting the first of all headers, which ours is as a rule. What milters add is put before
-milter_header_checks. A change that cannot be made (no room, a table that cannot be read) is `failure`, and
-no other is made after it.
+Postfix's rules: our own Received: is not shown, and cannot be changed; a header is inserted counting it, and
+changed or deleted without counting it. What milters add is put before milter_header_checks. A change that
+cannot be made (no room, a table that cannot be read) is `failure`, and no other is made after it.
 """
 
 from __future__ import annotations
@@ -47,6 +46,7 @@ TOO_BIG = Reply(552, "5.3.4", "Error: message file too big")
 WRITE_ERROR = Reply(451, "4.3.0", "Error: queue file write error")
 
 _HEADER = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r]*\r\n(?:[ \t][^\r]*\r\n)*)")
+_MULTIPLE = "Milter or header/body_checks request to add multi-recipient"
 _NAME = re.compile(rb"[!-9;-~]+\Z")
 _RULES = Rules(0, strict_paths=False, utf8=True, strict_utf8=False, dsn=True)
 
@@ -76,7 +76,7 @@ class Recipients:
 
     async def change_sender(self, edit: ChangeSender, log: Log, queue_id: str) -> None:
         """Raises what tables raise."""
-        address = self._internal(edit.address, "add multi-sender", log, queue_id)
+        address = self._internal(edit.address, "Milter request to add multi-sender", log, queue_id)
         complete = self._rewriter.complete
         self.sender = await settled(lambda: self._cleanup.sender(complete(address)))
         for word in edit.parameters.split():
@@ -100,8 +100,7 @@ class Recipients:
             except SyntaxRefusal:
                 if name in ("NOTIFY", "ORCPT"):
                     log.warning(
-                        f"{queue_id}: Bad {name} parameter from Milter or header/body_checks: "
-                        f'"{word.partition("=")[2][:100]}"'
+                        f'{queue_id}: Bad {name} parameter from Milter or header/body_checks: "{word[:100]}"'
                     )
                 else:
                     log.warning(
@@ -110,22 +109,23 @@ class Recipients:
                     )
                 continue
             notify, orcpt = parameters.notify or notify, parameters.orcpt or orcpt
-        address = self._internal(edit.address, "add multi-recipient", log, queue_id)
+        address = self._internal(edit.address, _MULTIPLE, log, queue_id)
         if not address:
             log.warning(f"{queue_id}: ignoring attempt from Milter to add null recipient")
             return
         if self._fixed:
             return
         cleanup, complete = self._cleanup, self._rewriter.complete
-        asked = {address: RcptParameters(notify, orcpt)} if notify or orcpt else None
-        new = await settled(lambda: cleanup.recipients([(complete(address), address)], asked))
+        whole = complete(address)
+        asked = {whole: RcptParameters(notify, orcpt)} if notify or orcpt else None
+        new = await settled(lambda: cleanup.recipients([(whole, whole)], asked))
         known = {(one.address.lower(), _given(one).lower()) for one in self.recipients}
         self.recipients += tuple(
             one for one in new if (one.address.lower(), _given(one).lower()) not in known
         )
 
     def delete(self, edit: DeleteRecipient, log: Log, queue_id: str) -> None:
-        address = self._internal(edit.address, "drop multi-recipient", log, queue_id)
+        address = self._internal(edit.address, "Milter request to drop multi-recipient", log, queue_id)
         if not self._fixed:
             self.recipients = tuple(one for one in self.recipients if _given(one) != address)
 
@@ -138,7 +138,7 @@ class Recipients:
             pass
         first, comma, _ = words.partition(",")
         if comma:
-            log.warning(f'{queue_id}: Milter request to {request}: "{words[:100]}"')
+            log.warning(f'{queue_id}: {request}: "{words[:100]}"')
             words = first.strip()
         if words.endswith(">") and "<" in words:
             words = words[words.rindex("<") :]
@@ -353,17 +353,17 @@ class Draft:
             self.changed = True
 
     def _change_header(self, edit: ChangeHeader) -> None:
-        left = edit.index
         wanted = edit.name.lower()
-        for position, header in enumerate(self.headers):
-            if position and _name(header) == wanted:
-                left -= 1
-                if not left:
-                    break
-        else:
+        places = [
+            position
+            for position, header in enumerate(self.headers)
+            if header != self._own and _name(header) == wanted
+        ]
+        if edit.index > len(places):
             if edit.value:
                 self._insert(len(self.headers), edit.name, edit.value)
             return
+        position = places[edit.index - 1]
         if edit.value:
             new = self._made(edit.name, edit.value)
             if not new:

@@ -33,12 +33,12 @@ _TIMEOUT = "Connection timed out"
 class Link:
     """One milter of one session."""
 
-    __slots__ = ("_log", "_stream", "engine", "milter")
+    __slots__ = ("_stream", "engine", "log", "milter")
 
     def __init__(self, milter: Milter, log: Log) -> None:
         self.milter = milter
         self.engine = MilterConnection(milter.terms)
-        self._log = log
+        self.log = log
         self._stream: Stream | None = None
 
     @property
@@ -53,7 +53,7 @@ class Link:
             self._stream = await self._open(resolver)
         except (OSError, TimeoutError, ResolveError) as error:
             reason = _TIMEOUT if isinstance(error, TimeoutError) else _reason(error)
-            self._log.warning(f"connect to Milter service {milter.name}: {reason}")
+            self.log.warning(f"connect to Milter service {milter.name}: {reason}")
             self.engine.fail()
             return
         await self._exchange(self.engine.begin(), milter.command_timeout, None)
@@ -147,10 +147,10 @@ class Link:
         self.engine.warnings.clear()
 
     def _warn(self, text: str) -> None:
-        self._log.warning(f"milter {self.milter.name}: {text}")
+        self.log.warning(f"milter {self.milter.name}: {text}")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, asyncio.IncompleteReadError):
-        return "Success"
+        return "Application error"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -68,7 +68,7 @@ class LocalFilter:
             if verdict is None:
                 verdict = self._heed("DATA", await chain.data(), words)
             if verdict is None:
-                found = await chain.message(draft, self._macro)
+                found = await chain.message(draft, self._macro, self._log)
                 if found is not None and draft.excused(found):
                     return found
                 verdict = self._heed("END-OF-MESSAGE", found, words)

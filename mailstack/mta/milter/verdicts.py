@@ -28,9 +28,7 @@ def content_line(queue_id: str, event: str, verdict: Verdict, words: str) -> str
     `words`: who sends, as `cleanup.Origin.words` has it.
     """
     word, text = described(verdict)
-    if verdict.hold and verdict.reason:
-        text = verdict.reason
-    elif verdict.reply is not None:
+    if verdict.reply is not None:
         text = as_logged(verdict.reply)[4:]
     elif verdict.shutdown:
         text = as_logged(CLOSING)[4:]

@@ -43,7 +43,8 @@ class Commands(Identity):
         )
 
     async def _hello(self, event: events.Hello) -> None:
-        greeted, mailing = bool(self.helo), self._transaction is not None
+        greeted, mailing = self._greeted, self._transaction is not None
+        self._greeted = False
         self._forget_transaction()
         self.helo = event.name
         if not self._settings.delay_reject:
@@ -51,6 +52,7 @@ class Commands(Identity):
             if reply is not None:
                 self._log_reject("reject", reply)
                 self._reply(event.verb, reply)
+                self._greeted = greeted
                 if self._chain is not None and mailing:
                     self._chain.abort()
                 return
@@ -59,6 +61,7 @@ class Commands(Identity):
             if reply is not None and reply.code == 421:
                 self._reply(event.verb, reply)
                 return
+            self._greeted = True
             if reply is not None and reply.code >= 500 and event.verb == "EHLO":
                 self._extended = True
                 hidden = "enhancedstatuscodes" in self._hidden
@@ -130,7 +133,7 @@ class Commands(Identity):
         if self._chain is not None:
             reply = await self._milter_mail()
             if reply is not None:
-                self._forget_transaction()
+                self._drop_transaction()
                 self._reply("MAIL", reply)
                 return
         self._reply("MAIL", replies.SENDER_OK)
@@ -242,7 +245,7 @@ class Commands(Identity):
     async def _unknown(self, event: events.Unknown) -> None:
         self._where = "UNKNOWN"
         self._errors.add("protocol")
-        self._reply("unknown", await self._milter_unknown(event.line) or UNKNOWN)
+        self._reply("unknown", await self._milter_unknown(event.line.split()[0]) or UNKNOWN)
 
     async def _noop(self, event: events.Noop) -> None:
         self._reply("NOOP", replies.OK)
@@ -303,9 +306,10 @@ class Commands(Identity):
         await self._flush()
         await self._shake_hands()
         self._engine.tls_started()
-        if self._chain is not None and self.helo:
+        if self._chain is not None and self._greeted:
             self._chain.abort()
         self._drop_transaction()
+        self._greeted = False
         self.helo = ""
         self._extended = False
         self._offer()

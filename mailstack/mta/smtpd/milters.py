@@ -36,7 +36,7 @@ class Filtered(Judging):
         """
         settings = self._settings
         assert settings.milters is not None
-        self._leave_milters(bool(self._engine.hello))
+        self._leave_milters()
         try:
             milters = settings.milters.of(self.client_address)
         except TableError as error:
@@ -110,9 +110,10 @@ class Filtered(Judging):
             return None
         return ContentFilter(self._chain, self._content_macros())
 
-    def _leave_milters(self, greeted: bool) -> None:
+    def _leave_milters(self) -> None:
         """The client is gone, or has become another one."""
         chain, self._chain = self._chain, None
+        greeted, self._greeted = self._greeted, False
         if chain is not None:
             if greeted:
                 chain.abort()
@@ -164,10 +165,13 @@ class Filtered(Judging):
     def _recipient_macro(self, part: str) -> str | None:
         refusal = self._refusal
         if refusal is None:
-            return self._address_macro(part, self.recipient, self.sender)
+            recipient = self.recipient
+            if self._where in ("DATA", "BDAT") and self._transaction is not None:
+                recipient = self._transaction.recipients[0]
+            return self._address_macro(part, recipient, self.sender)
         match part:
             case "addr":
-                return refusal.text.partition("\n")[0]
+                return refusal.text.partition("\n")[0].partition(" ")[2]
             case "host":
                 return refusal.enhanced
             case "mailer":
@@ -181,12 +185,14 @@ class Filtered(Judging):
         if not address and part == "addr":
             return ""
         rewriter = self._settings.rewriter
-        found: Resolution = rewriter.resolve(rewriter.complete(address), other)
+        complete = rewriter.complete(address)
+        found: Resolution = rewriter.resolve(complete, other)
         match part:
             case "addr":
-                return quote(found.recipient)
+                return quote(found.recipient.lower())
             case "host":
-                return found.nexthop
+                named = complete.rpartition("@")[2]
+                return named if named.lower() == found.nexthop else found.nexthop
             case "mailer":
                 return found.transport
         return None
@@ -243,7 +249,7 @@ class ContentFilter:
     async def look(self, draft: Draft, origin: Sender, log: Log) -> Verdict | None:
         """What becomes of the message; changes are made in `draft`."""
         self._macros["{i}"] = draft.queue_id
-        verdict = await self._chain.message(draft, self._macros.get)
+        verdict = await self._chain.message(draft, self._macros.get, log)
         if verdict is not None and not draft.excused(verdict):
             log.info(content_line(draft.queue_id, "END-OF-MESSAGE", verdict, origin.words()))
         return verdict

@@ -101,7 +101,7 @@ class Session(Commands):
         finally:
             self._drop_transaction()
             if self._chain is not None:
-                self._leave_milters(bool(self.helo))
+                self._leave_milters()
             self._authentication.cancel()
             self._log.info(f"disconnect from {self.peer} {self._account.summary()}")
         if self._errors:

@@ -231,7 +231,7 @@ class MilterConnection:
         if data:
             self._buffer += data
         else:
-            self.lose("Success")
+            self.lose("Application error")
 
     def lose(self, reason: str) -> None:
         """Nothing more will come, and why."""
@@ -260,8 +260,8 @@ class MilterConnection:
         buffer = self._buffer
         length = int.from_bytes(buffer[:4], "big") if len(buffer) >= 4 else 0
         if len(buffer) >= 4:
-            if not length or length >= 1 << 31:
-                raise MilterError(f"bad packet length: {length - (1 << 32) if length else 0}")
+            if not length:
+                raise MilterError("bad packet length: 0")
             if length > protocol.PACKET_LIMIT:
                 raise MilterError(f"unreasonable packet length: {length} > {protocol.PACKET_LIMIT}")
             if len(buffer) >= 4 + length:
@@ -397,9 +397,9 @@ class MilterConnection:
             case protocol.ADD_HEADER:
                 edit = AddHeader(fields.text(), fields.text())
             case protocol.INSERT_HEADER:
-                edit = InsertHeader(_index(fields, "insert"), fields.text(), fields.text())
+                edit = InsertHeader(fields.number(), fields.text(), fields.text())
             case protocol.CHANGE_HEADER:
-                edit = ChangeHeader(_index(fields, "change") or 1, fields.text(), fields.text())
+                edit = ChangeHeader(fields.number() or 1, fields.text(), fields.text())
                 if not edit.name:
                     raise _RequestError("null change header name")
             case protocol.CHANGE_SENDER:
@@ -421,14 +421,6 @@ class MilterConnection:
                 return None
         fields.end()
         return edit
-
-
-def _index(fields: Fields, what: str) -> int:
-    number = fields.number()
-    if number >= (1 << 31) - 1:
-        number = number - (1 << 32) if number >= 1 << 31 else number
-        raise _RequestError(f"bad {what} header index: {number}")
-    return number
 
 
 _PLAIN = frozenset(

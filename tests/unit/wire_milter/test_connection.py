@@ -154,7 +154,7 @@ def test_changes_come_in_order_and_a_quarantine_waits_for_the_end() -> None:
 
 
 BROKEN = {
-    "garbage": (b"\xff\xff\xff\xffc", "bad packet length: -1"),
+    "garbage": (b"\xff\xff\xff\xffc", f"unreasonable packet length: {(1 << 32) - 1} > {PACKET_LIMIT}"),
     "empty": (b"\0\0\0\0", "bad packet length: 0"),
     "huge": (b"\x10\0\0\0c", f"unreasonable packet length: {1 << 28} > {PACKET_LIMIT}"),
     "unknown": (pack(b"z"), "unexpected filter response (unknown filter reply) after event SMFIC_BODYEOB"),
@@ -192,8 +192,6 @@ def test_who_breaks_the_protocol_has_decided_what_the_default_says(
         (b"y550 4.1.1 mixed\0",),
         (b"y550",),
         (b"y550-a\n551 b\0",),
-        (b"m\xff\xff\xff\xffX\0x\0",),
-        (b"i\x7f\xff\xff\xffX\0x\0",),
         (b"m\0\0\0\1\0x\0",),
         (b"bone", b"hX\0x\0", b"btwo"),
     ],
@@ -223,7 +221,7 @@ def test_changes_before_the_end_break_the_protocol() -> None:
         ),
         (
             b"",
-            "can't read SMFIC_OPTNEG reply packet header: Success\nread error in initial handshake",
+            "can't read SMFIC_OPTNEG reply packet header: Application error\nread error in initial handshake",
         ),
     ],
 )
