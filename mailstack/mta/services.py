@@ -66,7 +66,7 @@ def warnings(services: Sequence[MasterService]) -> Iterator[str]:
         ours = one.type == "inet" and one.command == "smtpd"
         if one.command in ("smtpd", *SINGLE) and one.chroot:
             chrooted.append(one.name)
-        if one.type in ("inet", "pass") and not ours:
+        if (one.type in ("inet", "pass") and not ours) or one.command == "spawn":
             yield f"{place}: {one.command} is not served here: nothing listens"
         if ours and one.wakeup:
             yield f"{place}: the wake-up time means nothing: smtpd waits for clients"

@@ -257,6 +257,10 @@ CASES += [
     Case({"smtpd_forbid_unauth_pipelining": "yes"}, PIPELINED),
     Case({"smtpd_forbid_unauth_pipelining": "no"}, EAGER),
     Case({"stress": "yes"}, ["EHLO x", "XX", "NOOP"]),
+    *(Case({"smtpd_reject_unlisted_sender": "yes", "smtpd_delay_reject": delayed}, sender=one)
+      for delayed in ("yes", "no")
+      for one in ("x@dgtlinux.com", "x@other.test", "x@alias.test", "old@dgtlinux.com", "zs@dgtlinux.com", "")),
+    sender("reject_unlisted_sender", "x@alias.test"), sender("reject_unlisted_sender", "old@dgtlinux.com"),
     Case({"smtpd_helo_required": "yes"}, ["MAIL FROM:<a@b.test>", "RCPT TO:<zs@dgtlinux.com>", "DATA", b"BDAT 7 LAST\r\nhello\r\n", "ETRN relay.test", "HELO x", "MAIL FROM:<>"]),
     Case({"disable_vrfy_command": "yes", "smtpd_discard_ehlo_keywords": "dsn, chunking, etrn"}, ["EHLO x", "VRFY zs", "ETRN far.test"]),
     Case({"soft_bounce": "yes", "smtpd_client_restrictions": "reject"}),

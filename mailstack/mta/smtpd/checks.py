@@ -209,7 +209,7 @@ class Checks:
         found = self._recipients.unlisted(self._rewriter.complete(address))
         if found is None:
             return None
-        enhanced = "5.1.0" if label.startswith("S") and found.enhanced == "5.1.1" else found.enhanced
+        enhanced = found.sender_enhanced if label.startswith("S") else found.enhanced
         return rejection(found.code, enhanced, f"<{address}>: {label} rejected: {found.text}")
 
     def _reject_plaintext_session(self, client: Client) -> Verdict:

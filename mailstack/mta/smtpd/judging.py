@@ -139,11 +139,6 @@ class Judging(Connection):
                 if found is not None:
                     text = f"<{recipient}>: Recipient address rejected: {found.text}"
                     return Reply(found.code, found.enhanced, text)
-            if settings.reject_unlisted_sender and self.sender:
-                found = await self._unlisted(self.sender)
-                if found is not None:
-                    text = f"<{self.sender}>: Sender address rejected: {found.text}"
-                    return Reply(found.code, "5.1.0", text)
         except (OSError, TableError) as error:
             return self._lookup_failed(error)
         return None
@@ -159,6 +154,7 @@ class Judging(Connection):
 
     async def _judge(self, phases: tuple[Phase, ...]) -> Reply | None:
         restrictions = self._settings.restrictions
+        unlisted = self._settings.reject_unlisted_sender
         deferrals = self.deferrals
         try:
             for phase in phases:
@@ -171,6 +167,11 @@ class Judging(Connection):
                     deferrals.end(phase)
                 if isinstance(verdict, Rejection):
                     return verdict.reply
+                if phase is Phase.SENDER and unlisted and self.sender and not self.discarding:
+                    found = await self._unlisted(self.sender)
+                    if found is not None:
+                        text = f"<{self.sender}>: Sender address rejected: {found.text}"
+                        return Reply(found.code, found.sender_enhanced, text)
         except (OSError, TableError) as error:
             return self._lookup_failed(error)
         if deferrals.if_permit is not None and phases[-1] not in _EARLY:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, OpenTable
 from mailstack.mta.rewrite import AddressClass, Rewriter
+from mailstack.mta.smtpd.verdicts import fitting_dsn
 from mailstack.wire.smtp.address import split_address
 
 _DSN = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s+")
@@ -24,6 +25,13 @@ class Unlisted:
     code: int
     enhanced: str
     text: str
+    in_tables: bool = False
+    """No table has it; otherwise its route says so."""
+
+    @property
+    def sender_enhanced(self) -> str:
+        """The enhanced code where it is a sender's address."""
+        return "5.1.0" if self.in_tables else fitting_dsn(self.enhanced, "Sender address")
 
 
 class Recipients:
@@ -55,7 +63,7 @@ class Recipients:
                     is_local=rewriter.is_local,
                 )
             text = f"User unknown in {words} table" if table_name else "User unknown"
-            self._unknown[kind] = Unlisted(conf.int(code), "5.1.1", text)
+            self._unknown[kind] = Unlisted(conf.int(code), "5.1.1", text, kind is not AddressClass.ALIAS)
 
     def unlisted(self, address: str, sender: str | None = None) -> Unlisted | None:
         """Why nobody can get mail at a completed address; None: somebody may. Raises what a table raises.
@@ -71,7 +79,7 @@ class Recipients:
             given = _DSN.match(resolution.nexthop)
             if given is not None:
                 return Unlisted(550, f"5{given[1][1:]}", resolution.nexthop[given.end() :])
-            return Unlisted(550, "5.1.1", resolution.nexthop)
+            return Unlisted(550, "5.1.1", resolution.nexthop, in_tables=True)
         if kind is AddressClass.ALIAS:
             return self._unknown[kind]
         maps = self._maps.get(kind)
