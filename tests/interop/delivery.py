@@ -144,6 +144,10 @@ class Sink:
                 else:
                     say("250 2.0.0 Ok")
 
+    def change(self, rcpt: str) -> None:
+        """Answer RCPT otherwise from now on."""
+        self._rcpt = rcpt
+
     def close(self) -> None:
         self._sock.close()
 

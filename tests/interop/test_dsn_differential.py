@@ -254,3 +254,139 @@ def test_transcripts_and_replies(tmp_path: Path) -> None:
 
     extra = "relocated_maps = inline:{u@old.test=u@new.test}\nvirtual_alias_domains = old.test\n"
     _equal(both(tmp_path, work, extra))
+
+
+TEMPLATES = """\
+# as bounce(5) has it
+failure_template = <<EOF
+Charset: iso-8859-1
+From: MAILER-DAEMON (The Post Office)
+Subject: Could not be delivered
+Postmaster-Subject: Copy: could not be delivered
+
+Größe: $myhostname ${mydomain} $$5 $delay_warning_time_seconds $maximal_queue_lifetime_days
+  $mail_name ${notify_classes?some}
+EOF
+
+delay_template = <<XX
+Subject: Late
+From: "Post, Office" <post@office.test>
+
+Late by $delay_warning_time_hours
+XX
+success_template = <<END
+Charset: us-ascii
+Subject: Arrived
+
+$recipient_delimiter is the delimiter.
+
+END
+verify_template = <<END
+Subject: Nicht gefällig
+
+ignored
+END
+other_template = <<END
+ignored
+END
+"""
+VERP = {
+    "VERP": Mail(
+        "<list@box.test> XVERP",
+        [
+            "<a@box.test>",
+            "<u@refuse.test>",
+            "<v@reject.test>",
+            "<many@x.test>",
+            "<list@x.test>",
+            "<c@dsn.test>",
+        ],
+    ),
+    "VERP with delimiters of its own": Mail(
+        '<"list er"@box.test> XVERP=-=', ["<d@dsn.test> NOTIFY=SUCCESS", "<w@refuse.test>", "<wrong@x.test>"]
+    ),
+    "VERP, silent": Mail("<list2@box.test> XVERP", ["<v@refuse.test> NOTIFY=NEVER", "<x@dsn.test>"]),
+    "no VERP": Mail("<list3@box.test>", ["<v@refuse.test>"]),
+}
+VERP_REPLIES = [
+    *("<s@box.test> XVERP", "<s@box.test> XVERP=", "<s@box.test> XVERP=+", "<s@box.test> XVERP=+=-"),
+    *("<s@box.test> XVERP=ab", "<s@box.test> xverp=-+", "<> XVERP", "<s@box.test> XVERP XVERP=--"),
+]
+
+
+def _with_templates(directory: Path) -> str:
+    path = directory / "templates"
+    path.write_text(TEMPLATES)
+    return f"bounce_template_file = {path}\nenable_threaded_bounces = yes\n"
+
+
+def test_templates_and_threads(tmp_path: Path) -> None:
+    content = b"Subject: x\r\nMessage-Id: <orig@x.test>\r\nReferences: <a@b> <c@d>\r\n\r\nhi\r\n"
+    some = {
+        "failed": Mail("<s1@box.test>", ["<u@refuse.test>"], content),
+        "delivered": Mail("<s2@box.test>", ["<a@box.test> NOTIFY=SUCCESS"]),
+        "late": Mail("<s3@box.test>", ["<a@later.test>"], content.replace(b"Message-Id:", b"message-id:")),
+        "SMTPUTF8": Mail("<s4@box.test> SMTPUTF8", ["<a@box.test> NOTIFY=SUCCESS"], content),
+    }
+    found = both(tmp_path, lambda world: _send(world, some, 11), _with_templates(tmp_path) + QUICK, "2s")
+    (theirs, _), (own, _) = found
+    said = "\n".join(paragraph for notice in theirs for paragraph in notice)
+    for words in ("The Post Office", "In-Reply-To: <orig@x.test>", "Late by 0", "+ is the delimiter."):
+        assert words in said
+    _equal([(theirs, []), (own, [])])
+
+
+def test_templates_without_smtputf8(tmp_path: Path) -> None:
+    some = {name: SCENARIOS[name] for name in ("delivered", "failed at RCPT and at the dot")}
+    extra = _with_templates(tmp_path) + "smtputf8_enable = no\n"
+    _equal(both(tmp_path, lambda world: _send(world, some, 4), extra))
+
+
+@pytest.mark.parametrize("bounces", ["yes", "no"])
+def test_verp(tmp_path: Path, bounces: str) -> None:
+    def work(world: World) -> Found:
+        offered = [world.talk([b"EHLO x", f"MAIL FROM:{text}".encode()]) for text in VERP_REPLIES]
+        notices, commands = _send(world, VERP, 12)
+        paths = sorted(
+            line
+            for message in world.delivered()
+            for line in message.decode().split("\n\n")[0].splitlines()
+            if line.startswith(("Return-Path:", "Delivered-To:"))
+        )
+        return notices, [*commands, *paths, *map(str, offered)]
+
+    extra = f"smtpd_authorized_verp_clients = 127.0.0.1\ndisable_verp_bounces = {bounces}\n"
+    found = both(tmp_path, work, extra)
+    assert any("<list+u=refuse.test@box.test>" in line for line in found[0][1])
+    _equal(found)
+
+
+def test_verp_is_for_those_who_may(tmp_path: Path) -> None:
+    def work(world: World) -> Found:
+        return [], [str(world.talk([b"EHLO x", f"MAIL FROM:{text}".encode()])) for text in VERP_REPLIES[:2]]
+
+    (_, theirs), (_, own) = both(tmp_path, work)
+    assert own == theirs
+
+
+def test_a_delay_that_is_over(tmp_path: Path) -> None:
+    def work(world: World) -> Found:
+        for sender, wish in (
+            ("s1", ""),
+            ("s2", " NOTIFY=DELAY"),
+            ("s3", " NOTIFY=FAILURE"),
+            ("s4", " NOTIFY=SUCCESS"),
+        ):
+            replies = world.send(
+                f"<{sender}@box.test>", [f"<a@later.test>{wish}"], b"Subject: x\r\n\r\nb\r\n"
+            )
+            assert replies[-1].startswith(b"250")
+        world.wait(4, seconds=30)  # two warnings, and the postmaster's copies
+        time.sleep(1)
+        world.sinks["later.test"].change("250 2.1.5 Ok")
+        return _notices(_settled(world, 9)), []
+
+    extra = QUICK.replace("maximal_queue_lifetime = 5s", "maximal_queue_lifetime = 100s")
+    found = both(tmp_path, work, extra + "confirm_delay_cleared = yes\n", "2s")
+    assert sum("Action: relayed" in "\n".join(notice) for notice in found[0][0]) == 3
+    _equal(found)

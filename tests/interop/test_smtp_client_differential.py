@@ -329,9 +329,7 @@ SCENARIOS = {
         replies={"RCPT": "550 5.1.1 unknown"},
         options={"smtp_reply_filter": "regexp:DIR/replies"},
     ),
-    "reply filter and extensions": Scenario(
-        options={"smtp_reply_filter": "regexp:DIR/replies"}
-    ),
+    "reply filter and extensions": Scenario(options={"smtp_reply_filter": "regexp:DIR/replies"}),
     "status filter": Scenario(
         replies={"RCPT": "450 4.1.1 later"},
         options={"smtp_delivery_status_filter": "regexp:DIR/statuses"},

@@ -123,10 +123,14 @@ class Bouncer:
         verp = envelope.attributes.get(VERP, "") if envelope.attributes and self._verp else ""
         if verp:
             # Each to the address that he was written from.
-            for line in reported:
-                sender = verp_sender(verp, envelope.sender, line.original or line.address)
-                await self._send(message, "failure", _Whom(sender, False), [line], self._whole(message))
-        elif reported:
+            for line in lines:
+                if line in reported:
+                    sender = verp_sender(verp, envelope.sender, line.original or line.address)
+                    await self._send(message, "failure", _Whom(sender, False), [line], self._whole(message))
+                if self._bounces:
+                    await self._send(message, "failure", _Whom(self._bounces, True), [line], whole=False)
+            return
+        if reported:
             whom = _Whom(envelope.sender, False)
             await self._send(message, "failure", whom, reported, self._whole(message))
         if self._bounces:

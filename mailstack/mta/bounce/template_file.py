@@ -98,6 +98,8 @@ def _parse(lines: list[str], template: Template) -> Template | str:
         if field is None:
             return f'unknown "{label}" header label'
         values[field] = value.strip()
+    else:
+        start = len(lines)
     text = "".join(f"{line}\n" for line in lines[start:])
     if not text:
         return "missing message text"

@@ -73,6 +73,7 @@ def _each(
 ) -> Assigned:
     """A request for each recipient, with the message as it is for him: from a sender of his own."""
     envelope = message.envelope
+    attributes = {name: value for name, value in envelope.attributes.items() if name != VERP}
     requests: Assigned = []
     for index in pending:
         route = _route(configuration, message, index, forced)
@@ -84,7 +85,7 @@ def _each(
         sender = verp_sender(
             envelope.attributes[VERP], envelope.sender, recipient.original or recipient.address
         )
-        own = replace(message, envelope=replace(envelope, sender=sender))
+        own = replace(message, envelope=replace(envelope, sender=sender, attributes=attributes))
         targets = [Target(index, route.address, route.original)]
         requests.append((transport, Request(own, route.nexthop, targets, entered, 0.0, destination)))
     return requests

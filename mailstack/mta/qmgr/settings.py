@@ -69,7 +69,7 @@ class Limits:
             minimal_backoff=conf.time("minimal_backoff_time"),
             maximal_backoff=max(conf.time("maximal_backoff_time"), conf.time("minimal_backoff_time")),
             lifetime=conf.time("maximal_queue_lifetime"),
-            bounce_lifetime=conf.time("bounce_queue_lifetime"),
+            bounce_lifetime=min(conf.time("bounce_queue_lifetime"), conf.time("maximal_queue_lifetime")),
             warning_time=conf.time("delay_warning_time"),
             soft_bounce=conf.bool("soft_bounce"),
             digits=conf.int("delay_logging_resolution_limit"),
@@ -143,6 +143,10 @@ def load(
     except (TableError, OSError) as error:
         raise ConfigError(conf.path, 0, str(error)) from None
     bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake)
+    if conf.time("bounce_queue_lifetime") > conf.time("maximal_queue_lifetime"):
+        log.warning(
+            "bounce_queue_lifetime is larger than maximal_queue_lifetime - adjusting bounce_queue_lifetime"
+        )
     router = Router(rewriter, transports, local, queue, conf.str("default_filter_nexthop"), probing)
     return Configuration(
         conf, Limits.read(conf), transports, router, bouncer, cleanup, rewriter, resolver, pickup

@@ -100,6 +100,7 @@ class Identity(Filtered):
         count, rate = self._shared.anvil.connect(self._counted, limits.unit)
         self.connections = count
         if limits.connections and count > limits.connections:
+            self._errors.add("policy")
             self._log.warning(
                 f"Connection concurrency limit exceeded: {count} from {self.peer} "
                 f"for service {settings.service}"

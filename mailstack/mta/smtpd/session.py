@@ -21,8 +21,8 @@ from mailstack.mta.smtpd.deadline import Deadline
 from mailstack.mta.smtpd.verdicts import dsn_for
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
-from mailstack.wire.smtp.command import SIZE_LIMIT
-from mailstack.wire.smtp.server import FOREIGN
+from mailstack.wire.smtp.command import NULL_VERP, SIZE_LIMIT
+from mailstack.wire.smtp.server import AUTH_ABORTED, FOREIGN
 
 LOST = "lost connection"
 AT_ONCE = 16
@@ -123,6 +123,8 @@ class Session(Commands):
         refusal = self._admit()
         try:
             if refusal is not None:
+                if self._engine.transcript is not None:
+                    self._engine.transcript.append(refusal.encode())
                 self._stream.write(refusal.encode())
                 raise Over
             if self._settings.tls_wrapper:
@@ -229,7 +231,8 @@ class Session(Commands):
         if event.reply is SIZE_LIMIT and event.verb == "MAIL":
             sender = _PATH.search(event.line)
             self._log_event("reject", str(event.reply), sender[1] if sender is not None else "")
-        self._errors.add("policy" if event.reply is SIZE_LIMIT else "protocol")
+        if event.reply not in (NULL_VERP, FOREIGN, AUTH_ABORTED) and event.reply.code != 535:
+            self._errors.add("policy" if event.reply is SIZE_LIMIT else "protocol")
         if event.verb == "BDAT" and self._engine.state in (State.IDLE, State.READY):
             self._drop_transaction()  # the last chunk has been refused: the transaction is over
         self._account.count(self._where if event.verb in KNOWN else "unknown", False)
