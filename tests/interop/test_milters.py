@@ -244,6 +244,10 @@ CASES: list[Case] = [
 ]  # fmt: skip
 
 
+Told = list[list[tuple[str, list[str]]]]
+"""What one milter was told, by connection."""
+
+
 @dataclass
 class Side:
     """One server, with the milters that it asks."""
@@ -253,7 +257,7 @@ class Side:
     milter: ScriptedMilter
     second: ScriptedMilter
 
-    def run(self, number: int) -> tuple[list[bytes], list[str], list[object]]:
+    def run(self, number: int) -> tuple[list[bytes], list[str], list[Told]]:
         """Replies, queue ids, and what the milters heard."""
         case = CASES[number]
         self.milter.begin(case.script)
@@ -282,12 +286,13 @@ class Pair:
     ours: Side
 
 
-def _services(ports: list[str], milter: ScriptedMilter, second: ScriptedMilter, nobody: int) -> str:
+def _services(ports: list[str], milters: list[ScriptedMilter], nobody: int) -> str:
+    milter, second = milters
     lines = []
     for port, case in zip(ports, CASES, strict=True):
         lines.append(f"{port} inet n - n - - smtpd\n")
-        milters = "inet:127.0.0.1:{milter}" + (", inet:127.0.0.1:{second}" if case.second else "")
-        for name, value in {"smtpd_milters": milters, **case.settings}.items():
+        named = "inet:127.0.0.1:{milter}" + (", inet:127.0.0.1:{second}" if case.second else "")
+        for name, value in {"smtpd_milters": named, **case.settings}.items():
             text = value.replace("{milter}", str(milter.port)).replace("{second}", str(second.port))
             lines.append(f"  -o {{ {name} = {text.replace('{nobody}', str(nobody))} }}\n")
     return "".join(lines)
@@ -327,7 +332,7 @@ def _start_postfix(
     ports = [sock.getsockname()[1] for sock in socks]
     for sock in socks:
         sock.close()
-    master = _services([f"127.0.0.1:{port}" for port in ports], *milters, nobody) + SERVICES
+    master = _services([f"127.0.0.1:{port}" for port in ports], milters, nobody) + SERVICES
     # What cleanup reads as well: a cleanup of its own for each service that has some.
     shared = {"milter_header_checks", "milter_macro_v", "milter_macro_daemon_name"}
     for number, case in enumerate(CASES):
@@ -351,7 +356,7 @@ def _start_ours(directory: Path, milters: list[ScriptedMilter], nobody: int, sta
     socks = [bind_tcp("127.0.0.1", 0) for _ in CASES]
     ports = [sock.getsockname()[1] for sock in socks]
     fds = [sock.fileno() for sock in socks]
-    lines = _services([str(number + 1) for number in range(len(socks))], *milters, nobody)
+    lines = _services([str(number + 1) for number in range(len(socks))], milters, nobody)
     command = [sys.executable, "-c", SCRIPT, str(directory), lines, *map(str, fds)]
     log = stack.enter_context((directory / "mail.log").open("w"))
     process = subprocess.Popen(command, pass_fds=fds, stdout=subprocess.DEVNULL, stderr=log)
@@ -477,9 +482,9 @@ def test_cases(pair: Pair, number: int) -> None:
     for line, theirs, own in zip(said, wanted[0], got[0], strict=False):
         assert own == theirs, f"after {line!r}"
     assert len(got[0]) == len(wanted[0]), f"{got[0]!r} for {wanted[0]!r}"
-    for theirs, own in zip(wanted[2], got[2], strict=True):
-        assert len(own) == len(theirs)
-        for one, other in zip(theirs, own, strict=True):
+    for theirs_told, own_told in zip(wanted[2], got[2], strict=True):
+        assert len(own_told) == len(theirs_told)
+        for one, other in zip(theirs_told, own_told, strict=True):
             for told, told_by_us in zip(one, other, strict=False):
                 assert told_by_us == told, f"in {other!r}"
             assert len(other) == len(one), f"{other!r} for {one!r}"
