@@ -105,8 +105,8 @@ def _pop3(octets: bytes, flags: int, width: int) -> tuple[list[object], bytes]:
                     connection.logged_in("in")
                 case Command():
                     connection.ok("ok")
-                    if connection.state is PopState.TLS:
-                        connection.tls_started()
+                    if connection.state is PopState.TLS:  # what came behind it in plain text is thrown away
+                        return said, out + connection.data_to_send()
         out += connection.data_to_send()
     return said, out
 

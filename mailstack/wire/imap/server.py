@@ -29,6 +29,7 @@ from mailstack.wire.imap.tokens import BadMailboxNameError, Cursor, ParseError
 DEFAULT_LINE_LIMIT = 65536
 _TAG = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+")
 _LITERAL = re.compile(rb"\{([0-9]{1,20})(\+?)\}\Z")
+_UNPRINTABLE = re.compile(r"[^ -~]")
 _TAIL = 64
 """Octets at a line's end that are kept when the line itself is not."""
 
@@ -198,7 +199,10 @@ class ServerConnection:
                 line = self._line()
                 if line is None:
                     return self._overlong() or NEED_DATA
-                return ClientLine(line)
+                if len(line) <= self.line_limit:
+                    return ClientLine(line)
+                self._start_over()
+                return BadCommand(_tag_of(line), "Error in IMAP command: Too long line.")
             case _Mode.COMMAND | _Mode.APPEND_TAIL:
                 line = self._line()
                 if line is None:
@@ -246,12 +250,15 @@ class ServerConnection:
         return line[:-1] if line.endswith(b"\r") else line
 
     def _overlong(self) -> Event | None:
-        if len(self._buffer) + len(self._text) <= self.line_limit:
+        if len(self._buffer) - self._buffer.endswith(b"\r") + len(self._text) <= self.line_limit:
             return None
-        tag = _tag_of(self._text or bytes(self._buffer[:256]))
+        tag = self._tag(self._text or bytes(self._buffer[:256]))
         self._start_over()
         self._mode = _Mode.SKIP_LINE
         return BadCommand(tag, "Error in IMAP command: Too long line.")
+
+    def _tag(self, text: bytes) -> str:
+        return self._append[0] if self._mode is _Mode.APPEND_TAIL else _tag_of(text)
 
     def _skip_line(self) -> Event | None:
         line = self._line()
@@ -279,20 +286,21 @@ class ServerConnection:
     # ---- commands
 
     def _got_line(self, line: bytes) -> Event | None:
-        if self._mode is _Mode.APPEND_TAIL:
-            return self._append_tail(line)
-        if b"\0" in line:
-            tag = _tag_of(self._text + line)
-            self._start_over()
-            return BadCommand(tag, "Error in IMAP command: NUL character.")
         text = self._text + line
         found = _LITERAL.search(line)
         if len(text) > self.line_limit:
-            bad = BadCommand(_tag_of(text), "Error in IMAP command: Too long line.")
-            if found is not None:
-                return self._refuse(bad, int(found[1]), bool(found[2]))
+            bad = BadCommand(self._tag(text), "Error in IMAP command: Too long line.")
             self._start_over()
+            if found is not None and found[2]:
+                self._remaining = int(found[1])
+                self._mode = _Mode.SKIP_LITERAL
             return bad
+        if self._mode is _Mode.APPEND_TAIL:
+            return self._append_tail(line)
+        if b"\0" in line:
+            tag = _tag_of(text)
+            self._start_over()
+            return BadCommand(tag, "Error in IMAP command: NUL character.")
         if found is not None:
             return self._literal(text, found)
         literals = self._literals
@@ -353,7 +361,8 @@ class ServerConnection:
         try:
             command = parse_command(name, cursor)
         except ParseError as error:
-            return BadCommand(tag, f"Error in IMAP command {name}: {str(error).removesuffix('.')}.")
+            reason = _UNPRINTABLE.sub("?", str(error)[:200]).removesuffix(".")
+            return BadCommand(tag, f"Error in IMAP command {name}: {reason}.")
         except BadMailboxNameError as error:
             return BadCommand(tag, str(error), "NO")
         if isinstance(command, Authenticate) or (isinstance(command, Plain) and command.name == "IDLE"):
