@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ import pytest
 from mailstack.net.listen import bind_tcp
 from mailstack.storage.queue import Queue
 from tests.interop import scripted_milter as m
+from tests.interop import test_sendmail
 from tests.interop.scripted_milter import Script, ScriptedMilter, comparable
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply, _wait
 from tests.unit.mta_milter.test_smtpd import sent
@@ -491,6 +493,47 @@ def test_cases(pair: Pair, number: int) -> None:
     for theirs_id, own_id in zip(wanted[1], got[1], strict=True):
         theirs_message = _queued_by_postfix(pair.theirs.directory, theirs_id)
         assert _queued_by_us(pair.ours.directory, own_id) == theirs_message
+
+
+# ---- mail of local programs
+
+LOCAL = """\
+milter_command_timeout = 5s
+milter_connect_macros = j _ v {daemon_name} {client_addr} {client_name} {client_port} {client_ptr} i
+milter_mail_macros = i {mail_addr} {auth_type} {client_name}
+milter_rcpt_macros = i {rcpt_addr} {mail_addr}
+"""
+LOCAL_SCRIPTS = {
+    "plain": Script(),
+    "edit": edit(m.add_header("X-New", "1"), m.change_header(1, "Subject", "other"), m.body(b"new\r\n")),
+    "everything-off": Script(events=0x37F),
+    "accept": at("M", m.ACCEPT),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL_SCRIPTS)
+def test_mail_of_local_programs_is_shown_alike(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    if shutil.which("postfix") is None or os.geteuid() != 0:
+        pytest.skip("a real Postfix, which starts only as root, is missing")
+    results = []
+    for world_of in (test_sendmail.postfix, test_sendmail.ours):
+        milter = ScriptedMilter()
+        milter.begin(LOCAL_SCRIPTS[name])
+        extra = f"{LOCAL}non_smtpd_milters = inet:127.0.0.1:{milter.port}\n"
+        folder = Path(tempfile.mkdtemp(dir=tmp_path_factory.mktemp("world")))
+        for one in (folder, *folder.parents):
+            if str(one).startswith("/tmp/"):
+                one.chmod(one.stat().st_mode | 0o055)
+        with world_of(folder, extra) as world:
+            text = b"From: me@x.test\nTo: more@box.test\nSubject: hello\n\nHello,\n\nworld\n"
+            assert world.sendmail(["-f", "me@x.test", "more@box.test"], text) == (0, [])
+            results.append((world.mail("more"), comparable(milter.heard())))
+        milter.stop()
+    (theirs, theirs_told), (own, own_told) = results
+    assert own == theirs
+    for event, event_of_ours in zip(theirs_told[0], own_told[0], strict=False):
+        assert event_of_ours == event
+    assert len(own_told[0]) == len(theirs_told[0])
 
 
 # ---- real milters

@@ -111,8 +111,9 @@ class World:
 
 
 @contextmanager
-def postfix(directory: Path) -> Iterator[World]:
-    _prepare(directory)
+def postfix(directory: Path, extra: str = "") -> Iterator[World]:
+    """`extra`: more of main.cf."""
+    _prepare(directory, extra)
     command = ["postfix", "-c", str(directory)]
     subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
     try:
@@ -122,8 +123,8 @@ def postfix(directory: Path) -> Iterator[World]:
 
 
 @contextmanager
-def ours(directory: Path) -> Iterator[World]:
-    _prepare(directory)
+def ours(directory: Path, extra: str = "") -> Iterator[World]:
+    _prepare(directory, extra)
     with (directory / "our.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mailstack.mta", "--config", str(directory)], stderr=log
@@ -137,11 +138,11 @@ def ours(directory: Path) -> Iterator[World]:
     assert "Traceback" not in (directory / "our.log").read_text()
 
 
-def _prepare(directory: Path) -> None:
+def _prepare(directory: Path, extra: str) -> None:
     with bind_tcp("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
     (directory / "port").write_text(str(port))
-    (directory / "main.cf").write_text(MAIN_CF.format(dir=directory))
+    (directory / "main.cf").write_text(MAIN_CF.format(dir=directory) + extra)
     (directory / "master.cf").write_text(SERVICES.format(port=port))
     boxes = [f"c{number}" for number in range(len(DELIVERED))] + ["more", "hidden", "other", "bs"]
     (directory / "boxes").write_text("".join(f"{box}@box.test {box}/\n" for box in boxes))

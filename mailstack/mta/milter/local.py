@@ -74,7 +74,6 @@ class LocalFilter:
                 verdict = self._heed("END-OF-MESSAGE", found, words)
             return verdict
         finally:
-            chain.abort()
             chain.quit()
 
     def _heed(self, event: str, verdict: Verdict | None, words: str) -> Verdict | None:
