@@ -68,8 +68,9 @@ class Commands(Identity):
                 text = self._settings.host + ("" if hidden else "\nENHANCEDSTATUSCODES")
                 self._reply("EHLO", Reply(250, "", text))
                 return
-        self._extended = event.verb == "EHLO"
-        if not self._extended:
+        if event.verb == "EHLO":  # HELO behind it does not take it back
+            self._extended = True
+        else:
             self._reply("HELO", Reply(250, "", self._settings.host))
             return
         self._reply("EHLO", Reply(250, "", "\n".join(await self._extensions())))

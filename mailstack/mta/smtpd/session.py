@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.accounting import KNOWN
@@ -21,10 +22,17 @@ from mailstack.mta.smtpd.deadline import Deadline
 from mailstack.mta.smtpd.verdicts import dsn_for
 from mailstack.net.tasks import current
 from mailstack.wire.smtp import Reply, State, events
-from mailstack.wire.smtp.command import NULL_VERP, SIZE_LIMIT
-from mailstack.wire.smtp.server import AUTH_ABORTED, FOREIGN
+from mailstack.wire.smtp.command import NULL_VERP, SIZE_LIMIT, path_of
+from mailstack.wire.smtp.server import AUTH_ABORTED, CHUNK_TOO_BIG, FOREIGN, NULL_BDAT, SYNTAX, UTF8_SYNTAX
+from mailstack.wire.smtp.verbs import BDAT_SYNTAX
 
 LOST = "lost connection"
+_BDAT: dict[Reply, Callable[[str, str], str]] = {
+    BDAT_SYNTAX: lambda peer, line: f"malformed BDAT command syntax from {peer}: {line}",
+    NULL_BDAT: lambda peer, _: f"null BDAT request from {peer}",
+    CHUNK_TOO_BIG: lambda peer, _: f"BDAT request from {peer} exceeds message size limit",
+}
+"""What the log says of a chunk that is refused."""
 AT_ONCE = 16
 """Commands and pieces of content that a client may have sent ahead before others get a turn."""
 LUMP = 128 * 1024
@@ -108,6 +116,8 @@ class Session(Commands):
             await self._notify_postmaster(reason)
 
     def _lost(self, state: State) -> None:
+        if self._where == "END-OF-MESSAGE":
+            return  # without QUIT, but nothing has been left undone
         self._log.info(f"lost connection after {self._place(state)} from {self.peer}")
 
     def _place(self, state: State) -> str:
@@ -233,16 +243,20 @@ class Session(Commands):
             self._log_event("reject", str(event.reply), sender[1] if sender is not None else "")
         if event.reply not in (NULL_VERP, FOREIGN, AUTH_ABORTED) and event.reply.code != 535:
             self._errors.add("policy" if event.reply is SIZE_LIMIT else "protocol")
+        complaint = _BDAT.get(event.reply) if event.verb == "BDAT" else None
+        if complaint is not None:
+            self._log.warning(f"{self.queue_id or 'NOQUEUE'}: {complaint(self.peer, event.line)}")
         if event.verb == "BDAT" and self._engine.state in (State.IDLE, State.READY):
             self._drop_transaction()  # the last chunk has been refused: the transaction is over
-        self._account.count(self._where if event.verb in KNOWN else "unknown", False)
+        if event.reply not in (SYNTAX, UTF8_SYNTAX):  # no command at all
+            self._account.count(self._where if event.verb in KNOWN else "unknown", False)
         self._account.error()
         if event.reply is FOREIGN:
             self._log.warning(f"non-SMTP command from {self.peer}: {event.line}")
         elif event.reply.enhanced in ("5.1.7", "5.1.3"):
             self._log.warning(
                 f"Illegal address syntax from {self.peer} in {event.verb} command: "
-                f"{event.line.partition(':')[2].strip()}"
+                f"{path_of(event.line.partition(':')[2].strip())}"
             )
         elif event.verb == "AUTH":
             self._authentication.refused(event.reply, self.peer, event.line)

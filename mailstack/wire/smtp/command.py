@@ -143,6 +143,12 @@ def parse_rcpt(
     return recipient, parameters
 
 
+def path_of(text: str) -> str:
+    """The address at the beginning of what follows FROM: or TO:, whatever it is; for log lines."""
+    found = _BRACKETED.match(text) if text[:1] == "<" else _ATOM.match(text)
+    return found[0] if found is not None else text
+
+
 def _split_path(argument: str, keyword: str, syntax: Reply, bad: Reply, strict: bool) -> tuple[str, str]:
     if argument[: len(keyword)].upper() != keyword:
         raise SyntaxRefusal(syntax)

@@ -497,7 +497,8 @@ class ServerConnection(CommandReaders):
         if self.soft_bounce:
             reply = reply.softened()
         self._out.append(reply.encode())
-        return events.Refused(verb, reply, _printable(line[:_QUOTED_LINE]))
+        shown = _escaped(line[:_QUOTED_LINE]) if reply is FOREIGN else _printable(line[:_QUOTED_LINE])
+        return events.Refused(verb, reply, shown)
 
     def _record(self, transcript: list[bytes], line: bytes) -> None:
         """Replies that wait to be sent have been said before this line."""
@@ -596,6 +597,19 @@ class ServerConnection(CommandReaders):
             return self._refuse("AUTH", AUTH_BASE64, "")
         self._awaiting = "AUTH"
         return events.AuthResponse(data)
+
+
+_C_ESCAPES = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 92: "\\\\"}
+
+
+def _escaped(line: str) -> str:
+    """The line in ASCII, other octets as in C (`\\r`, `\\303`), as Postfix logs what is not SMTP."""
+    if line.isascii() and line.isprintable() and "\\" not in line:
+        return line
+    octets = line.encode("utf-8", "replace")
+    return "".join(
+        _C_ESCAPES.get(octet) or (chr(octet) if 32 <= octet < 127 else f"\\{octet:03o}") for octet in octets
+    )
 
 
 def _printable(line: str) -> str:

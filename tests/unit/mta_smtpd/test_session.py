@@ -514,3 +514,26 @@ def test_a_client_that_sends_ahead_does_not_hold_up_others(tmp_path: Path) -> No
         assert int(line.partition(" rcpt=")[2].split()[0]) < 900, "nobody is left to do it for"
 
     session(tmp_path, check)
+
+
+@pytest.mark.parametrize(
+    ("lines", "logged"),
+    [
+        (["", "NOOP", "QUIT"], "disconnect from {peer} noop=1 quit=1 commands=2"),
+        (["\t<\\\u00fc>"], "warning: non-SMTP command from {peer}: \\t<\\\\\\303\\274>"),
+        (
+            ["MAIL FROM:<a b@c.test> SIZE=1"],
+            "warning: Illegal address syntax from {peer} in MAIL command: <a b@c.test>",
+        ),
+        (["BDAT 0"], "warning: NOQUEUE: null BDAT request from {peer}"),
+        (["BDAT x"], "warning: NOQUEUE: malformed BDAT command syntax from {peer}: BDAT x"),
+        (["EHLO a.test", "HELO b.test", "VRFY x@other.test"], "proto=ESMTP helo=<b.test>"),
+    ],
+)
+def test_log_lines_of_odd_clients_are_those_of_postfix(tmp_path: Path, lines: list[str], logged: str) -> None:
+    async def check(smtpd: Smtpd, client: Client) -> None:
+        await client.say(*lines)
+        found = "\n".join(smtpd.log())
+        assert logged.format(peer="localhost[127.0.0.1]") in found
+
+    session(tmp_path, check)
