@@ -196,7 +196,7 @@ def _option(options: Options, letter: str, value: str) -> None:
             raise Fatal("-n option not supported")
         case "X":
             if value[0] != "V":
-                raise Fatal(f"unsupported: -X{value[0]}", EX_USAGE)
+                raise Fatal(f"unsupported: -X{value[0]}")
             options.verp = value[1:]
         case _:
             pass  # what sendmail(1) of Postfix ignores as well: -A -L -O -U -c -e -h -m -p -x
@@ -287,7 +287,7 @@ def submit(conf: MainCf, options: Options) -> int:
         check_sender(conf, sender, uid)
     verp = _verp(conf, options)
     if verp and not sender:
-        raise Fatal(f"{who}: -V option requires non-null sender address", EX_USAGE)
+        raise Fatal(f"({uid}): -V option requires non-null sender address")
     now = time.time()
     queue = Queue(conf.str("queue_directory"), hash_depth=conf.int("hash_queue_depth"))
     drop = Drop(queue, now, conf.size("message_size_limit"))
@@ -340,7 +340,7 @@ def _verp(conf: MainCf, options: Options) -> str:
         return ""
     allowed = conf.str("verp_delimiter_filter")
     if options.verp and not usable(options.verp, allowed):
-        raise Fatal(f"-V requires two characters from {allowed}", EX_USAGE)
+        raise Fatal(f"-V requires two characters from {allowed}")
     return options.verp or default_delimiters(conf)
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,6 +231,8 @@ class World:
     commands: dict[str, list[str]]
     """How its postsuper, postqueue, sendmail are called, and how it is reloaded."""
     sinks: dict[str, Sink] = field(default_factory=dict)
+    count: int = 0
+    """Mails sent by SMTP."""
 
     def connect(self, service: int, source: str = "127.0.0.1") -> socket.socket:
         return socket.create_connection(
@@ -253,7 +255,7 @@ class World:
         helo: str = "client.test",
     ) -> list[bytes]:
         """One transaction from its EHLO to QUIT; the replies."""
-        self.count = getattr(self, "count", 0) + 1
+        self.count += 1
         text = HEAD.format(id=f"m{self.count}") + content
         lines: list[str | bytes] = [f"EHLO {helo}", f"MAIL FROM:{sender}"]
         lines += [f"RCPT TO:{to}" if "<" in to else f"RCPT TO:<{to}>" for to in recipients]

@@ -191,6 +191,9 @@ DELIVERED: list[tuple[list[str], bytes]] = [
     ),
     (["-N", "bogus", "-R", "bogus", "-V", "x" * 101, "BOX"], b"Subject: bad DSN\n\nbody\n"),
     (["-N", "never", "-R", "hdrs", "-V", "ident", "-B", "8BITMIME", "BOX"], b"Subject: DSN\n\n\xe4\n"),
+    (["-XV", "-f", "list@x.test", "BOX"], b"Subject: VERP\n\nb\n"),
+    (["-XV-=", "-f", "list@x.test", "BOX"], b"Subject: VERP\n\nb\n"),
+    (["-V+=", "-f", "list@x.test", "BOX"], b"Subject: old VERP\n\nb\n"),
     (["BOX"], b"Subject: stray CR\n\na\rb\n"),
 ]
 REFUSED: list[tuple[list[str], bytes]] = [
@@ -203,6 +206,9 @@ REFUSED: list[tuple[list[str], bytes]] = [
     (["-qR"], b""),
     (["-qI"], b""),
     (["-oA"], b""),
+    (["-XVab", "x@box.test"], b"b\n"),
+    (["-XV", "-f", "<>", "x@box.test"], b"b\n"),
+    (["-Xl", "x@box.test"], b"b\n"),
     (["c0@box.test"], b"x" * 300_000),
 ]
 
