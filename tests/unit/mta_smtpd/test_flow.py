@@ -28,7 +28,7 @@ def test_a_message_waits_only_while_others_do(
         assert not enqueued, "the wait comes first"
         slept.append(seconds)
 
-    async def enqueue(transaction: Transaction, origin: object) -> None:
+    async def enqueue(transaction: Transaction, origin: object, milters: object) -> None:
         enqueued.append(transaction.queue_id)
 
     monkeypatch.setattr(reception, "asyncio", SimpleNamespace(sleep=sleep))
