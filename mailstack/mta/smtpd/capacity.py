@@ -62,7 +62,7 @@ class Capacity:
         if soft == resource.RLIM_INFINITY:
             soft = most
         sessions = min(MOST, max(8, (soft - RESERVED) // PER_SESSION))
-        return cls(sessions, descriptors=max(soft - RESERVED, soft // 2), meminfo=_MEMINFO)
+        return cls(sessions, descriptors=soft - min(RESERVED, soft // 4), meminfo=_MEMINFO)
 
     def load(self, sessions: int, now: float, descriptor: int = 0) -> Load:
         """What holds for one more session beside `sessions`; `now` in seconds, monotonic.
