@@ -190,7 +190,7 @@ PATHS = [
     "<a@1.2.3.4.>", "<a@[IPv6:xx]>", "<a@x[1.2.3.4]>", "<a@b.c,d@e.f>", ">a@b<", "<> SIZE=5", "<.>",
     "<a@b.test> SIZE= 5", "<a@b.test> size=5 body=7bit", "<a@b.test> BODY", "<a@b.test> SMTPUTF8=1",
     "<a@b.test>SIZE=5", "<a@b.test> SIZE=99999999999999999999999", "<a@b.test> SIZE=200000",
-    "<-a@b.test>", "<->", "<-a@b.test> X", '<"-a"@b.test>', "<a@b.test> SIZE=100001 SIZE=x", "<a@b.test> SIZE=-1", "<a@b.test> NONSENSE", "<a@b.test> BODY=BINARYMIME",
+    "<-a@b.test>", "<->", "<@@dgtlinux.com>", "<-a@b.test> X", '<"-a"@b.test>', "<a@b.test> SIZE=100001 SIZE=x", "<a@b.test> SIZE=-1", "<a@b.test> NONSENSE", "<a@b.test> BODY=BINARYMIME",
 ]  # fmt: skip
 RECIPIENTS = [
     "<>", "<zs>", "<root>", "<nobody>", "<zs@dgtlinux.com>", "<ZS+tag@DGTLINUX.com.>", "<x@dgtlinux.com>",
@@ -317,6 +317,7 @@ def test_recipients(servers: tuple[Server, Server]) -> None:
 
 DIFFERENT: dict[str, bytes] = {
     "MAIL FROM:<@x.test>": b"501 5.1.7 Bad sender address syntax\r\n",
+    "MAIL FROM:<@@b.test>": b"501 5.1.7 Bad sender address syntax\r\n",
     "MAIL FROM:a@c.test>": b"501 5.1.7 Bad sender address syntax\r\n",
     'MAIL FROM:<""@c.test>': b"501 5.1.7 Bad sender address syntax\r\n",
     'MAIL FROM:<"">': b"501 5.1.7 Bad sender address syntax\r\n",

@@ -172,6 +172,8 @@ def _read(text: str) -> tuple[str, str | None]:
     if "@" not in tokens:
         return "".join(map(_unquote, tokens)), None
     at = len(tokens) - 1 - tokens[::-1].index("@")
+    if at and tokens[0] == "@":
+        raise AddressError(text)  # a route that leads nowhere
     if any(token[0] == "[" for token in tokens[:at]):
         raise AddressError(text)  # a literal is a domain
     domain = "".join(tokens[at + 1 :])
