@@ -9,7 +9,6 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.deliver.request import Bounced, Deferred, Result, Sent
 from mailstack.wire.smtp import quote
 
-
 _MESSAGE_ID = re.compile(rb"(?:\A|\n)message-id:[ \t\r\n]*([^\r\n]*)", re.IGNORECASE)
 
 
