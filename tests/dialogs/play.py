@@ -44,7 +44,7 @@ async def play(
         what, _, text = rest.partition(" ")
         text = _KEPT.sub(lambda found: kept[found[1]], text)
         try:
-            kept |= await _act(client, what, text, tls)
+            kept.update(await _act(client, what, text, tls))
         except (AssertionError, TimeoutError, OSError) as error:
             raise AssertionError(f"{path.name}:{number}: {line}\n{type(error).__name__}: {error}") from error
     for client in clients.values():

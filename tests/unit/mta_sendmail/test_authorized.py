@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.postfix.main_cf import MainCf
-from mailstack.mta import authorized, postqueue
+from mailstack.mta import postqueue
 from mailstack.mta.authorized import check_sender, check_user
 from mailstack.mta.command import Fatal
+from mailstack.mta.postdrop import user_name
 from mailstack.storage.queue import Queue
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -90,10 +91,9 @@ def test_the_queue_is_for_those_who_may(
     Queue(str(tmp_path / "queue")).create()
     lists = "authorized_mailq_users = other\nauthorized_flush_users = other\n"
     (tmp_path / "main.cf").write_text(f"queue_directory = {tmp_path}/queue\n{lists}")
-    for module in (os, authorized.os):
-        monkeypatch.setattr(module, "getuid", lambda: 65534)
+    monkeypatch.setattr(os, "getuid", lambda: 65534)
     assert postqueue.main([action, "--config", str(tmp_path)]) == 69
-    name = authorized.user_name(65534)
+    name = user_name(65534)
     error = f"postqueue: fatal: User {name}(65534) is not allowed to {doing} the mail queue\n"
     assert capsys.readouterr().err == error
     for owner in (0, (tmp_path / "queue").stat().st_uid):

@@ -89,7 +89,7 @@ def test_recipients_are_expanded_once_each(tmp_path: Path) -> None:
         Recipient("zs@dgtlinux.com", "zs"),  # given in another way: a delivery of its own
     )
     assert cleanup.expand("ALI+tag@alias.test") == ["zs+tag@dgtlinux.com", "bob+tag@other.test"]
-    with pytest.raises(AliasExpansionError, match="nesting for loop@alias.test"):
+    with pytest.raises(AliasExpansionError, match=r"nesting for loop@alias\.test"):
         cleanup.expand("loop@alias.test")
     assert cleanup.expand("nobody@x.test") == ["nobody@x.test"]
 
