@@ -20,6 +20,10 @@ class SASLError(Exception):
     """A response that the mechanism does not allow; the exchange is over."""
 
 
+class Mismatch(SASLError):  # noqa: N818  # an answer: "no"
+    """The response is well formed and proves nothing: a wrong password, no certificate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Challenge:
     """The server's next challenge; `data` may be empty (RFC 4422 §3)."""
@@ -34,6 +38,27 @@ class Credentials:
     authzid: str
     authcid: str
     password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The exchange goes on with what is stored for this user; `authzid` as in `Credentials`."""
+
+    authzid: str
+    authcid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The client has proved who it is; `data`, where there is any, goes to it beside the success."""
+
+    authzid: str
+    authcid: str
+    data: bytes = b""
+
+
+Step = Challenge | Credentials | Lookup | Identity
+"""What the step of a mechanism may give (`sasl_server.py`)."""
 
 
 class ServerMechanism(Protocol):
@@ -80,9 +105,9 @@ class PlainServer:
         if len(parts) != 3:
             raise SASLError("Invalid PLAIN response: three fields separated by NUL are needed")
         return Credentials(
-            _text(parts[0], "authorization identity", empty=True),
-            _text(parts[1], "user name"),
-            _text(parts[2], "password"),
+            text_field(parts[0], "authorization identity", empty=True),
+            text_field(parts[1], "user name"),
+            text_field(parts[2], "password"),
         )
 
 
@@ -104,9 +129,9 @@ class LoginServer:
             return Challenge(b"Username:")
         self._asked = True
         if self._user is None:
-            self._user = _text(response, "user name")
+            self._user = text_field(response, "user name")
             return Challenge(b"Password:")
-        return Credentials("", self._user, _text(response, "password"))
+        return Credentials("", self._user, text_field(response, "password"))
 
 
 class PlainClient:
@@ -178,7 +203,8 @@ def plain_initial(authcid: str, password: str, authzid: str = "") -> bytes:
     return f"{authzid}\0{authcid}\0{password}".encode()
 
 
-def _text(data: bytes, what: str, *, empty: bool = False) -> str:
+def text_field(data: bytes, what: str, *, empty: bool = False) -> str:
+    """`data` as text. Raises `SASLError`, which names `what`, for one too long, empty, or not UTF-8."""
     if len(data) > FIELD_LIMIT:
         raise SASLError(f"Invalid response: {what} is too long")
     if not data and not empty:
