@@ -42,9 +42,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-# Write the golden trees of tests/golden/ and docs/parameters.md anew (look at the diff before committing it).
+# Write the golden trees of tests/golden/ and the pages that are made from tables anew (look at the diff first).
 golden: $(VENV)/.dev
-	MAILSTACK_UPDATE_GOLDEN=1 $(PYTEST) -q tests/golden tests/unit/spec/test_pages.py
+	MAILSTACK_UPDATE_GOLDEN=1 $(PYTEST) -q tests/golden tests/unit/spec/test_pages.py tests/unit/config_dovecot/test_settings.py
 
 # Lock the newest versions of what pyproject.toml asks for (needs pip-tools).
 PIP_COMPILE := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --upgrade \

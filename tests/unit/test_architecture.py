@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Room → the rooms it may import from (besides itself)."""
 
-VOCABULARY = {"postfix_parameters", "postfix_refusals"}
+VOCABULARY = {"dovecot_settings", "postfix_parameters", "postfix_refusals"}
 """Top-level modules that are pure data and belong to no room."""
 
 SERVER_ROOMS = {"mta", "mailbox", "dns", "config", "net", "storage", "wire"}

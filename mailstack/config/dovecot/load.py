@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,84 +14,12 @@ from mailstack.config.dovecot.listeners import read_listeners
 from mailstack.config.dovecot.model import Database, DovecotConfig, Mailbox, Saslauthd
 from mailstack.config.dovecot.syntax import Origin, Section, Setting, parse
 from mailstack.config.errors import ConfigError
+from mailstack.dovecot_settings import PLUGIN, SETTINGS
 
 T = TypeVar("T")
 
-DEFAULTS: Mapping[str, str] = {
-    "auth_anonymous_username": "anonymous",
-    "auth_default_realm": "",
-    "auth_failure_delay": "2 secs",
-    "auth_mechanisms": "plain",
-    "auth_username_chars": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567890.-_@",
-    "auth_username_format": "%Lu",
-    "auth_verbose": "no",
-    "base_dir": "/run/dovecot",
-    "disable_plaintext_auth": "yes",
-    "hostname": "",
-    "imap_idle_notify_interval": "2 mins",
-    "imap_max_line_length": "64 k",
-    "listen": "*, ::",
-    "lmtp_add_received_header": "yes",
-    "lmtp_hdr_delivery_address": "final",
-    "login_greeting": "Dovecot ready.",
-    "mail_home": "",
-    "mail_location": "",
-    "mail_max_userip_connections": "10",
-    "mail_plugins": "",
-    "pop3_no_flag_updates": "no",
-    "pop3_uidl_format": "%08Xu%08Xv",
-    "protocols": "",
-    "recipient_delimiter": "+",
-    "ssl": "yes",
-    "ssl_cert": "",
-    "ssl_key": "",
-    "ssl_min_protocol": "TLSv1.2",
-}
-"""The settings that are followed, with Dovecot 2.3's defaults."""
-
-ONLY: Mapping[str, tuple[str, ...]] = {
-    "auth_debug": ("no",),
-    "auth_verbose_passwords": ("no",),
-    "auth_worker_max_count": (),
-    "default_client_limit": (),
-    "default_internal_group": (),
-    "default_internal_user": (),
-    "default_login_user": (),
-    "default_process_limit": (),
-    "default_vsz_limit": (),
-    "first_valid_gid": (),
-    "first_valid_uid": (),
-    "info_log_path": ("", "/dev/stderr"),
-    "lmtp_save_to_detail_mailbox": ("no",),
-    "lmtp_user_concurrency_limit": ("0",),
-    "lock_method": (),
-    "log_path": ("/dev/stderr",),
-    "mail_access_groups": ("",),
-    "mail_debug": ("no",),
-    "mail_fsync": ("always",),
-    "mail_privileged_group": (),
-    "mail_save_crlf": ("no",),
-    "maildir_copy_with_hardlinks": ("yes",),
-    "maildir_stat_dirs": ("no",),
-    "mmap_disable": (),
-    "pop3_deleted_flag": ("",),
-    "pop3_delete_type": ("default", "expunge"),
-    "pop3_enable_last": ("no",),
-    "pop3_lock_session": ("yes",),
-    "pop3_reuse_xuidl": ("no",),
-    "pop3_save_uidl": ("no",),
-    "pop3_uidl_duplicates": ("allow",),
-    "protocol": (),
-    "shutdown_clients": ("yes",),
-    "ssl_client_ca_dir": (),
-    "ssl_client_ca_file": (),
-    "ssl_dh": (),
-    "ssl_prefer_server_ciphers": ("yes",),
-    "verbose_proctitle": (),
-    "verbose_ssl": ("no",),
-    "version_ignore": (),
-}
-"""Settings that need no code of ours: these values (empty: any) are how the service behaves in any case."""
+DEFAULTS: Mapping[str, str] = {name: setting.default for name, setting in SETTINGS.items()}
+"""Dovecot 2.3's, of everything."""
 
 PROTOCOLS = ("imap", "pop3", "lmtp")
 _DATABASE_KEYS = {"name", "driver", "args", "default_fields", "override_fields"}
@@ -120,6 +49,8 @@ class _Loader:
         self.root = root
         self.directory = directory
         self.warnings: list[str] = []
+        self._asked: set[tuple[str, str]] = set()
+        """Settings that a `protocol` section may have, each with the protocol."""
 
     def config(self) -> DovecotConfig:
         protocols = self._protocols()
@@ -132,7 +63,7 @@ class _Loader:
         )
         self.warnings += warnings
         cert, key = (self._file("ssl_cert"), self._file("ssl_key")) if ssl != "no" else (None, None)
-        return DovecotConfig(
+        config = DovecotConfig(
             path=self.root.origin.path,
             protocols=protocols,
             inet_listeners=inet,
@@ -170,12 +101,16 @@ class _Loader:
             imap_max_line_length=self.value("imap_max_line_length", values.size, "imap"),
             pop3_uidl_format=self.value("pop3_uidl_format", self._uidl, "pop3"),
             pop3_no_flag_updates=self.value("pop3_no_flag_updates", values.boolean, "pop3"),
-            warnings=tuple(self.warnings),
+            plugin=self._plugin(),
+            warnings=(),
         )
+        self._warn_about_protocols()
+        return replace(config, warnings=tuple(self.warnings))
 
     def value(self, key: str, convert: Callable[[Setting], T], protocol: str = "") -> T:
         """A setting as it holds for `protocol`: its `protocol` section, else the file, else the default."""
         setting = self.root.get(key)
+        self._asked.add((key, protocol))
         for section in self.root.all("protocol"):
             negative = section.name.startswith("!")
             if protocol and (section.name[1:] != protocol if negative else section.name == protocol):
@@ -292,7 +227,7 @@ class _Loader:
             "ignore_on_failure": ("no",),
         }
         if setting.key not in allowed:
-            self.warnings.append(f"{setting.origin}: namespace {{ {setting.key} is not supported")
+            self.warnings.append(f"{setting.origin}: namespace {{ {setting.key} has no effect here")
         elif setting.text not in allowed[setting.key]:
             raise setting.origin.error(f"namespace {{ {setting.key} = {setting.text} is not supported")
 
@@ -345,7 +280,16 @@ class _Loader:
         file = Path(args.origin.path.parent, words[0])
         return Database("passwd-file", where, file, scheme, username_format, fields, override)
 
+    def _plugin(self) -> Mapping[str, str]:
+        """The settings of all `plugin` sections."""
+        return {
+            setting.key: setting.content()
+            for section in self.root.all("plugin")
+            for setting in section.settings.values()
+        }
+
     def _warn_about_the_rest(self) -> None:
+        """Everything that is there and has no effect, whatever its section."""
         for setting in self.root.settings.values():
             self._warn(setting)
         for section in self.root.sections:
@@ -353,22 +297,39 @@ class _Loader:
                 for setting in section.settings.values():
                     self._warn(setting)
             elif section.type == "plugin":
-                for setting in section.settings.values():
-                    self.warnings.append(f"{setting.origin}: plugin {{ {setting.key} is not supported")
+                self.warnings += [
+                    f"{setting.origin}: plugin {{ {setting.key} has no effect: there is no such plugin here"
+                    for setting in section.settings.values()
+                    if setting.key not in PLUGIN
+                ]
             elif section.type in ("local", "local_name", "remote", "dict"):
-                self.warnings.append(f"{section.origin}: section {section.type} is not supported")
+                if section.settings or section.sections:
+                    self.warnings.append(f"{section.origin}: section {section.type} has no effect here")
             elif section.type not in ("passdb", "userdb", "namespace", "service"):
                 raise section.origin.error(f"Unknown section {section.type}")
 
     def _warn(self, setting: Setting) -> None:
-        if setting.key in DEFAULTS:
-            return
-        allowed = ONLY.get(setting.key)
-        if allowed is None:
+        known = SETTINGS.get(setting.key)
+        if known is None:
             self.warnings.append(f"{setting.origin}: setting {setting.key} is unknown here and has no effect")
-        elif allowed and setting.content() not in allowed:
-            always = allowed[-1] or "empty"
-            self.warnings.append(f"{setting.origin}: setting {setting.key} has no effect (always {always})")
+        elif known.values:
+            value = f"<{setting.text}" if setting.file else setting.content()
+            if not any(values.same(value, allowed) for allowed in (*known.values, known.default)):
+                self.warnings.append(f"{setting.origin}: setting {setting.key} has no effect: {known.doc}")
+
+    def _warn_about_protocols(self) -> None:
+        """Settings that work, in a `protocol` section where they do not."""
+        for section in self.root.all("protocol"):
+            name = section.name.removeprefix("!")
+            for setting in section.settings.values():
+                known = SETTINGS.get(setting.key)
+                if known is None or not known.works:
+                    continue
+                asked = {protocol for key, protocol in self._asked if key == setting.key}
+                if name not in asked and not (section.name.startswith("!") and asked - {""}):
+                    self.warnings.append(
+                        f"{setting.origin}: setting {setting.key} has no effect in protocol {section.name}"
+                    )
 
 
 def _fields(setting: Setting | None) -> dict[str, str]:

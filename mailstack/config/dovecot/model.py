@@ -107,3 +107,5 @@ class DovecotConfig:
     imap_max_line_length: int
     pop3_uidl_format: str
     pop3_no_flag_updates: bool
+    plugin: Mapping[str, str]
+    """All of `plugin { … }`, whatever it is for."""

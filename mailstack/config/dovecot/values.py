@@ -105,6 +105,22 @@ def words(setting: Setting) -> tuple[str, ...]:
     return tuple(setting.content().replace(",", " ").split())
 
 
+def same(one: str, other: str) -> bool:
+    """Whether two values say the same: `1 hours` and `60 mins`, `10 M` and `10240k`."""
+    if one == other or one.lower() == other.lower() in ("yes", "no"):
+        return True
+    left, right = _NUMBER.fullmatch(one), _NUMBER.fullmatch(other)
+    if left is None or right is None:
+        return False
+    if not int(left[1]) and not int(right[1]):
+        return True
+    for units in (_UNITS, _SIZES):
+        first, second = units.get(left[2].lower()), units.get(right[2].lower())
+        if first is not None and second is not None:
+            return int(left[1]) * first == int(right[1]) * second
+    return False
+
+
 def template(setting: Setting, allowed: str) -> str:
     """A value with `%` variables, checked: only the one-letter variables in `allowed` occur."""
     text = setting.content()

@@ -89,7 +89,8 @@ def config(folder: Path, text: str) -> DovecotConfig:
 
 def test_a_whole_file(tmp_path: Path) -> None:
     conf = config(tmp_path, MAIN)
-    assert conf.warnings == ()
+    (warning,) = conf.warnings
+    assert warning.endswith(": setting login_greeting has no effect in protocol !imap")
     assert conf.protocols == {"imap", "pop3", "lmtp"}
     assert conf.inet_listeners == (
         InetListener("imap", "imap", "127.0.0.2", 1143),
@@ -123,15 +124,15 @@ def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
     conf = config(
         tmp_path,
         "ssl = no\nmail_debug = yes\nmail_debug = yes\nfrobnicate = 1\nmail_fsync = always\n"
-        "service imap {\n  process_limit = 3\n}\nplugin {\n  quota = maildir\n}\n"
+        "service imap {\n  process_limit = 3\n}\nplugin {\n  frobnicator = maildir\n}\n"
         "service imap-login {\n  inet_listener imaps {\n    port = 993\n  }\n}\nprotocols = imap\n"
         "mail_location = maildir:~/Maildir\n",
     )
     here = tmp_path / "dovecot.conf"
     assert conf.warnings == (
-        f"{here}:3: setting mail_debug has no effect (always no)",
+        f"{here}:3: setting mail_debug has no effect: there are no debug lines",
         f"{here}:4: setting frobnicate is unknown here and has no effect",
-        f"{here}:10: plugin {{ quota is not supported",
+        f"{here}:10: plugin {{ frobnicator has no effect: there is no such plugin here",
         f"{here}:7: service imap {{ process_limit has no effect",
         f"{here}:13: inet_listener imaps is off because ssl = no",
     )
