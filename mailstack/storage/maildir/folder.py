@@ -36,7 +36,7 @@ from mailstack.storage.maildir.listing import (
     stamp_of,
 )
 from mailstack.storage.maildir.names import INFO, flags_of, size_in_name, split_name, suffix_of
-from mailstack.storage.maildir.numbers import Numbers
+from mailstack.storage.maildir.numbers import Before, Numbers
 from mailstack.storage.maildir.uidlist import FILE
 
 IN_NEW = 1 << 32
@@ -109,7 +109,7 @@ class Folder:
         known = self._read_index()
         if known is None or not self._take_over(known):
             listing = read_listing(self.path)
-            if not self.numbers.read(0):
+            if not self.numbers.read(0, None if known is None else _before(known)):
                 self.numbers.begin(new_validity())
             self.apply(listing)
             self.saved = array("q", bytes(8 * len(self.uids)))  # they have come before, and nobody knows when
@@ -152,12 +152,14 @@ class Folder:
         """The folder has been read from its files: what the index knows besides, as far as it still holds."""
         known = known if known is not None and known.uid_validity == self.uid_validity else None
         old = {uid: at for at, uid in enumerate(known.uids)} if known is not None else {}
+        last = known.highest_modseq if known is not None else 0
+        now = int(self.clock() * 1_000_000)
+        backward = now <= last
         if known is None or not known.trusted:
-            last = known.highest_modseq if known is not None else 0
-            self.highest_modseq = max(last + CHANGES_LOST, int(self.clock() * 1_000_000))
+            self.highest_modseq = last + CHANGES_LOST if backward else now
             self.modseqs = array("Q", [self.highest_modseq]) * len(self.uids)
         else:
-            self.highest_modseq = known.highest_modseq + (1 if len(old) > len(self.uids) else 0)
+            self.highest_modseq = max(last + 1, now)
         for index, uid in enumerate(self.uids):
             at = old.get(uid, -1)
             if known is not None and at >= 0:
@@ -170,6 +172,12 @@ class Folder:
                 self.highest_modseq += 1
                 self.modseqs[index] = self.highest_modseq
         self.unsaved = True
+        if backward and last:
+            # The clock cannot tell the next start what has been given in this one: that is written down now.
+            try:
+                index_file.write(self.path, self.snapshot(NO_STAMP))
+            except OSError as error:
+                self.problems.append(f"{self.path}/{index_file.FILE}: {error}")
 
     def snapshot(self, stamp: Stamp) -> index_file.Snapshot:
         """What `index.write` takes; the columns are copies. `stamp`: `NO_STAMP` when in doubt."""
@@ -200,10 +208,18 @@ class Folder:
                 index_file.mark(self.path)
             except OSError as error:
                 self.problems.append(f"{self.path}/{index_file.FILE}: {error}")
+                self._drop_index()
         self.highest_modseq += 1
         return self.highest_modseq
 
-    # ---- reading the disk
+    def _drop_index(self) -> None:
+        """It says that nothing has changed, and cannot be told otherwise: then it must go."""
+        try:
+            os.unlink(f"{self.path}/{index_file.FILE}")
+        except OSError as error:
+            self.problems.append(f"{self.path}/{index_file.FILE}: not removed: {error}")
+
+    # ---- news
 
     def is_stale(self) -> bool:
         """Whether the directories or the uidlist have changed since they were read (three `stat` calls)."""
@@ -325,12 +341,21 @@ class Folder:
 
     def _reread_uidlist(self) -> None:
         """Another program has written the uidlist (or removed it: then ours is written again)."""
-        if not self.numbers.read(len(self.uids)):
+        numbers = self.numbers
+        before = Before(
+            numbers.uid_validity,
+            numbers.next_uid,
+            numbers.guid,
+            numbers.stamp,
+            numbers.extensions,
+            self._rows,
+        )
+        if not numbers.read(len(self.uids), before):
             if not os.path.isdir(self.path):
                 raise FolderGoneError(f"{self.path}: deleted")
-            self.numbers.rewrite(self._rows())
+            numbers.rewrite(self._rows())
             return
-        reserved = self.numbers.reserved
+        reserved = numbers.reserved
         for base in self.by_base.keys() & reserved.keys():
             del reserved[base]
 
@@ -497,3 +522,15 @@ class Folder:
                     self.stamp = NO_STAMP
                     continue
                 self.set_name(index, target, flags)
+
+
+def _before(known: index_file.Snapshot) -> Before:
+    """What an index knows of the uidlist."""
+    return Before(
+        known.uid_validity,
+        known.next_uid,
+        known.guid,
+        known.list_stamp,
+        known.extensions,
+        lambda: {uid: split_name(name)[0] for uid, name in zip(known.uids, known.names, strict=True)},
+    )

@@ -8,16 +8,42 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from mailstack.storage.maildir import uidlist
 from mailstack.storage.maildir.listing import FolderGoneError
 
+GAP = 100_000
+"""UIDs that are passed over when a file is repaired of which nobody in this process has seen the end."""
 REWRITE_STALE = 200
 """Records of expunged messages that may stand in the uidlist before it is rewritten."""
 
 ListStamp = tuple[int, int, int]
 """The file's inode, size and modification time (ns)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was known of a uidlist. `rows`: UID -> base name of the messages there were."""
+
+    uid_validity: int
+    next_uid: int
+    guid: str
+    stamp: ListStamp | None
+    extensions: dict[int, str]
+    rows: Callable[[], dict[int, str]]
+
+    def is_missing_in(self, parsed: uidlist.UidList, stamp: ListStamp | None) -> bool:
+        """Whether the file has lost its end: numbers never fall, and records are only appended."""
+        if parsed.next_uid < self.next_uid:
+            return True
+        return (
+            stamp is not None
+            and self.stamp is not None
+            and stamp[0] == self.stamp[0]
+            and stamp[1] < self.stamp[1]
+        )
 
 
 class Numbers:
@@ -66,9 +92,10 @@ class Numbers:
         """Whether another program has written the file since it was read (one `stat` call)."""
         return self.on_disk() != self.stamp
 
-    def read(self, known: int) -> bool:
+    def read(self, known: int, before: Before | None = None) -> bool:
         """Take over what the file says; False when there is none to use. `known`: messages that we know.
 
+        A file that is damaged or has lost its end is repaired from `before`, what was known of it last.
         Raises `OSError`, `LockBusyError` (it is damaged, and being repaired by another program),
         `FolderGoneError` when UIDVALIDITY is another.
         """
@@ -79,25 +106,43 @@ class Numbers:
         except FileNotFoundError:
             return False
         parsed = uidlist.parse(data)
+        if parsed is None and before is not None:
+            parsed = uidlist.UidList(before.uid_validity, 1, before.guid, problem="line 1 is damaged")
         if parsed is None:
             self.problems.append(f"{self.path}: damaged, made anew with another UIDVALIDITY")
             return False
         if self.uid_validity not in (0, parsed.uid_validity):
             raise FolderGoneError(f"{os.path.dirname(self.path)}: UIDVALIDITY has changed")
+        if before is not None and before.uid_validity != parsed.uid_validity:
+            before = None
+        if not parsed.problem and before is not None and before.is_missing_in(parsed, stamp):
+            parsed.problem = "records are missing at its end"
         self.uid_validity = parsed.uid_validity
-        self.next_uid = max(self.next_uid, parsed.next_uid)
         self.guid = parsed.guid or self.guid or uidlist.new_guid()
         self.extensions = parsed.extensions
         self.reserved = dict(zip(parsed.bases, parsed.uids, strict=True))
-        self.stale = max(0, len(parsed.uids) - known)
-        self.stamp = stamp
+        self.next_uid = max(self.next_uid, parsed.next_uid)
         if parsed.problem:
-            self.problems.append(f"{self.path}: {parsed.problem}; repaired")
-            for base in list(self.reserved):
-                if self.reserved[base] >= parsed.next_uid:
-                    del self.reserved[base]
-            self.rewrite({uid: base for base, uid in self.reserved.items()})
+            self._repair(parsed, before)
+        else:
+            self.stamp = stamp
+        self.stale = max(0, len(self.reserved) - known)
         return True
+
+    def _repair(self, parsed: uidlist.UidList, before: Before | None) -> None:
+        """Put back what stood there. UIDs that may have been given since `before` are not given again."""
+        self.problems.append(f"{self.path}: {parsed.problem}; repaired")
+        if before is not None:
+            taken = set(parsed.uids)
+            for uid, base in before.rows().items():
+                if uid not in taken and base not in self.reserved:
+                    self.reserved[base] = uid
+                    if uid in before.extensions:
+                        self.extensions[uid] = before.extensions[uid]
+            self.next_uid = max(self.next_uid, before.next_uid)
+        if self.stamp is None:
+            self.next_uid = min(self.next_uid + GAP, uidlist.UID_MAX)
+        self.rewrite({uid: base for base, uid in self.reserved.items()})
 
     def append(self, records: Sequence[tuple[int, str, str]]) -> None:
         """Write records (UID, base name, extension fields) behind the last line and step `next_uid`.

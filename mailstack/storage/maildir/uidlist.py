@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 FILE = "dovecot-uidlist"
-OUR_MARK = 271_828_182
-"""Nanoseconds of the modification time of a lock file that this program has made."""
+OUR_MODE = 0o1600
+"""Mode of a lock file that this program has made: the sticky bit says so from the first moment on."""
 LOCK_STALE = 120.0
 """Seconds after which another program's lock file counts as left behind (Dovecot's own limit)."""
 UID_MAX = (1 << 32) - 1
@@ -118,28 +119,23 @@ def new_guid() -> str:
     return os.urandom(16).hex()
 
 
-def _flock(fd: int) -> bool:
+def _flock(fd: int, *, or_unknown: bool = False) -> bool:
+    """Take the lock; `or_unknown` is the answer of a filesystem without such locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:
-        return False  # held by another process; or a filesystem without such locks
+        return or_unknown
     return True
-
-
-def _mark(fd: int) -> None:
-    try:
-        seconds = int(time.time())
-        os.utime(fd, ns=(seconds * 1_000_000_000, seconds * 1_000_000_000 + OUR_MARK))
-    except OSError:
-        pass  # it counts as another program's then
 
 
 class Lock:
     """A dot lock: `<path>.lock`, made with O_EXCL. Its file may replace the locked one by `replace`.
 
     Other programs leave a lock behind when they are killed, and it counts for `LOCK_STALE` seconds. Ours say
-    by the nanoseconds of their modification time whose they are, and hold a flock(2), which ends with the
-    process: one that nobody holds is taken over at once.
+    by their mode whose they are, and hold a flock(2), which ends with the process: one that nobody holds is
+    taken over at once.
     """
 
     __slots__ = ("_fd", "_path", "_target")
@@ -158,9 +154,14 @@ class Lock:
                 raise LockBusyError(f"{self._path} is held by another program") from None
 
     def _open(self) -> int:
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        _flock(fd)
-        _mark(fd)
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OUR_MODE)
+        try:
+            # It may have been taken for an abandoned one in the moment before.
+            if not _flock(fd, or_unknown=True) or not os.fstat(fd).st_nlink:
+                raise LockBusyError(f"{self._path} is held by another program")
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     def _remove_abandoned(self) -> bool:
@@ -173,7 +174,7 @@ class Lock:
             return False
         try:
             status = os.fstat(fd)
-            ours = status.st_mtime_ns % 1_000_000_000 == OUR_MARK
+            ours = stat.S_IMODE(status.st_mode) == OUR_MODE
             if not ours and time.time() - status.st_mtime < LOCK_STALE:
                 return False
             if not _flock(fd) or not os.fstat(fd).st_nlink:
@@ -200,15 +201,13 @@ class Lock:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
-        _mark(self._fd)
         os.fdatasync(self._fd)
-        os.close(self._fd)
-        self._fd = -1
+        os.rename(self._path, self._target)
+        fd, self._fd = self._fd, -1
         try:
-            os.rename(self._path, self._target)
-        except OSError:
-            os.unlink(self._path)
-            raise
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)
 
 
 # ---- UIDVALIDITY of new mailboxes
