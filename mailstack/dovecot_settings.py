@@ -37,13 +37,23 @@ auth_anonymous_username = anonymous
 auth_default_realm =
     the domain of names that have none
 auth_failure_delay = 2 secs
-    before a failed login is answered
+    before a failed login is answered; the growing delay of an address that guesses begins with it, 0 \
+turns both off
+auth_master_user_separator =
+    `user*master` logs in as user with the password of master, whom a passdb with `master = yes` knows
 auth_mechanisms = plain
-    what AUTHENTICATE and AUTH take
+    what AUTHENTICATE and AUTH take: plain login cram-md5 scram-sha-1 scram-sha-256 scram-sha-1-plus \
+scram-sha-256-plus external xoauth2 oauthbearer anonymous
+auth_ssl_require_client_cert = no
+    nobody logs in without a certificate that ssl_ca verifies
+auth_ssl_username_from_cert = no
+    the name in the client's certificate is the user's
 auth_username_chars = abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567890.-_@
     a name with another character is nobody's
 auth_username_format = %Lu
     the one form of a name
+auth_username_translation =
+    pairs of characters: what stands in a name, and what it is read as
 auth_verbose = no
     failed logins are logged with their reason
 base_dir = /run/dovecot
@@ -64,12 +74,24 @@ lmtp_hdr_delivery_address = final
     what Delivered-To: says
 login_greeting = Dovecot ready.
     of IMAP, POP3 and LMTP
+login_trusted_networks =
+    connections from there count as secure, and their failures are not counted
 mail_home =
     home of users without one
 mail_location =
     maildir:PATH and its options; see below
 mail_max_userip_connections = 10
     for each of imap and pop3
+pop3_client_workarounds =
+    outlook-no-nuls, oe-ns-eoh
+pop3_delete_type = default
+    expunge, or flag: QUIT gives messages pop3_deleted_flag
+pop3_deleted_flag =
+    a keyword; messages that have it are not shown
+pop3_enable_last = no
+    LAST, as in RFC 1460
+pop3_logout_format = top=%t/%p, retr=%r/%b, del=%d/%m, size=%s
+    %t %p %r %b %d %m %s; other variables are an error
 pop3_no_flag_updates = no
     RETR leaves messages unseen
 pop3_uidl_format = %08Xu%08Xv
@@ -80,12 +102,20 @@ recipient_delimiter = +
     of LMTP addresses
 ssl = yes
     no, yes, required
+ssl_ca =
+    `<FILE`: certificates, and revocation lists, that clients' certificates are verified with
 ssl_cert =
     `<FILE`
+ssl_cert_username_field = commonName
+    of a client's certificate: a name or a number (`x500UniqueIdentifier`, `2.5.4.45`)
 ssl_key =
     `<FILE`
 ssl_min_protocol = TLSv1.2
     nothing older than TLSv1.2 in any case
+ssl_require_crl = yes
+    ssl_ca has to hold a revocation list of every authority
+ssl_verify_client_cert = no
+    clients may show a certificate; one that is not good ends the handshake
 """
 
 # A setting with Dovecot's default, then the values that it may have here.
@@ -204,10 +234,10 @@ pop3_fast_size_lookups = no
     any value: sizes stand in the names of files, and others are found once
 pop3_lock_session = no
     only `yes`: POP3 sessions have the mailbox for themselves (RFC 1939 §4)
+pop3_uidl_duplicates = allow
+    only `allow`: ids of pop3_uidl_format are unique
 shutdown_clients = yes
     only `yes`: a client that is connected is told at shutdown
-ssl_cert_username_field = commonName
-    any value: no client certificates
 ssl_client_ca_dir =
     any value: for connections to other servers, which are none
 ssl_client_ca_file =
@@ -218,8 +248,6 @@ ssl_crypto_device =
     only ``: no engines of OpenSSL
 ssl_options =
     only `no_compression`: there is no compression; tickets are in use
-ssl_require_crl = yes
-    any value: no client certificates
 state_dir = /var/lib/dovecot
     any value: nothing is kept there
 stats_writer_socket_path = stats-writer
@@ -256,20 +284,13 @@ no GSSAPI, no NTLM
     auth_krb5_keytab =
     auth_use_winbind = no
     auth_winbind_helper_path = /usr/bin/ntlm_auth
-client certificates are not asked for
-    auth_ssl_require_client_cert = no
-    auth_ssl_username_from_cert = no
-    ssl_ca =
-    ssl_verify_client_cert = no
 passwords and what is derived from them are never logged
     auth_debug = no
     auth_debug_passwords = no
     auth_stats = no
     auth_verbose_passwords = no
-authentication does not look at it
-    auth_master_user_separator =
+no mechanism here asks for a realm
     auth_realms =
-    auth_username_translation =
 no director: one process has all users
     director_flush_socket =
     director_mail_servers =
@@ -456,7 +477,6 @@ body_bytes=%{fetch_body_bytes}
     log_timestamp = %b %d %H:%M:%S
     login_log_format = %$: %s
     login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
-    login_trusted_networks =
     mail_log_prefix = %s(%u)<%{pid}><%{session}>:
     mail_max_keyword_length = 50
     mail_max_lock_timeout = 0
@@ -465,19 +485,14 @@ body_bytes=%{fetch_body_bytes}
     mail_temp_scan_interval = 1 weeks
     maildir_broken_filename_sizes = no
     master_user_separator =
-    pop3_client_workarounds =
-    pop3_delete_type = default
-    pop3_deleted_flag =
-    pop3_enable_last = no
-    pop3_logout_format = top=%t/%p, retr=%r/%b, del=%d/%m, size=%s
-    pop3_reuse_xuidl = no
-    pop3_save_uidl = no
-    pop3_uidl_duplicates = allow
     postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
     quota_full_tempfail = no
     ssl_cipher_list = \
 ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!RC4:!ADH:!LOW@STRENGTH
     ssl_prefer_server_ciphers = no
+ids come from pop3_uidl_format, or from `P` of dovecot-uidlist where another server has put them
+    pop3_reuse_xuidl = no
+    pop3_save_uidl = no
 """
 
 

@@ -63,6 +63,7 @@ class MailboxService:
         self.store = MailStore(commit, clock, config.hostname, log.warning)
         self.auth = Authenticator(config, log)
         self.pop3_locks: set[str] = set()
+        self._pop3_logins: dict[str, float] = {}
         self.sessions: set[Drainable] = set()
         self.stopping = False
         self._logins: dict[_Connection, _Login] = {}
@@ -83,12 +84,21 @@ class MailboxService:
             idle_notify_interval=config.imap_idle_notify_interval,
             line_limit=config.imap_max_line_length,
         )
+        expiring = [box for box in config.mailboxes if box.name.upper() == "INBOX" and box.autoexpunge]
         self.pop3 = Pop3Settings(
             greeting=config.login_greeting,
             mechanisms=config.auth_mechanisms,
             plaintext_needs_tls=needs_tls,
             uidl_format=config.pop3_uidl_format,
             no_flag_updates=config.pop3_no_flag_updates,
+            deleted_flag=config.pop3_deleted_flag,
+            flags_deleted=config.pop3_flags_deleted,
+            enable_last=config.pop3_enable_last,
+            no_nuls="outlook-no-nuls" in config.pop3_client_workarounds,
+            end_of_header="oe-ns-eoh" in config.pop3_client_workarounds,
+            logout_format=config.pop3_logout_format,
+            login_delay=config.pop3_login_delay,
+            expire=next((int(box.autoexpunge // 86400) for box in expiring), None),
         )
         self.lmtp = LmtpSettings(
             hostname=config.hostname,
@@ -152,6 +162,16 @@ class MailboxService:
             "imap", credentials, mechanism=mechanism, peer=peer, local=local, secured=secured
         )
         return _REFUSALS[outcome] if isinstance(outcome, Denied) else outcome
+
+    def too_soon(self, user: str, delay: float) -> bool:
+        """Whether the user's last POP3 login is less than `delay` seconds ago; if not, this is the last."""
+        now = self.clock.monotonic()
+        if now - self._pop3_logins.get(user, -delay) < delay:
+            return True
+        if len(self._pop3_logins) >= 10_000:
+            self._pop3_logins = {name: at for name, at in self._pop3_logins.items() if now - at < delay}
+        self._pop3_logins[user] = now
+        return False
 
     def disconnected(self, connection: _Connection) -> None:
         """A connection is over: it counts no more."""

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mailstack.config.dovecot import values
+from mailstack.config.dovecot import values, variables
+from mailstack.config.dovecot.databases import read_database
 from mailstack.config.dovecot.listeners import read_listeners
-from mailstack.config.dovecot.model import Database, DovecotConfig, Mailbox, Saslauthd
+from mailstack.config.dovecot.model import DovecotConfig, Mailbox
+from mailstack.config.dovecot.own import read_own
 from mailstack.config.dovecot.syntax import Origin, Section, Setting, parse
 from mailstack.config.errors import ConfigError
 from mailstack.dovecot_settings import PLUGIN, SETTINGS
@@ -22,19 +24,20 @@ DEFAULTS: Mapping[str, str] = {name: setting.default for name, setting in SETTIN
 """Dovecot 2.3's, of everything."""
 
 PROTOCOLS = ("imap", "pop3", "lmtp")
-_DATABASE_KEYS = {"name", "driver", "args", "default_fields", "override_fields"}
-_REFUSED_DATABASE_KEYS = {
-    "deny",
-    "master",
-    "pass",
-    "mechanisms",
-    "username_filter",
-    "skip",
-    "result_success",
-    "result_failure",
-    "result_internalfail",
-    "auth_verbose",
-}
+_MECHANISMS = (
+    "PLAIN",
+    "LOGIN",
+    "CRAM-MD5",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-256-PLUS",
+    "EXTERNAL",
+    "XOAUTH2",
+    "OAUTHBEARER",
+    "ANONYMOUS",
+)
+_DELETE_TYPES = ("default", "expunge", "flag")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
 
@@ -63,12 +66,19 @@ class _Loader:
         )
         self.warnings += warnings
         cert, key = (self._file("ssl_cert"), self._file("ssl_key")) if ssl != "no" else (None, None)
+        verify = ssl != "no" and self.value("ssl_verify_client_cert", values.boolean)
+        authority = self._file("ssl_ca") if verify else None
+        own = read_own(self.directory)
+        flag = self.value("pop3_deleted_flag", Setting.content, "pop3")
+        kind = self.value("pop3_delete_type", lambda s: values.choice(s, *_DELETE_TYPES), "pop3")
+        if kind == "flag" and not flag:
+            raise self._origin("pop3_delete_type").error("pop3_delete_type = flag needs pop3_deleted_flag")
         config = DovecotConfig(
             path=self.root.origin.path,
             protocols=protocols,
             inet_listeners=inet,
             unix_listeners=unix,
-            saslauthd=self._saslauthd(),
+            saslauthd=own.saslauthd,
             hostname=self.value("hostname", Setting.content) or socket.gethostname(),
             ssl=ssl,
             ssl_cert=cert,
@@ -77,13 +87,22 @@ class _Loader:
             disable_plaintext_auth=self.value("disable_plaintext_auth", values.boolean),
             auth_anonymous_username=self.value("auth_anonymous_username", Setting.content),
             auth_mechanisms=self.value("auth_mechanisms", self._mechanisms),
-            auth_username_format=self.value("auth_username_format", lambda s: values.template(s, "und")),
+            auth_username_format=self.value("auth_username_format", _variables),
             auth_default_realm=self.value("auth_default_realm", Setting.content),
+            auth_username_translation=self.value("auth_username_translation", _translation),
+            auth_master_user_separator=self.value("auth_master_user_separator", Setting.content)[:1],
+            auth_ssl_username_from_cert=self.value("auth_ssl_username_from_cert", values.boolean),
+            auth_ssl_require_client_cert=self._needs_verified("auth_ssl_require_client_cert", verify),
+            ssl_ca=authority,
+            ssl_verify_client_cert=verify,
+            ssl_require_crl=self.value("ssl_require_crl", values.boolean),
+            ssl_cert_username_field=self.value("ssl_cert_username_field", Setting.content),
+            login_trusted_networks=self.value("login_trusted_networks", _networks),
             auth_username_chars=frozenset(self.value("auth_username_chars", Setting.content)),
             auth_failure_delay=self.value("auth_failure_delay", values.seconds),
             auth_verbose=self.value("auth_verbose", values.boolean),
-            passdbs=tuple(self._database(section) for section in self.root.all("passdb")),
-            userdbs=tuple(self._database(section) for section in self.root.all("userdb")),
+            passdbs=tuple(read_database(section) for section in self.root.all("passdb")),
+            userdbs=tuple(read_database(section) for section in self.root.all("userdb")),
             mail_location=self._mail_location(protocols),
             mail_home=self.value("mail_home", lambda s: values.template(s, "und")),
             mailboxes=self._mailboxes(),
@@ -101,6 +120,14 @@ class _Loader:
             imap_max_line_length=self.value("imap_max_line_length", values.size, "imap"),
             pop3_uidl_format=self.value("pop3_uidl_format", self._uidl, "pop3"),
             pop3_no_flag_updates=self.value("pop3_no_flag_updates", values.boolean, "pop3"),
+            pop3_deleted_flag=flag,
+            pop3_flags_deleted=kind == "flag" or (kind == "default" and bool(flag)),
+            pop3_enable_last=self.value("pop3_enable_last", values.boolean, "pop3"),
+            pop3_client_workarounds=self.value("pop3_client_workarounds", _workarounds, "pop3"),
+            pop3_logout_format=self.value(
+                "pop3_logout_format", lambda s: values.template(s, "tprbdms"), "pop3"
+            ),
+            pop3_login_delay=own.login_delay,
             plugin=self._plugin(),
             warnings=(),
         )
@@ -136,11 +163,18 @@ class _Loader:
     def _mechanisms(self, setting: Setting) -> tuple[str, ...]:
         names = tuple(name.upper() for name in values.words(setting))
         for name in names:
-            if name not in ("PLAIN", "LOGIN"):
-                raise setting.origin.error(f"auth_mechanisms: unsupported mechanism {name} (plain, login)")
+            if name not in _MECHANISMS:
+                known = ", ".join(_MECHANISMS).lower()
+                raise setting.origin.error(f"auth_mechanisms: unsupported mechanism {name} ({known})")
         if not names:
             raise setting.origin.error("auth_mechanisms: no mechanism is named")
         return names
+
+    def _needs_verified(self, key: str, verify: bool) -> bool:
+        wanted = self.value(key, values.boolean)
+        if wanted and not verify:
+            raise self._origin(key).error(f"{key} needs ssl_verify_client_cert = yes")
+        return wanted
 
     def _uidl(self, setting: Setting) -> str:
         text = values.template(setting, "uvf")
@@ -174,30 +208,6 @@ class _Loader:
             return path.rstrip("/") or "/"
 
         return self.value("mail_location", convert)
-
-    def _saslauthd(self) -> Saslauthd | None:
-        path = self.directory / "mailstack.toml"
-        if not path.exists():
-            return None
-        import tomllib  # only where the file is there: it costs start-up time
-
-        try:
-            table = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(path, 0, str(error)) from None
-        unknown = [key for key in table if key != "saslauthd"]
-        section = table.get("saslauthd", {})
-        unknown += [f"saslauthd.{key}" for key in section if key not in ("path", "mode")]
-        if unknown:
-            raise ConfigError(path, 0, f"unknown key {unknown[0]}")
-        if "path" not in section:
-            return None
-        mode = section.get("mode", 0o666)
-        if not isinstance(section["path"], str) or not isinstance(mode, int):
-            raise ConfigError(
-                path, 0, "saslauthd.path is a string and saslauthd.mode an octal number (0o666)"
-            )
-        return Saslauthd(Path(self.directory, section["path"]), mode)
 
     # ---- sections
 
@@ -233,7 +243,7 @@ class _Loader:
 
     def _mailbox(self, section: Section) -> Mailbox:
         special: tuple[str, ...] = ()
-        auto = "no"
+        auto, autoexpunge, most = "no", 0.0, 0
         for setting in section.settings.values():
             if setting.key == "special_use":
                 special = values.words(setting)
@@ -241,44 +251,13 @@ class _Loader:
                     raise setting.origin.error(f"special_use: {setting.text} does not begin with a backslash")
             elif setting.key == "auto":
                 auto = values.choice(setting, "no", "create", "subscribe")
+            elif setting.key == "autoexpunge":
+                autoexpunge = values.seconds(setting)
+            elif setting.key == "autoexpunge_max_mails":
+                most = values.number(setting)
             else:
-                self.warnings.append(f"{setting.origin}: mailbox {{ {setting.key} is not supported")
-        return Mailbox(section.name, special, auto)
-
-    def _database(self, section: Section) -> Database:
-        where = f"{section.type} at {section.origin}"
-        for setting in section.settings.values():
-            if setting.key in _REFUSED_DATABASE_KEYS:
-                raise setting.origin.error(f"{section.type} {{ {setting.key} is not supported")
-            if setting.key not in _DATABASE_KEYS:
-                raise setting.origin.error(f"Unknown setting: {section.type} {{ {setting.key}")
-        driver, args = section.get("driver"), section.get("args")
-        if driver is None or not driver.text:
-            raise section.origin.error(f"{section.type} is missing driver")
-        fields = _fields(section.get("default_fields"))
-        override = _fields(section.get("override_fields"))
-        words = (args.content() if args else "").split()
-        if driver.text == "static":
-            static = dict(word.partition("=")[::2] for word in words)
-            return Database("static", where, fields={**fields, **static}, override=override)
-        if driver.text != "passwd-file":
-            raise driver.origin.error(
-                f"{section.type}: driver {driver.text} is not supported (passwd-file, static)"
-            )
-        scheme, username_format = "CRYPT", ""
-        while words and "=" in words[0] and not words[0].startswith("/"):
-            name, _, value = words.pop(0).partition("=")
-            if name == "scheme":
-                scheme = value.upper()
-            elif name == "username_format" and args is not None:
-                checked = Setting("username_format", value, args.origin)
-                username_format = values.template(checked, "und")
-            elif args is not None:
-                raise args.origin.error(f"{section.type}: unknown argument {name}")
-        if args is None or len(words) != 1:
-            raise section.origin.error(f"{section.type}: args has to name one file")
-        file = Path(args.origin.path.parent, words[0])
-        return Database("passwd-file", where, file, scheme, username_format, fields, override)
+                self.warnings.append(f"{setting.origin}: mailbox {{ {setting.key} has no effect here")
+        return Mailbox(section.name, special, auto, autoexpunge, most)
 
     def _plugin(self) -> Mapping[str, str]:
         """The settings of all `plugin` sections."""
@@ -332,6 +311,38 @@ class _Loader:
                     )
 
 
-def _fields(setting: Setting | None) -> dict[str, str]:
-    words = setting.content().split() if setting else []
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
+def _variables(setting: Setting) -> str:
+    """A text whose `%` variables all exist."""
+    text = setting.content()
+    wrong = variables.unknown(text)
+    if wrong:
+        raise setting.origin.error(f"{setting.key}: unknown variable {wrong}")
+    return text
+
+
+def _translation(setting: Setting) -> dict[str, str]:
+    """Pairs of characters: from, to."""
+    text = setting.content()
+    if len(text) % 2:
+        raise setting.origin.error("auth_username_translation: characters come in pairs")
+    return dict(zip(text[::2], text[1::2], strict=True))
+
+
+def _networks(setting: Setting) -> tuple[str, ...]:
+    """Addresses and networks."""
+    import ipaddress
+
+    for word in values.words(setting):
+        try:
+            ipaddress.ip_network(word, strict=False)
+        except ValueError:
+            raise setting.origin.error(f"{setting.key}: invalid network {word}") from None
+    return values.words(setting)
+
+
+def _workarounds(setting: Setting) -> tuple[str, ...]:
+    words = values.words(setting)
+    for word in words:
+        if word not in ("outlook-no-nuls", "oe-ns-eoh"):
+            raise setting.origin.error(f"{setting.key}: Unknown client workaround: {word}")
+    return words

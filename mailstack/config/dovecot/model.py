@@ -40,11 +40,34 @@ class Saslauthd:
 
 
 @dataclass(frozen=True, slots=True)
+class Sql:
+    """A SQLite database and the query that asks it (password_query or user_query)."""
+
+    path: Path
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth2:
+    """How a bearer token is judged: a JWT, whose key is `keys/AZP/ALG/KID` (`default`: none named)."""
+
+    keys: Path
+    issuers: tuple[str, ...] = ()
+    client_id: str = ""
+    scope: tuple[str, ...] = ()
+    username_attribute: str = "email"
+    username_format: str = "%Lu"
+    active_attribute: str = ""
+    active_value: str = ""
+    openid_configuration_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Database:
     """One `passdb` or `userdb`.
 
-    `file` is set for driver passwd-file. `fields` are a static database's own, then the defaults, `override`
-    what wins over the entry's own fields; both may hold `%` variables.
+    `file` is set for driver passwd-file, `sql` and `oauth2` for theirs. `fields` are a static database's own,
+    then the defaults, `override` what wins over the entry's own fields; both may hold `%` variables.
     """
 
     driver: str
@@ -55,6 +78,18 @@ class Database:
     username_format: str = ""
     fields: Mapping[str, str] | None = None
     override: Mapping[str, str] | None = None
+    sql: Sql | None = None
+    oauth2: OAuth2 | None = None
+    deny: bool = False
+    master: bool = False
+    result_success: str = "return-ok"
+    result_failure: str = "continue"
+    result_internalfail: str = "continue"
+    skip: str = "never"
+    mechanisms: tuple[str, ...] = ()
+    """In upper case; empty: all of them."""
+    username_filter: tuple[str, ...] = ()
+    auth_verbose: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +99,10 @@ class Mailbox:
     name: str
     special_use: tuple[str, ...] = ()
     auto: str = "no"
+    autoexpunge: float = 0.0
+    """Seconds after which messages are removed; 0: never."""
+    autoexpunge_max_mails: int = 0
+    """Messages above which the oldest are removed; 0: any number may be there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +127,17 @@ class DovecotConfig:
     auth_mechanisms: tuple[str, ...]
     auth_username_format: str
     auth_default_realm: str
+    auth_username_translation: Mapping[str, str]
+    """Characters of login names, and what they are read as."""
+    auth_master_user_separator: str
+    auth_ssl_username_from_cert: bool
+    auth_ssl_require_client_cert: bool
+    ssl_ca: Path | None
+    ssl_verify_client_cert: bool
+    ssl_require_crl: bool
+    ssl_cert_username_field: str
+    login_trusted_networks: tuple[str, ...]
+    """Networks (`10.0.0.0/8`) whose connections count as secure, and whose failures are not counted."""
     auth_username_chars: frozenset[str]
     auth_failure_delay: float
     auth_verbose: bool
@@ -107,5 +157,13 @@ class DovecotConfig:
     imap_max_line_length: int
     pop3_uidl_format: str
     pop3_no_flag_updates: bool
+    pop3_deleted_flag: str
+    pop3_flags_deleted: bool
+    """pop3_delete_type: the flag instead of removal."""
+    pop3_enable_last: bool
+    pop3_client_workarounds: tuple[str, ...]
+    pop3_logout_format: str
+    pop3_login_delay: float
+    """`[pop3] login_delay` of mailstack.toml: Dovecot has no word for it."""
     plugin: Mapping[str, str]
     """All of `plugin { … }`, whatever it is for."""

@@ -7,6 +7,7 @@ Sizes are octets with CRLF line ends (RFC 1939 §11), taken from the file names 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 
 from mailstack.config.dovecot import expand
@@ -23,10 +24,14 @@ class GoneError(Exception):
 class Drop:
     """Made by `open_drop`; `close` has to be called."""
 
-    def __init__(self, store: MailStore, box: SharedMailbox) -> None:
+    def __init__(self, store: MailStore, box: SharedMailbox, hidden: int = 0) -> None:
+        """`hidden`: the flag of messages that are not shown."""
         self._store = store
         self._box = box
-        self._uids = tuple(box.folder.uids)
+        folder = box.folder
+        self._uids = tuple(
+            uid for uid, flags in zip(folder.uids, folder.flags, strict=True) if not flags & hidden
+        )
         self._sizes: list[int] = []
         self.deleted: set[int] = set()
         self.seen: set[int] = set()
@@ -63,9 +68,17 @@ class Drop:
         """Octets of all messages that are not marked as deleted."""
         return sum(self.size(number) for number in self.numbers())
 
+    def everything(self) -> int:
+        """Octets of all messages, those marked as deleted too; call `measure` before."""
+        return sum(self._sizes)
+
     def uidl(self, number: int, template: str) -> str:
-        """The unique id (pop3_uidl_format): %u the UID, %v UIDVALIDITY, %f the file's base name."""
+        """The unique id: what the uidlist has for it (`P`: it came from another server with its ids), or
+        as in pop3_uidl_format: %u the UID, %v UIDVALIDITY, %f the file's base name."""
         index = number - 1
+        given = self._box.folder.extension(self._uids[index], "P")
+        if given:
+            return given
         variables = {"u": str(self._uids[index]), "v": str(self._box.folder.uid_validity)}
         if "f" in template:
             path = self._path(index)
@@ -86,12 +99,20 @@ class Drop:
         except FileNotFoundError:
             raise GoneError from None
 
-    async def finish(self) -> None:
-        """Enter UPDATE (RFC 1939 §6): remove what is marked. Raises `OSError`."""
-        if self.deleted:
-            uids = [self._uids[number - 1] for number in sorted(self.deleted)]
-            self.deleted.clear()
+    async def finish(self, keyword: str = "") -> None:
+        """Enter UPDATE (RFC 1939 §6): remove what is marked, or give it the keyword. Raises `OSError`."""
+        if not self.deleted:
+            return
+        uids = [self._uids[number - 1] for number in sorted(self.deleted)]
+        self.deleted.clear()
+        if not keyword:
             await self._box.expunge(uids)
+            return
+        await self._box.add_keywords([keyword])
+        bit = self._box.folder.keywords.bit(keyword)
+        if bit is None:
+            raise OSError(errno.ENOSPC, f"no more than 26 keywords fit into {self._box.folder.path}")
+        await self._box.store_flags(uids, lambda flags: flags | bit, None)
 
     async def keep_seen(self) -> None:
         """Flag what was fetched. Raises `OSError`."""
@@ -113,9 +134,10 @@ class Drop:
         return self._box.folder.file(at) if at >= 0 else ""
 
 
-async def open_drop(store: MailStore, root: str) -> Drop:
-    """Open the INBOX at `root`. Raises `OSError`."""
-    return Drop(store, await store.open(root))
+async def open_drop(store: MailStore, root: str, hidden: str = "") -> Drop:
+    """Open the INBOX at `root`, without the messages that have the keyword `hidden`. Raises `OSError`."""
+    box = await store.open(root)
+    return Drop(store, box, (box.folder.keywords.bit(hidden) or 0) if hidden else 0)
 
 
 def _measured(path: str) -> int:

@@ -10,19 +10,15 @@ Logs, in Dovecot's words: `pop3-login: Disconnected (auth failed, 2 attempts in 
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
 
+from mailstack.config.dovecot import expand
 from mailstack.mailbox.auth import Denied, User
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.pop3.drop import Drop, GoneError, open_drop
-from mailstack.mailbox.views import MailStore
-from mailstack.net.clock import Clock
-from mailstack.net.log import Log
-from mailstack.net.stream import PeerAddress, Stream
-from mailstack.wire.mime.lines import PIECE, release
+from mailstack.mailbox.pop3.service import Pop3Service
+from mailstack.net.stream import Stream
+from mailstack.wire.mime.lines import PIECE, Data, release
 from mailstack.wire.pop3 import (
     NEED_DATA,
     Auth,
@@ -44,7 +40,7 @@ WRITE_TIMEOUT = 300.0
 HANDSHAKE_TIMEOUT = 30.0
 FAILURES_LIMIT = 10
 
-_CAPABILITIES = ("CAPA", "TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE", "EXPIRE NEVER")
+_CAPABILITIES = ("CAPA", "TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE")
 _PLAINTEXT = "Plaintext authentication disallowed on non-secure (SSL/TLS) connections."
 _DENIED = {
     Denied.CREDENTIALS: ("AUTH", "Authentication failed."),
@@ -52,56 +48,6 @@ _DENIED = {
     Denied.UNAVAILABLE: ("SYS/TEMP", "Temporary authentication failure."),
     Denied.TOO_MANY: ("IN-USE", "Maximum number of connections from user+IP exceeded."),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pop3Settings:
-    """Values of dovecot.conf that a session follows."""
-
-    greeting: str = "Dovecot ready."
-    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
-    plaintext_needs_tls: bool = True
-    """disable_plaintext_auth, or ssl = required."""
-    uidl_format: str = "%08Xu%08Xv"
-    no_flag_updates: bool = False
-
-
-class Pop3Service(Protocol):
-    """The process as a session sees it."""
-
-    @property
-    def pop3(self) -> Pop3Settings: ...
-
-    @property
-    def tls(self) -> ssl.SSLContext | None: ...
-
-    @property
-    def store(self) -> MailStore: ...
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def log(self) -> Log: ...
-
-    @property
-    def pop3_locks(self) -> set[str]:
-        """The Maildirs that a POP3 session has open."""
-        ...
-
-    async def login(
-        self,
-        service: str,
-        credentials: Credentials,
-        *,
-        mechanism: str,
-        peer: PeerAddress,
-        local: PeerAddress,
-        secured: bool,
-        session: str = "",
-    ) -> User | Denied:
-        """Who the credentials let in; logs a success."""
-        ...
 
 
 class Pop3Session:
@@ -124,6 +70,9 @@ class Pop3Session:
         self._counts = [0, 0, 0, 0]  # TOP: times and octets; RETR: times and octets
         self._reason = "Connection closed"
         self._deleted = 0
+        self._size = 0
+        self._last = 0
+        """The highest message number that was asked for (RFC 1460: LAST)."""
 
     async def run(self) -> None:
         """From greeting to close."""
@@ -190,17 +139,18 @@ class Pop3Session:
             return
         drop = self._drop
         try:
+            await drop.measure()
+            self._size = drop.everything()
             await drop.keep_seen()
         except OSError as error:
             log.error(f"pop3({self._user.name})<{self._id}>: flags not stored: {error}")
         finally:
             drop.close()
             self._service.pop3_locks.discard(self._user.mail_root)
-        top, top_bytes, retr, retr_bytes = self._counts
-        log.info(
-            f"pop3({self._user.name})<{self._id}>: Disconnected: {self._reason} top={top}/{top_bytes}, "
-            f"retr={retr}/{retr_bytes}, del={self._deleted}/{len(drop)}"
-        )
+        counts = dict(zip("tprb", map(str, self._counts), strict=True))
+        counts |= {"d": str(self._deleted), "m": str(len(drop)), "s": str(self._size)}
+        how = expand(self._service.pop3.logout_format, counts)
+        log.info(f"pop3({self._user.name})<{self._id}>: Disconnected: {self._reason} {how}")
 
     # ---- events
 
@@ -217,13 +167,24 @@ class Pop3Session:
         return self._stream.tls is not None or not self._service.pop3.plaintext_needs_tls
 
     async def _capa(self, command: Command) -> None:
-        lines = list(_CAPABILITIES)
+        settings = self._service.pop3
+        expire = "NEVER" if settings.expire is None else str(settings.expire)
+        lines = [
+            *_CAPABILITIES,
+            "UTF8 USER",
+            f"EXPIRE {expire}",
+            f"LOGIN-DELAY {int(settings.login_delay)}",
+        ]
         before_login = self._conn.state is State.AUTHORIZATION
         if before_login and self._service.tls is not None and self._stream.tls is None:
             lines.append("STLS")
         if before_login and self._may_log_in:
             lines += ["USER", "SASL " + " ".join(self._service.pop3.mechanisms)]
         self._conn.listing("", lines)
+
+    async def _utf8(self, command: Command) -> None:
+        """RFC 6856 §2: what is sent is UTF-8 as it is, which it is in any case."""
+        self._conn.ok("UTF8 enabled.")
 
     async def _stls(self, command: Command) -> None:
         context = self._service.tls
@@ -300,13 +261,16 @@ class Pop3Session:
             if self._failures >= FAILURES_LIMIT:
                 self._conn.say("Too many failed logins.")
             return
-        locks = self._service.pop3_locks
+        locks, settings = self._service.pop3_locks, self._service.pop3
+        if settings.login_delay and self._service.too_soon(outcome.name, settings.login_delay):
+            self._conn.error("Minimum time between logins has not passed.", "LOGIN-DELAY")
+            return
         if outcome.mail_root in locks:
             self._conn.error("Mailbox is already in use by another POP3 session.", "IN-USE")
             return
         locks.add(outcome.mail_root)
         try:
-            self._drop = await open_drop(self._service.store, outcome.mail_root)
+            self._drop = await open_drop(self._service.store, outcome.mail_root, settings.deleted_flag)
         except BaseException as error:
             locks.discard(outcome.mail_root)
             if not isinstance(error, OSError):
@@ -360,6 +324,7 @@ class Pop3Session:
         if self._usable(command.number):
             self._counts[3] += await self._send(command.number, None)
             self._counts[2] += 1
+            self._last = max(self._last, command.number)
             if not self._service.pop3.no_flag_updates:
                 self._open.seen.add(command.number)
 
@@ -384,12 +349,16 @@ class Pop3Session:
             await drop.measure()
         self._conn.ok(f"{drop.size(number)} octets" if top is None else "")
         stuffer = Stuffer()
+        settings = self._service.pop3
+        no_nuls, ended = settings.no_nuls, not settings.end_of_header or _has_header_end(data)
         sent = 0
         self._stream.write(self._conn.data_to_send())
         for at in range(0, len(data), PIECE):
             piece = data[at : at + PIECE]
             if top is not None:
                 piece = top.feed(piece)
+            if no_nuls:
+                piece = piece.replace(b"\0", b"\x80")
             piece = stuffer.feed(piece)
             sent += len(piece)
             self._stream.write(piece)
@@ -398,19 +367,27 @@ class Pop3Session:
                 release(data)
             if top is not None and top.done:
                 break
-        self._stream.write(stuffer.end())
+        self._stream.write(stuffer.end() if ended else stuffer.end_of_header())
         if not isinstance(data, bytes):
             data.close()
         return sent
 
     async def _dele(self, command: Command) -> None:
         if self._usable(command.number):
+            self._last = max(self._last, command.number)
             self._open.deleted.add(command.number)
             self._conn.ok("Marked to be deleted.")
 
     async def _rset(self, command: Command) -> None:
         self._open.deleted.clear()
+        self._last = 0
         self._conn.ok()
+
+    async def _last_command(self, command: Command) -> None:
+        if self._service.pop3.enable_last:
+            self._conn.ok(str(self._last))
+        else:
+            self._conn.error("Unknown command: LAST")
 
     async def _noop(self, command: Command) -> None:
         self._conn.ok()
@@ -422,7 +399,8 @@ class Pop3Session:
             return
         marked = len(self._drop.deleted)
         try:
-            await self._drop.finish()
+            settings = self._service.pop3
+            await self._drop.finish(settings.deleted_flag if settings.flags_deleted else "")
         except OSError as error:
             self._service.log.error(f"pop3({self._name})<{self._id}>: messages not deleted: {error}")
             self._conn.error("Couldn't delete all messages.", "SYS/TEMP")
@@ -434,7 +412,9 @@ class Pop3Session:
 _Handler = Callable[[Pop3Session, Command], Awaitable[None]]
 _HANDLERS: dict[str, _Handler] = {
     "CAPA": Pop3Session._capa,
+    "LAST": Pop3Session._last_command,
     "STLS": Pop3Session._stls,
+    "UTF8": Pop3Session._utf8,
     "USER": Pop3Session._user_command,
     "PASS": Pop3Session._pass,
     "STAT": Pop3Session._stat,
@@ -447,6 +427,10 @@ _HANDLERS: dict[str, _Handler] = {
     "NOOP": Pop3Session._noop,
     "QUIT": Pop3Session._quit,
 }
+
+
+def _has_header_end(data: Data) -> bool:
+    return data[:1] == b"\n" or data[:2] == b"\r\n" or data.find(b"\n\n") >= 0 or data.find(b"\n\r\n") >= 0
 
 
 def _shown(name: str) -> str:

@@ -1,4 +1,5 @@
-"""POP3's states and commands as data (RFC 1939 §4-6; RFC 2449 CAPA; RFC 2595 STLS; RFC 5034 AUTH)."""
+"""POP3's states and commands as data (RFC 1939 §4-6; RFC 2449 CAPA; RFC 2595 STLS; RFC 5034 AUTH;
+RFC 6856 UTF8; RFC 1460 LAST)."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ COMMANDS: dict[State, dict[str, Arguments]] = {
         "PASS": Arguments.TEXT,
         "AUTH": Arguments.SASL,
         "STLS": Arguments.NONE,
+        "UTF8": Arguments.NONE,
         "NOOP": Arguments.NONE,
         "QUIT": Arguments.NONE,
     },
@@ -45,6 +47,7 @@ COMMANDS: dict[State, dict[str, Arguments]] = {
         "RETR": Arguments.NUMBER,
         "DELE": Arguments.NUMBER,
         "RSET": Arguments.NONE,
+        "LAST": Arguments.NONE,
         "NOOP": Arguments.NONE,
         "QUIT": Arguments.NONE,
     },

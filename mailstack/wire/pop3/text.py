@@ -48,6 +48,10 @@ class Stuffer:
             tail += b"\r\n"
         return tail + b".\r\n"
 
+    def end_of_header(self) -> bytes:
+        """The same for a message that is all header: the empty line behind it comes first."""
+        return self.end()[:-3] + b"\r\n.\r\n"
+
 
 class Top:
     """Cuts a message after its header and `lines` lines of the body (RFC 1939 §7 TOP)."""
