@@ -213,15 +213,17 @@ class GroupCommit:
                 loop, lambda: _outcome(item), lambda error: _File(item, "", -1, 0, done).settle(error)
             )
         else:
-            fd = _write(item)
-            if item.early:
-                try:
-                    _rename(item)
-                except OSError:
-                    os.close(fd)
-                    raise
             folder = item.final[: item.final.rindex("/")]
-            self._written.append(_File(item, folder, fd, self._device(folder, fd), done))
+            fd = _write(item)
+            try:
+                device = self._device(folder, fd)
+                if item.early:
+                    _rename(item)
+            except OSError:
+                os.close(fd)
+                _discard(item.temporary)
+                raise
+            self._written.append(_File(item, folder, fd, device, done))
             if not self._busy:
                 self._busy = True
                 self._next_round(loop)

@@ -124,7 +124,8 @@ class Client:
         ]
         if None in codes:
             raise BrokenPromiseError(f"SELECT says {answer!r}")
-        return Shown(*[int(code[1]) for code in codes if code is not None])
+        validity, next_uid, highest = (int(code[1]) for code in codes if code is not None)
+        return Shown(validity, next_uid, highest)
 
 
 class Observed:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mailstack.mailbox.views.files import in_batch, patient, rename, transfer_files, unlink
 from mailstack.mailbox.views.view import Change, View
 from mailstack.storage.durable import Publication
+from mailstack.storage.maildir import cache as cache_file
 from mailstack.storage.maildir import index, prepare_delivery
 from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.folder import IN_NEW, Delta, Folder
@@ -238,6 +239,24 @@ class SharedMailbox:
         delta = self.folder.apply(read_listing(self.folder.path))
         self._report(delta)
 
+    async def reread(self) -> None:
+        """Believe only what the files of the folder say: index and cache are removed. Raises `OSError`.
+
+        Modification sequences and save dates stand nowhere else and stay.
+        """
+        folder = self.folder
+        async with self.lock:
+            if self.gone:
+                raise FolderGoneError(f"{folder.path}: deleted")
+            self.forget_cache()
+            for name in (index.FILE, cache_file.FILE):
+                unlink(f"{folder.path}/{name}")
+            listing = await self._listing()
+            delta = await patient(lambda: folder.apply(listing))
+            delta.changed += folder.forget_derived()
+            self._report(delta)
+            folder.unsaved = True
+
     def wire_size(self, index: int) -> int:
         """A message's size with CRLF line ends, in octets (RFC822.SIZE). Raises `FileNotFoundError`."""
         folder = self.folder
@@ -253,7 +272,14 @@ class SharedMailbox:
     async def append(self, publication: Publication, in_new: bool) -> int:
         """Publish a message that `prepare` made; durable on return. Its UID. Raises `OSError`."""
         await self.store.commit.publish(publication)
-        return await self.adopt(os.path.basename(publication.final), in_new)
+        name = os.path.basename(publication.final)
+        try:
+            return await self.adopt(name, in_new)
+        except OSError:
+            # Whoever is told NO does it again: then the message may not be there.
+            if split_name(name)[0] not in self.folder.by_base:
+                unlink(publication.final)
+            raise
 
     async def adopt(self, name: str, in_new: bool) -> int:
         """A file has just been published in this folder: give it its UID and tell the sessions."""
@@ -390,7 +416,14 @@ class SharedMailbox:
                 self._removed([old for old, _ in pairs])
             self.notify()
             return pairs
-        return await target.adopt_many(await self._transfer(uids, target, convert, os.link))
+        done = await self._transfer(uids, target, convert, os.link)
+        try:
+            return await target.adopt_many(done)
+        except OSError:
+            for _, name, in_new, _ in done:
+                if split_name(name)[0] not in target.folder.by_base:
+                    unlink(f"{target.folder.path}/{'new' if in_new else 'cur'}/{name}")
+            raise
 
     async def _transfer(
         self,

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mailstack.storage.maildir import index as index_file
+from mailstack.storage.maildir.keywords import FILE as KEYWORDS_FILE
 from mailstack.storage.maildir.keywords import Keywords
 from mailstack.storage.maildir.listing import (
     NO_STAMP,
@@ -107,9 +108,11 @@ class Folder:
         """
         self.keywords.load()
         known = self._read_index()
+        if known is not None and self.keywords.repair(known.keywords):
+            self.problems.append(f"{self.path}/{KEYWORDS_FILE}: cut off; repaired")
         if known is None or not self._take_over(known):
             listing = read_listing(self.path)
-            if not self.numbers.read(0, None if known is None else _before(known)):
+            if not self.numbers.read(0, None if known is None else _before(known, listing)):
                 self.numbers.begin(new_validity())
             self.apply(listing)
             self.saved = array("q", bytes(8 * len(self.uids)))  # they have come before, and nobody knows when
@@ -198,6 +201,7 @@ class Folder:
             sizes=self.sizes[:],
             names=self.names[:],
             extensions=dict(self.numbers.extensions),
+            keywords=self.keywords.names[:],
         )
 
     def _change(self) -> int:
@@ -284,6 +288,20 @@ class Folder:
             self.keywords.load()
         return delta
 
+    def forget_derived(self) -> list[int]:
+        """Sizes and dates are read again when they are asked for; flags are what the names say. The UIDs of
+        messages that had other flags in memory."""
+        changed: list[int] = []
+        self._by_base = None
+        for at, name in enumerate(self.names):
+            self.sizes[at], self.dates[at] = -1, 0
+            flags = flags_of(split_name(name)[1]) | self.flags[at] & IN_NEW
+            if flags != self.flags[at]:
+                self.flags[at] = flags
+                self.modseqs[at] = self._change()
+                changed.append(self.uids[at])
+        return changed
+
     def _there(self, name: str, in_new: bool) -> bool:
         return os.path.exists(f"{self.path}/{'new' if in_new else 'cur'}/{name}")
 
@@ -346,9 +364,9 @@ class Folder:
             numbers.uid_validity,
             numbers.next_uid,
             numbers.guid,
-            numbers.stamp,
             numbers.extensions,
             self._rows,
+            lambda base: os.path.exists(self.file(self.index(self.by_base[base]))),
         )
         if not numbers.read(len(self.uids), before):
             if not os.path.isdir(self.path):
@@ -511,7 +529,7 @@ class Folder:
         self.numbers.stale += len(dead)
 
     def move_new(self) -> None:
-        """Move what lies in `new/` to `cur/`: a session has seen it. Raises `OSError`."""
+        """Move what lies in `new/` to `cur/`: a session has seen it. What cannot be moved stays there."""
         for index, flags in enumerate(self.flags):
             if flags & IN_NEW:
                 name = self.names[index]
@@ -521,16 +539,20 @@ class Folder:
                 except FileNotFoundError:
                     self.stamp = NO_STAMP
                     continue
+                except OSError as error:
+                    self.problems.append(f"{self.path}/new/{name}: {error}")
+                    continue
                 self.set_name(index, target, flags)
 
 
-def _before(known: index_file.Snapshot) -> Before:
+def _before(known: index_file.Snapshot, listing: Listing) -> Before:
     """What an index knows of the uidlist."""
+    present = {split_name(name)[0] for names in (listing.new, listing.cur) for name in names}
     return Before(
         known.uid_validity,
         known.next_uid,
         known.guid,
-        known.list_stamp,
         known.extensions,
         lambda: {uid: split_name(name)[0] for uid, name in zip(known.uids, known.names, strict=True)},
+        lambda base: base in present,
     )

@@ -4,7 +4,7 @@ It saves the reading of large directories, and keeps what the files do not say: 
 7162), when a message came into the folder (RFC 8514), sizes that no name tells. A missing file is made again;
 a damaged one is told of (`DamagedIndexError`) and made again.
 
-    octets 0..7    `MSINDEX1`
+    octets 0..7    `MSINDEX2`
     octet  8       1; 0 as long as the folder has not changed since: only then are the sequences to be trusted
     octets 9..12   CRC-32 of everything behind
     then           the header (`_HEADER`), the columns, texts that each end with a NUL
@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from mailstack.storage.maildir.listing import Stamp
 
 FILE = "mailstack.index"
-_MAGIC = b"MSINDEX1"
+_MAGIC = b"MSINDEX2"
 _STATE = len(_MAGIC)
 _BODY = _STATE + 5
 _HEADER = struct.Struct("<IIIIQqqQQq")
 """UIDVALIDITY, next UID, first recent UID, stale records, highest sequence, stamp, the uidlist's inode, size
 and time."""
+_COUNTS = struct.Struct("<III")
+"""Messages, extension fields, keywords."""
 _COLUMNS = "IQQqqq"
 
 
@@ -57,6 +59,7 @@ class Snapshot:
     sizes: array[int]
     names: list[str]
     extensions: dict[int, str]
+    keywords: list[str]
     trusted: bool = True
 
 
@@ -81,8 +84,8 @@ def write(path: str, snapshot: Snapshot) -> None:
         snapshot.sizes,
     ]
     extensions = [f"{uid} {text}" for uid, text in snapshot.extensions.items()]
-    texts = "\0".join([snapshot.guid, *snapshot.names, *extensions, ""])
-    counts = struct.pack("<II", len(snapshot.uids), len(extensions))
+    texts = "\0".join([snapshot.guid, *snapshot.names, *extensions, *snapshot.keywords, ""])
+    counts = _COUNTS.pack(len(snapshot.uids), len(extensions), len(snapshot.keywords))
     parts = [header, counts, *(column.tobytes() for column in columns), os.fsencode(texts)]
     crc = 0
     for part in parts:
@@ -111,7 +114,7 @@ def read(path: str) -> Snapshot | None:
     except FileNotFoundError:
         return None
     body = memoryview(data)[_BODY:]
-    if not data.startswith(_MAGIC) or len(body) < _HEADER.size + 8:
+    if not data.startswith(_MAGIC) or len(body) < _HEADER.size + _COUNTS.size:
         raise DamagedIndexError("not an index, or cut off")
     if zlib.crc32(body) != struct.unpack_from("<I", data, _STATE + 1)[0]:
         raise DamagedIndexError("its checksum is wrong")
@@ -120,8 +123,8 @@ def read(path: str) -> Snapshot | None:
 
 def _decode(body: memoryview, trusted: bool) -> Snapshot:
     fields = _HEADER.unpack_from(body)
-    count, extended = struct.unpack_from("<II", body, _HEADER.size)
-    at = _HEADER.size + 8
+    count, extended, named = _COUNTS.unpack_from(body, _HEADER.size)
+    at = _HEADER.size + _COUNTS.size
     columns: list[array[int]] = []
     for code in _COLUMNS:
         column = array(code)
@@ -132,7 +135,7 @@ def _decode(body: memoryview, trusted: bool) -> Snapshot:
         columns.append(column)
         at = end
     texts = os.fsdecode(bytes(body[at:])).split("\0")
-    if len(texts) != count + extended + 2:
+    if len(texts) != count + extended + named + 2:
         raise DamagedIndexError("its texts are not complete")
     uids, flags, modseqs, dates, saved, sizes = columns
     return Snapshot(
@@ -151,7 +154,8 @@ def _decode(body: memoryview, trusted: bool) -> Snapshot:
         saved=saved,
         sizes=sizes,
         names=texts[1 : count + 1],
-        extensions=dict(_extension(text) for text in texts[count + 1 : -1]),
+        extensions=dict(_extension(text) for text in texts[count + 1 : count + 1 + extended]),
+        keywords=texts[count + 1 + extended : -1],
         trusted=trusted,
     )
 

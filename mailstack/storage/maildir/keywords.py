@@ -13,13 +13,15 @@ FILE = "dovecot-keywords"
 class Keywords:
     """The keywords of a folder, with their bits. Names compare without regard to case, as flags do."""
 
-    __slots__ = ("_bits", "_mtime", "_path", "names")
+    __slots__ = ("_bits", "_cut", "_mtime", "_path", "names")
 
     def __init__(self, folder: str) -> None:
         self._path = f"{folder}/{FILE}"
         self.names: list[str] = []
         self._bits: dict[str, int] = {}
         self._mtime = -1
+        self._cut = -1
+        """The letter whose line has no end: its name may be longer."""
 
     def move_to(self, folder: str) -> None:
         """The folder has been renamed."""
@@ -36,15 +38,35 @@ class Keywords:
         except FileNotFoundError:
             return
         self._mtime = mtime
+        self._cut = -1
         names: dict[int, str] = {}
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             digits, _, name = line.partition(" ")
             if digits.isascii() and digits.isdecimal() and name and int(digits) < KEYWORDS_MAX:
                 names[int(digits)] = name
+                if number == len(lines):
+                    self._cut = int(digits)
         self.names = [names.get(index, "") for index in range(max(names, default=-1) + 1)]
         self._bits = {
             name.lower(): 1 << (KEYWORD_SHIFT + index) for index, name in enumerate(self.names) if name
         }
+
+    def repair(self, before: list[str]) -> bool:
+        """Put back what the file has lost of the names there were before; whether there was anything.
+
+        A letter with another name keeps it. Raises `OSError`, `LockBusyError`.
+        """
+        names = self.names + [""] * (len(before) - len(self.names))
+        for letter, name in enumerate(before):
+            if not names[letter] or (letter == self._cut and name.startswith(names[letter])):
+                names[letter] = name
+        if names == self.names and self._cut < 0:
+            return False
+        with Lock(self._path) as lock:
+            lock.replace(_lines(names))
+        self._mtime = -1
+        self.load()
+        return True
 
     def bit(self, name: str) -> int | None:
         """The bit of a keyword, or None when the folder does not have it."""
@@ -70,8 +92,7 @@ class Keywords:
                     names.append(name)
             if len(names) > KEYWORDS_MAX:
                 return False
-            text = "".join(f"{index} {name}\n" for index, name in enumerate(names) if name)
-            lock.replace(text.encode())
+            lock.replace(_lines(names))
         self._mtime = -1
         self.load()
         return True
@@ -92,3 +113,7 @@ class Keywords:
             bits >>= 1
             index += 1
         return result
+
+
+def _lines(names: list[str]) -> bytes:
+    return "".join(f"{letter} {name}\n" for letter, name in enumerate(names) if name).encode()

@@ -25,25 +25,23 @@ ListStamp = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What was known of a uidlist. `rows`: UID -> base name of the messages there were."""
+    """What was known of a uidlist. `rows`: UID -> base name of the messages there were; `present`: whether
+    there is a file of that base name."""
 
     uid_validity: int
     next_uid: int
     guid: str
-    stamp: ListStamp | None
     extensions: dict[int, str]
     rows: Callable[[], dict[int, str]]
+    present: Callable[[str], bool]
 
-    def is_missing_in(self, parsed: uidlist.UidList, stamp: ListStamp | None) -> bool:
-        """Whether the file has lost its end: numbers never fall, and records are only appended."""
+    def is_missing_in(self, parsed: uidlist.UidList) -> bool:
+        """Whether the file has lost its end: numbers never fall, and whoever takes a record out of the list
+        has removed the message before."""
         if parsed.next_uid < self.next_uid:
             return True
-        return (
-            stamp is not None
-            and self.stamp is not None
-            and stamp[0] == self.stamp[0]
-            and stamp[1] < self.stamp[1]
-        )
+        listed = set(parsed.bases)
+        return any(base not in listed and self.present(base) for base in self.rows().values())
 
 
 class Numbers:
@@ -115,7 +113,7 @@ class Numbers:
             raise FolderGoneError(f"{os.path.dirname(self.path)}: UIDVALIDITY has changed")
         if before is not None and before.uid_validity != parsed.uid_validity:
             before = None
-        if not parsed.problem and before is not None and before.is_missing_in(parsed, stamp):
+        if not parsed.problem and before is not None and before.is_missing_in(parsed):
             parsed.problem = "records are missing at its end"
         self.uid_validity = parsed.uid_validity
         self.guid = parsed.guid or self.guid or uidlist.new_guid()
@@ -162,7 +160,8 @@ class Numbers:
                 status = os.fstat(fd)
             finally:
                 os.close(fd)
-            self.stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        # Not before the end: after any failure the file counts as changed and is read again.
+        self.stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         self.next_uid = records[-1][0] + 1
         self.extensions.update((uid, extension) for uid, _, extension in records if extension)
 

@@ -23,8 +23,11 @@ def read(root: str, separator: str = ".") -> list[str]:
             text = file.read()
     except FileNotFoundError:
         return []
+    if text and _HEADER.startswith(text):
+        return []  # cut off in the first line
     if text.startswith(_HEADER[:4]):
-        lines = text[len(_HEADER) :].split("\n")
+        # What stands behind the last line end is half a name.
+        lines = text[len(_HEADER) :].split("\n")[:-1]
         return [separator.join(map(_unescape, line.split("\t"))) for line in lines if line]
     names = []
     for line in text.split("\n"):

@@ -189,12 +189,14 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
             try:
-                os.unlink(self._path)
-            except FileNotFoundError:
-                pass
+                os.close(fd)
+            finally:
+                try:
+                    os.unlink(self._path)
+                except FileNotFoundError:
+                    pass
 
     def replace(self, data: bytes) -> None:
         """Make `data` the locked file's whole content, atomically, and release the lock. Raises `OSError`."""
