@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailstack.cli import mail_files, mail_upkeep
 from mailstack.cli.durations import seconds
 from mailstack.cli.exits import Exit, Failure
 from mailstack.cli.options import Command, Group, Invocation
@@ -29,7 +30,7 @@ Mailbox = Annotated[
 
 @app.callback()
 def group() -> None:
-    """List, show, wait for and remove messages of a mailbox."""
+    """List, show, wait for, remove, import and export messages of a mailbox; verify and reindex it."""
 
 
 @app.command("ls", cls=Command)
@@ -87,8 +88,9 @@ def show(
         )
     data = message_data(session, message)
     if raw:
+        octets = message.raw.replace(b"\r\n", b"\n")
         data["raw"] = message.raw.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
-        return Result(data, message.raw.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\n"))
+        return Result(data, lambda console: console.write(octets))
     return Result(data, lambda console: _print_message(console, message))
 
 
@@ -198,6 +200,12 @@ def rm(
         names = ", ".join(map(str, sorted(gone)))
         failure = Failure("no-such-message", f"not in {mailbox}: {names}", hint="see 'mailstack mail ls'")
     return Result(data, count, notice=True, failure=failure)
+
+
+app.command("import", cls=Command)(mail_files.import_)
+app.command("export", cls=Command)(mail_files.export)
+app.command("verify", cls=Command)(mail_upkeep.verify)
+app.command("reindex", cls=Command)(mail_upkeep.reindex)
 
 
 def _open(ctx: typer.Context, user: str, mailbox: str, *, writable: bool = False) -> Session:

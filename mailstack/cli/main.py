@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("env", "Print where everything is, as environment variables."),
     "run": ("run", "Run a command with a throwaway stack."),
     "send": ("send", "Send a message over submission, with TLS and AUTH."),
-    "mail": ("mail", "List, show, wait for and remove messages of a mailbox."),
+    "mail": ("mail", "Look into mailboxes, wait for mail, import, export, verify."),
     "queue": ("queue", "Look into the mail queue, and change it."),
     "dns": ("dns", "Show the domain's records, or ask the running DNS server."),
     "doctor": ("doctor", "Check the machine and the stack, and say how to fix what is wrong."),

@@ -74,6 +74,21 @@ class Console:
         """One line of text on standard output, buffered until `flush`. Raises `PipeClosed`."""
         self._write(sys.stdout, text + "\n")
 
+    def write(self, octets: bytes) -> None:
+        """Octets as they are on standard output, and a line end behind them where there is none."""
+        if not octets.endswith(b"\n"):
+            octets += b"\n"
+        binary = getattr(sys.stdout, "buffer", None)
+        if binary is None:
+            self._write(sys.stdout, octets.decode("utf-8", "replace"))
+            return
+        self.flush()
+        try:
+            binary.write(octets)
+            binary.flush()
+        except OSError as error:
+            raise PipeClosed(error) from error
+
     def flush(self) -> None:
         """Let what has been printed be seen. Raises `PipeClosed`."""
         self._write(sys.stdout, "", flush=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from mailstack.client.conversation import Conversation
+from mailstack.client.conversation import Conversation, Selected
 from mailstack.client.endpoints import Endpoints
 from mailstack.client.errors import ClientError
 from mailstack.client.message import SUMMARY_FIELDS, Message, Summary, message, summary
@@ -25,6 +25,10 @@ IDLE_LIMIT = 25 * 60.0
 """Seconds of one IDLE; a server may end it after 30 minutes (RFC 2177 §3)."""
 HEADER_ITEM = f"BODY.PEEK[HEADER.FIELDS ({' '.join(SUMMARY_FIELDS)})]".encode()
 SUMMARY_ITEMS = b"(UID FLAGS INTERNALDATE RFC822.SIZE " + HEADER_ITEM + b")"
+WINDOW = 500
+"""Messages that a wait asks for at once: a mailbox of any size is looked through in little memory."""
+REMOVED_AT_ONCE = 1000
+"""UIDs that one command names, at the most: a server takes lines of some length only."""
 MESSAGE_ITEMS = b"(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])"
 
 
@@ -62,11 +66,12 @@ class Counts:
 class Session:
     """One selected mailbox of one user; use it as a context manager."""
 
-    def __init__(self, conversation: Conversation, user: str, mailbox: str, cursor: Cursor) -> None:
+    def __init__(self, conversation: Conversation, user: str, mailbox: str, found: Selected) -> None:
         self.user = user
         self.mailbox = mailbox
-        self.cursor = cursor
+        self.cursor = Cursor(found.uidvalidity, found.uidnext)
         """Behind the last message that the server has told of."""
+        self._many = found.messages > WINDOW
         self._conversation = conversation
 
     def __enter__(self) -> Session:
@@ -81,9 +86,23 @@ class Session:
 
     def messages(self, first: int = 1) -> list[Summary]:
         """Messages with this UID or a higher one, by UID."""
+        return self._summaries(b"%d:*" % first, first)
+
+    def _windows(self, first: int) -> Iterator[list[Summary]]:
+        """The same, so many at a time that a mailbox of any size fits."""
+        if not self._many:
+            yield self.messages(first)
+            return
+        uids = self._conversation.uids(first)
+        self._many = len(uids) > WINDOW  # later ones come one by one
+        for at in range(0, len(uids), WINDOW):
+            part = uids[at : at + WINDOW]
+            yield self._summaries(b"%d:%d" % (part[0], part[-1]), first)
+
+    def _summaries(self, uids: bytes, first: int) -> list[Summary]:
         found = [
             _summary(data)
-            for data in self._conversation.fetch(b"%d:*" % first, SUMMARY_ITEMS)
+            for data in self._conversation.fetching(uids, SUMMARY_ITEMS)
             if data.uid >= first  # "5:*" is also the last message when that is 3 (RFC 9051 §9, seq-range)
         ]
         found.sort(key=lambda item: item.uid)
@@ -115,12 +134,13 @@ class Session:
         first = after.uidnext if after is not None and after.uidvalidity == self.cursor.uidvalidity else 1
         while True:
             self._conversation.arrived = False
-            for candidate in self.messages(first):
-                first = candidate.uid + 1
-                if _matches(candidate, subject, sender):
-                    whole = self.fetch(candidate.uid)
-                    if whole is not None:  # somebody else may have removed it just now
-                        return whole
+            for candidates in self._windows(first):
+                for candidate in candidates:
+                    first = candidate.uid + 1
+                    if _matches(candidate, subject, sender):
+                        whole = self.fetch(candidate.uid)
+                        if whole is not None:  # somebody else may have removed it just now
+                            return whole
             if self._conversation.arrived or self._conversation.idle(min(deadline, _soon())):
                 continue
             if time.monotonic() >= deadline:
@@ -130,8 +150,8 @@ class Session:
         """Remove these messages (None: all) for good; return the UIDs of those that were there."""
         present = {data.uid for data in self._conversation.fetch(b"1:*", b"(UID)")}
         gone = sorted(present if uids is None else present & set(uids))
-        if gone:
-            names = format_set(gone).encode()
+        for at in range(0, len(gone), REMOVED_AT_ONCE):
+            names = format_set(gone[at : at + REMOVED_AT_ONCE]).encode()
             self._conversation.run(b"UID STORE " + names + rb" +FLAGS.SILENT (\Deleted)")
             self._conversation.run(b"UID EXPUNGE " + names)
         return gone
@@ -144,8 +164,7 @@ def open_mailbox(
     conversation = Conversation.open(endpoints, user)
     try:
         verb = b"SELECT " if writable else b"EXAMINE "
-        uidvalidity, uidnext = conversation.select(verb + encode_mailbox(mailbox))
-        return Session(conversation, user, mailbox, Cursor(uidvalidity, uidnext))
+        return Session(conversation, user, mailbox, conversation.select(verb + encode_mailbox(mailbox)))
     except BaseException:
         conversation.close()
         raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mailstack.mailbox.auth.dovecot import DovecotAuthSession
 from mailstack.mailbox.auth.saslauthd import serve_saslauthd
+from mailstack.mailbox.doveadm.session import serve_doveadm
 from mailstack.mailbox.imap import run_imap_session
 from mailstack.mailbox.lmtp import LmtpSession
 from mailstack.mailbox.pop3 import Pop3Session
@@ -27,7 +28,7 @@ class _Waker:
 
 
 def handlers(service: MailboxService) -> Mapping[str, Handler]:
-    """The handlers by service name: imap, pop3, lmtp, auth, saslauthd."""
+    """The handlers by service name: imap, pop3, lmtp, auth, saslauthd, doveadm."""
 
     async def imap(stream: Stream) -> None:
         connection = (stream.peer, stream.local)
@@ -63,4 +64,14 @@ def handlers(service: MailboxService) -> Mapping[str, Handler]:
     async def saslauthd(stream: Stream) -> None:
         await serve_saslauthd(stream, service.auth, service.log)
 
-    return {"imap": imap, "pop3": pop3, "lmtp": lmtp, "auth": auth, "saslauthd": saslauthd}
+    async def doveadm(stream: Stream) -> None:
+        await serve_doveadm(stream, service)
+
+    return {
+        "imap": imap,
+        "pop3": pop3,
+        "lmtp": lmtp,
+        "auth": auth,
+        "saslauthd": saslauthd,
+        "doveadm": doveadm,
+    }

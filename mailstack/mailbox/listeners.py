@@ -29,7 +29,7 @@ RESERVED_FILES = 64
 
 
 class Listeners:
-    """All listening sockets. `handlers` by service: imap, pop3, lmtp, auth, saslauthd."""
+    """All listening sockets. `handlers` by service: imap, pop3, lmtp, auth, saslauthd, doveadm."""
 
     def __init__(self, handlers: Mapping[str, Handler], tasks: TaskSet, auth_tasks: TaskSet) -> None:
         self._handlers = handlers
@@ -57,7 +57,7 @@ class Listeners:
             server = Server(
                 sock,
                 self._handlers[service],
-                self._auth_tasks if service in ("auth", "saslauthd") else self._tasks,
+                self._auth_tasks if service in ("auth", "saslauthd", "doveadm") else self._tasks,
                 name=service,
                 tls=tls if _implicit(listener) else None,
                 limit=limit,

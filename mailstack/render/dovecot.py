@@ -75,6 +75,7 @@ def files(stack: Stack, site: Site) -> Iterator[tuple[str, File]]:
         "auth_socket": site.client_socket,
         "auth_mode": _MODES[site.kind],
         "auth_owner": site.auth_socket_owner,
+        "doveadm_socket": site.doveadm_socket,
         "saslauthd_socket": site.saslauthd_socket,
     }
     names = ["dovecot.conf", *(f"conf.d/10-{part}.conf" for part in ("auth", "mail", "ssl", "master"))]

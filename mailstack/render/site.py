@@ -128,6 +128,12 @@ class Site:
         """The socket on which Cyrus SASL asks."""
         return self.run_directory / "saslauthd" / "mux"
 
+    @property
+    def doveadm_socket(self) -> PurePosixPath:
+        """The socket on which the mailbox service is asked to look after mailboxes (Dovecot's protocol)."""
+        folder = self.run_directory / "dovecot" if self.kind == "host" else self.run_directory
+        return folder / "doveadm-server"
+
     def listening(self, service: ServiceName) -> tuple[Listener, ...]:
         """What `service` binds; empty when it is not offered."""
         return tuple(self.listeners.get(service, ()))

@@ -277,6 +277,38 @@ class Project:
             raise RuntimeFailure(f"{wrong}: {said or f'status {done.status}'}")
         return done
 
+    def verify_mailboxes(self, user: str, mailbox: str | None) -> list[dict[str, Any]]:
+        """What is wrong in the files of a user's mailboxes: `mailbox`, `uid` (or None), `problem` each."""
+        return self._doveadm("verify", user, mailbox, wrong="the files cannot be verified", fine=(0, 1))
+
+    def reindex_mailboxes(self, user: str, mailbox: str | None) -> list[dict[str, Any]]:
+        """Have the service make the index of one or all mailboxes anew: `mailbox` and `messages` each."""
+        return self._doveadm(
+            "force-resync", user, mailbox, wrong="the mailboxes cannot be indexed", fine=(0,)
+        )
+
+    def _doveadm(
+        self, command: str, user: str, mailbox: str | None, *, wrong: str, fine: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Run doveadm where the mailbox service runs. Raises `RuntimeFailure`, `NotUp`."""
+        record = self._running()
+        assert record.runtime is not None
+        with self._engine(record.runtime) as engine:
+            config = str(engine.paths(record).config_root / "dovecot")
+            arguments = [
+                "--config",
+                config,
+                command,
+                "-u",
+                user,
+                *((mailbox,) if mailbox is not None else ()),
+            ]
+            done = engine.exec("mailbox", "mailstack.mailbox.doveadm", arguments, record)
+        if done.status not in fine or (done.status and not done.stdout):
+            said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeFailure(f"{wrong}: {said or f'status {done.status}'}")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
     def rendered(self) -> dict[str, bytes]:
         """The tree that the running stack has, relative path -> content; empty when it has never been up."""
         from mailstack.runtime.tree import read_tree

@@ -14,7 +14,7 @@ from mailstack.config.dovecot import values
 from mailstack.config.dovecot.model import InetListener, UnixListener
 from mailstack.config.dovecot.syntax import Origin, Section
 
-_SERVICE = {"imap-login": "imap", "pop3-login": "pop3", "lmtp": "lmtp", "auth": "auth"}
+_SERVICE = {"imap-login": "imap", "pop3-login": "pop3", "lmtp": "lmtp", "auth": "auth", "doveadm": "doveadm"}
 _STANDARD = {
     "imap": (("imap", 143, False), ("imaps", 993, True)),
     "pop3": (("pop3", 110, False), ("pop3s", 995, True)),
@@ -41,7 +41,7 @@ def read_listeners(
     """
     for address in listen:
         _check_address(address, listen_at)
-    wanted = {*protocols, "auth"}
+    wanted = {*protocols, "auth", "doveadm"}
     inet: list[InetListener] = []
     unix: list[UnixListener] = []
     warnings: list[str] = []
@@ -60,7 +60,7 @@ def read_listeners(
             ]
             continue
         for part in section.sections:
-            if part.type == "inet_listener":
+            if part.type == "inet_listener" and service != "doveadm":  # which needs no password here
                 sockets = _inet(service, part, listen, warnings, tls=tls)
                 if service in wanted:
                     named[service].add(part.name)
@@ -108,7 +108,7 @@ def _inet(
 
 def _unix(service: str, section: Section, base_dir: Path, warnings: list[str]) -> list[UnixListener]:
     path = Path(os.path.join(base_dir, section.name))
-    if service not in ("auth", "lmtp"):
+    if service not in ("auth", "lmtp", "doveadm"):
         warnings.append(f"{section.origin}: unix_listener {section.name} has no effect in this service")
         return []
     if service == "auth" and (path.name.endswith(("-userdb", "-master")) or path.name in _NOT_CLIENT):

@@ -104,6 +104,25 @@ class MailStore:
             raise
         return box
 
+    async def reindex(self, root: str, name: str) -> int:
+        """Remove the mailbox's index and cache, and write the index anew from what lies on disk.
+
+        Sessions in it go on; the cache fills again when they ask. How many messages there are. Raises as
+        `open`.
+        """
+        box = await self.open(root, name)
+        try:
+            await box.reread()
+            if box.saving is not None:
+                box.saving.cancel()
+                box.saving = None
+            if (work := self._saving(box)) is not None:
+                await asyncio.to_thread(index.write, *work)
+                self._saved(box, None)
+            return len(box.folder.uids)
+        finally:
+            self.unpin(box)
+
     def unpin(self, box: SharedMailbox) -> None:
         """The opposite of `open`. Views keep a mailbox by themselves."""
         box.pins -= 1

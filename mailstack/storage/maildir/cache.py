@@ -261,3 +261,26 @@ class MessageCache:
         self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._offsets, self._size, self._garbage = offsets, at, 0
         self._window, self._window_at = b"", 0
+
+
+def damage(folder: str, uid_validity: int) -> str:
+    """What is wrong with the folder's file, without a change to it; empty when nothing is.
+
+    One of another UIDVALIDITY is about a mailbox that was there before: nothing is wrong with that.
+    """
+    try:
+        with open(f"{folder}/{FILE}", "rb") as file:
+            start = file.read(_START.size)
+            if len(start) < _START.size:
+                return ""
+            magic, validity = _START.unpack(start)
+            if magic != _MAGIC:
+                return "not a cache"
+            while validity == uid_validity and len(head := file.read(_RECORD.size)) == _RECORD.size:
+                uid, _, length, crc = _RECORD.unpack(head)
+                payload = file.read(length) if length <= PAYLOAD_MAX else b""
+                if len(payload) < length or zlib.crc32(payload) != crc:
+                    return f"damaged at the record of message {uid}"
+    except FileNotFoundError:
+        pass
+    return ""

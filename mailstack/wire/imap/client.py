@@ -131,6 +131,21 @@ class ClientConnection:
         self._out.append(b"%b %b\r\n" % (tag, line))
         return tag
 
+    def append(self, line: bytes, message: bytes) -> tuple[bytes, bool]:
+        """Queue `APPEND …` with a literal at its end; its tag, and whether the message is on its way too.
+
+        Without LITERAL+ (RFC 7888) it is not: `literal` sends it once the server has asked for it.
+        """
+        at_once = "LITERAL+" in self.capabilities
+        tag = self.command(b"%b {%d%b}" % (line, len(message), b"+" if at_once else b""))
+        if at_once:
+            self.literal(message)
+        return tag, at_once
+
+    def literal(self, data: bytes) -> None:
+        """Queue the literal that ends a command."""
+        self._out += (data, b"\r\n")
+
     def answer(self, line: bytes) -> None:
         """Queue the answer to a `Continuation` (SASL's in base64), or `DONE` to end IDLE."""
         if b"\r" in line or b"\n" in line:
