@@ -6,6 +6,7 @@ Every case is a service of its own, with its own `-o`; a client that can do one 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -95,6 +97,14 @@ CASES: list[tuple[dict[str, str], list[Offer]]] = [
       "smtpd_tls_mandatory_protocols": ">=TLSv1.3"}, BY_VERSION),
     # Versions and the order of ciphers have parameters of their own.
     ({"tls_ssl_options": "no_ticket, 0x8400000"}, [*BY_CIPHER, *BY_VERSION[2:]]),
+    # Without a certificate that can be used there is no TLS; the rest of the service goes on.
+    *(({"smtpd_tls_cert_file": cert, "smtpd_tls_key_file": key, **more}, BY_VERSION[-1:])
+      for cert, key in (("/none/c.pem", "/none/k.pem"), ("{dir}/rsa.cert", "/none/k.pem"), ("/none/c.pem", ""),
+                        ("{dir}/rsa.cert", "{dir}/one.key"), ("{dir}/main.cf", "{dir}/main.cf"))
+      for more in ({}, {"smtpd_tls_security_level": "encrypt"}, {"smtpd_tls_wrappermode": "yes"})),
+    ({"smtpd_tls_eccert_file": "/none/ec.pem"}, BY_VERSION[-1:]),
+    ({"smtpd_tls_cert_file": "", "smtpd_tls_eccert_file": ""}, BY_VERSION[-1:]),
+    ({"smtpd_tls_dh1024_param_file": "/none/dh.pem"}, BY_VERSION[2:]),
 ]  # fmt: skip
 
 
@@ -135,14 +145,15 @@ def handshake(port: int, offer: Offer) -> str:
         context.set_ecdh_curve(curve)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
         stream = sock.makefile("rb")
-        assert _reply(stream.readline).startswith(b"220 ")
+        if not _reply(stream.readline).startswith(b"220 "):
+            return "no greeting"
         sock.sendall(b"EHLO x\r\n")
         offered = b"STARTTLS" in _reply(stream.readline)
         sock.sendall(b"STARTTLS\r\n")
         reply = _reply(stream.readline)
         if not reply.startswith(b"220 "):
-            assert not offered
-            return reply.decode()
+            sock.sendall(b"MAIL FROM:<>\r\n")
+            return f"{'offered' if offered else 'not offered'}: {reply!r}, MAIL: {_reply(stream.readline)!r}"
         try:
             with context.wrap_socket(sock, server_hostname=name or None) as secured:
                 der = secured.getpeercert(binary_form=True)
@@ -170,8 +181,26 @@ def _write(directory: Path, chains: Path, extra: str) -> None:
     write_config(directory, BOTH + EXTRA.format(dir=directory) + extra)
 
 
+@dataclass(frozen=True)
+class Served:
+    ports: list[int]
+    """Of the cases, in order."""
+    directory: Path
+    log: str
+
+    def warnings(self) -> set[str]:
+        """What the log says of certificates, without folders, services and the library's own words."""
+        lines = (self.directory / self.log).read_text().replace(str(self.directory), "DIR").splitlines()
+        texts = {line.partition("/smtpd[")[2].partition(": ")[2] for line in lines}
+        return {
+            re.sub(r"for service \S+?\. ", "", text)
+            for text in texts
+            if re.search("disabling|TLS won't|No PEM|opening|Wrapper-mode", text) and "database" not in text
+        }
+
+
 @contextmanager
-def postfix(directory: Path, chains: Path) -> Iterator[list[int]]:
+def postfix(directory: Path, chains: Path) -> Iterator[Served]:
     for folder in (directory, *directory.parents):
         if str(folder).startswith("/tmp/"):
             folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
@@ -199,13 +228,13 @@ def postfix(directory: Path, chains: Path) -> Iterator[list[int]]:
                 break
             except OSError:
                 time.sleep(0.05)
-        yield ports
+        yield Served(ports, directory, "mail.log")
     finally:
         subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
 
 
 @contextmanager
-def ours(directory: Path, chains: Path) -> Iterator[list[int]]:
+def ours(directory: Path, chains: Path) -> Iterator[Served]:
     _write(directory, chains, "")
     (directory / "sni").write_text(f"one.test {directory}/one.pem\n.one.test {directory}/two.pem\n")
     command = [sys.executable, "-m", "mailstack.mta.postmap", "-F", f"hash:{directory}/sni"]
@@ -220,7 +249,7 @@ def ours(directory: Path, chains: Path) -> Iterator[list[int]]:
         for sock in socks:
             sock.close()
         try:
-            yield ports
+            yield Served(ports, directory, "log")
         finally:
             process.terminate()
             process.wait(30)
@@ -228,7 +257,7 @@ def ours(directory: Path, chains: Path) -> Iterator[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[int], list[int]]]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
     if shutil.which("postfix") is None:
         pytest.skip("postfix is missing (apt-get install postfix)")
     if os.geteuid() != 0:
@@ -243,10 +272,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[int], 
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: f"{number}-{CASES[number][0]}"[:60])
-def test_handshakes(pair: tuple[list[int], list[int]], number: int) -> None:
-    theirs, own = pair
+def test_handshakes(pair: tuple[Served, Served], number: int) -> None:
+    theirs, own = (served.ports for served in pair)
     settings, offers = CASES[number]
     wanted = [handshake(theirs[number], offer) for offer in offers]
     got = [handshake(own[number], offer) for offer in offers]
     different = [(offer, a, b) for offer, a, b in zip(offers, wanted, got, strict=True) if a != b]
     assert not different, f"{settings}: (offer, theirs, ours)"
+
+
+def test_why_there_is_no_tls_is_told_in_the_same_words(pair: tuple[Served, Served]) -> None:
+    for number, (settings, offers) in enumerate(CASES):
+        if any(value.startswith("/none/") for value in settings.values()):
+            for served in pair:
+                handshake(served.ports[number], offers[0])
+    theirs, own = (served.warnings() for served in pair)
+    assert len(theirs) >= 7, theirs
+    assert own == theirs

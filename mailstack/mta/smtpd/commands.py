@@ -30,7 +30,7 @@ class Commands(Identity):
             engine.starttls_refusal = replies.TLS_ACTIVE
         else:
             discarded = "starttls" in self._hidden
-            engine.starttls_refusal = NOT_IMPLEMENTED if settings.tls is None or discarded else None
+            engine.starttls_refusal = None if settings.tls_wanted and not discarded else NOT_IMPLEMENTED
         engine.auth_refusal = None if self._may_authenticate() else NOT_ENABLED
 
     def _may_authenticate(self) -> bool:
@@ -298,6 +298,10 @@ class Commands(Identity):
         standing = self._milter_standing(softly=True)
         if standing is not None:
             self._reply("STARTTLS", standing)
+            return
+        if self._settings.tls is None:
+            self._errors.add("software")
+            self._reply("STARTTLS", replies.NO_TLS_NOW)
             return
         if self._over_rate(Event.TLS):
             text = f"Error: too many new TLS sessions from {self.client_address}"

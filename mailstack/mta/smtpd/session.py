@@ -138,6 +138,13 @@ class Session(Commands):
                 self._stream.write(refusal.encode())
                 raise Over
             if self._settings.tls_wrapper:
+                if self._settings.tls is None:
+                    self._log.warning(
+                        f"Wrapper-mode request dropped from {self.peer} for service "
+                        f"{self._settings.service}. TLS context initialization failed. "
+                        "For details see earlier warnings in your logs."
+                    )
+                    raise Over
                 await self._shake_hands()
                 if self._over_rate(Event.TLS):
                     text = (

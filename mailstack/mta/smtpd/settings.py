@@ -70,6 +70,8 @@ class Settings:
     auth_header: bool
     broken_auth: bool
     tls: ssl.SSLContext | None
+    tls_wanted: bool
+    """TLS is offered; where `tls` is None all the same, its certificates cannot be used."""
     tls_required: bool
     tls_wrapper: bool
     tls_header: bool
@@ -230,6 +232,7 @@ def _load(
         auth_header=conf.bool("smtpd_sasl_authenticated_header"),
         broken_auth=conf.bool("broken_sasl_auth_clients"),
         tls=tls.make_context(conf, config_dir, open_table, log) if tls.is_wanted(conf) else None,
+        tls_wanted=tls.is_wanted(conf),
         tls_required=tls.level(conf) == "encrypt",
         tls_wrapper=wrapper,
         tls_header=conf.bool("smtpd_tls_received_header"),

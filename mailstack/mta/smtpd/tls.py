@@ -4,8 +4,10 @@
 count, else those without that word, as in Postfix. A client that names a host by SNI is shown the chain that
 `tls_server_sni_maps` has for it (`host`, then `.parent.domain` and so on), else the service's own.
 
-Raises `ConfigError` for what cannot be used. Logs what is wrong with an entry of the SNI tables; the
-handshake fails then. Standards: RFC 3207, RFC 6066 §3 (SNI), RFC 7468 (PEM),
+Certificates, keys and authorities that are missing or cannot be used are no reason not to start: TLS is
+disabled for the service, with Postfix's warning, until the configuration is read again. Raises `ConfigError`
+for what else cannot be used. Logs what is wrong with an entry of the SNI tables; the handshake fails then.
+Standards: RFC 3207, RFC 6066 §3 (SNI), RFC 7468 (PEM),
 RFC 7919, RFC 8996, TLS_README.
 """
 
@@ -47,10 +49,18 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 """
 """A finite field group that clients know (RFC 7919 §A.1)."""
 _PAIRS = (
-    ("smtpd_tls_cert_file", "smtpd_tls_key_file"),
-    ("smtpd_tls_eccert_file", "smtpd_tls_eckey_file"),
-    ("smtpd_tls_dcert_file", "smtpd_tls_dkey_file"),
+    ("RSA", "smtpd_tls_cert_file", "smtpd_tls_key_file"),
+    ("ECDSA", "smtpd_tls_eccert_file", "smtpd_tls_eckey_file"),
+    ("DSA", "smtpd_tls_dcert_file", "smtpd_tls_dkey_file"),
 )
+
+
+_OTHER_KEY = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL calls a key that is not the certificate's: another one, or one of another type."""
+
+
+class _Disabled(Exception):  # noqa: N818 - what follows from it, not what it is
+    """TLS cannot be had with these certificates; the lines for the log."""
 
 
 def is_wanted(conf: MainCf) -> bool:
@@ -68,17 +78,25 @@ def level(conf: MainCf) -> str:
     return name
 
 
-def make_context(conf: MainCf, config_dir: Path, open_table: OpenTable, log: Log) -> ssl.SSLContext:
-    """The context of one service. Raises `ConfigError` and `TableError`."""
+def make_context(conf: MainCf, config_dir: Path, open_table: OpenTable, log: Log) -> ssl.SSLContext | None:
+    """The context of one service; None, with the reason in the log, where its certificates cannot be used.
+
+    Raises `ConfigError` and `TableError`.
+    """
     mandatory = level(conf) == "encrypt" or conf.bool("smtpd_tls_wrappermode")
     context = _bare(conf, mandatory, log)
-    _load_chains(context, conf, config_dir)
     demanded = mandatory and conf.bool("smtpd_tls_req_ccert")
     asked = demanded or conf.bool("smtpd_tls_ask_ccert")
     _set_ciphers(context, conf, mandatory, asked)
-    if asked:
-        _load_authorities(context, conf, config_dir)
-        context.verify_mode = ssl.CERT_REQUIRED if demanded else ssl.CERT_OPTIONAL
+    try:
+        _load_chains(context, conf, config_dir)
+        if asked:
+            _load_authorities(context, conf, config_dir)
+            context.verify_mode = ssl.CERT_REQUIRED if demanded else ssl.CERT_OPTIONAL
+    except _Disabled as error:
+        for line in error.args:
+            log.warning(line)
+        return None
     names = conf.list("tls_server_sni_maps")
     if names:
         tables = [open_table(name) for name in names]
@@ -104,7 +122,7 @@ def _bare(conf: MainCf, mandatory: bool, log: Log) -> ssl.SSLContext:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     set_options(context, conf)
     _set_curves(context, conf, log)
-    _set_dh(context, conf)
+    _set_dh(context, conf, log)
     return context
 
 
@@ -121,9 +139,16 @@ def _set_curves(context: ssl.SSLContext, conf: MainCf, log: Log) -> None:
         raise conf.error("tls_eecdh_auto_curves", f"unknown curve {curves[0]!r}") from None
 
 
-def _set_dh(context: ssl.SSLContext, conf: MainCf) -> None:
+def _set_dh(context: ssl.SSLContext, conf: MainCf, log: Log) -> None:
     """smtpd_tls_dh1024_param_file; without, with `auto` and with `none` a known group of 2048 bits."""
     file = conf.str("smtpd_tls_dh1024_param_file")
+    try:
+        if file not in ("", "auto", "none"):
+            open(file, "rb").close()
+    except OSError as error:
+        compiled = "-- using compiled-in defaults"
+        log.warning(f'error opening DH parameter file "{file}": {error.strerror} {compiled}')
+        file = ""
     try:
         if file in ("", "auto", "none"):
             with _in_memory(FFDHE2048) as path:
@@ -161,33 +186,79 @@ def _load_authorities(context: ssl.SSLContext, conf: MainCf, config_dir: Path) -
                 config_dir / file if file else None, config_dir / folder if folder else None
             )
         except (OSError, ssl.SSLError) as error:
-            name = "smtpd_tls_CAfile" if file else "smtpd_tls_CApath"
-            raise conf.error(name, f"{file or folder}: {error}") from None
+            what = f'CAfile="{file}"' if file else f'CApath="{folder}"'
+            raise _Disabled(
+                f"cannot load Certification Authority data, {what}: disabling TLS support",
+                f"TLS library problem: {error}",
+            ) from None
 
 
 # ---- certificates
 
 
 def _load_chains(context: ssl.SSLContext, conf: MainCf, config_dir: Path) -> None:
+    """Give a context the certificates of a service. Raises `_Disabled`, and `ConfigError` for `none`."""
     files = conf.list("smtpd_tls_chain_files")
     if files:
-        try:
-            load_pem(context, b"\n".join((config_dir / name).read_bytes() for name in files))
-        except (OSError, ssl.SSLError, ValueError) as error:
-            raise conf.error("smtpd_tls_chain_files", str(error)) from None
+        _load_chain_files(context, [config_dir / name for name in files])
         return
-    loaded = False
-    for cert_name, key_name in _PAIRS:
-        cert, key = conf.str(cert_name), conf.str(key_name)
-        if cert in ("", "none"):
-            continue
+    named = [(kind, conf.str(cert), conf.str(key)) for kind, cert, key in _PAIRS]
+    used = [(kind, cert, key) for kind, cert, key in named if cert not in ("", "none")]
+    if not used:
+        if any(cert == "none" for _, cert, _ in named):
+            raise conf.error("smtpd_tls_cert_file", "TLS needs a certificate")
+        raise _Disabled("No server certs available. TLS won't be enabled")
+    for kind, cert, key in used:
+        if cert == key:
+            _load_chain_files(context, [config_dir / cert])
+        else:
+            _load_pair(context, kind, config_dir / cert, config_dir / key)
+
+
+def _load_chain_files(context: ssl.SSLContext, paths: Sequence[Path]) -> None:
+    """Give a context the keys and certificates of files that hold both."""
+    text = b""
+    for path in paths:
         try:
-            context.load_cert_chain(config_dir / cert, config_dir / key)
-        except (OSError, ssl.SSLError) as error:
-            raise conf.error(cert_name, f"{cert}: {error}") from None
-        loaded = True
-    if not loaded:
-        raise conf.error("smtpd_tls_cert_file", "TLS needs a certificate")
+            one = path.read_bytes()
+        except OSError as error:
+            raise _Disabled(f"error opening chain file: {path}: {error.strerror}") from None
+        if not _BLOCK.search(one):
+            raise _Disabled(f"No PEM data in {path}", _unloaded(paths))
+        text += one + b"\n"
+    try:
+        try:
+            load_pem(context, text)
+        except ValueError as error:
+            if len(paths) != 1 or b"PRIVATE KEY-----" not in text or b"CERTIFICATE-----" not in text:
+                raise _Disabled(f"TLS library problem: {error}", _unloaded(paths)) from None
+            context.load_cert_chain(paths[0])  # the certificate before its key
+    except (OSError, ssl.SSLError) as error:
+        raise _Disabled(f"TLS library problem: {error}", _unloaded(paths)) from None
+
+
+def _unloaded(paths: Sequence[Path]) -> str:
+    names = ", ".join(map(str, paths))
+    return f"error loading private keys and certificates from: {names}: disabling TLS support"
+
+
+def _load_pair(context: ssl.SSLContext, kind: str, cert: Path, key: Path) -> None:
+    """Give a context a certificate and its key, each in a file of its own."""
+    for path, what, mark in ((cert, "certificate", b"CERTIFICATE-----"), (key, "private key", b"KEY-----")):
+        failed = f'cannot get {kind} {what} from file "{path}": disabling TLS support'
+        try:
+            if mark not in path.read_bytes():
+                raise _Disabled(failed)
+        except OSError as error:
+            raise _Disabled(failed, f"TLS library problem: {path}: {error.strerror}") from None
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        if getattr(error, "reason", "") in _OTHER_KEY:
+            text = f"{kind} private key in {key} does not match public key in {cert}: disabling TLS support"
+            raise _Disabled(text) from None
+        text = f'cannot get {kind} certificate from file "{cert}": disabling TLS support'
+        raise _Disabled(text, f"TLS library problem: {error}") from None
 
 
 def load_pem(context: ssl.SSLContext, text: bytes) -> None:

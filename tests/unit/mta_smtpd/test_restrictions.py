@@ -93,7 +93,7 @@ def test_warn_if_reject_only_warns(tmp_path: Path) -> None:
         ("smtpd_data_restrictions = hash:/x", "smtpd_data_restrictions: 'hash:/x': say which look-up"),
         ("smtpd_relay_restrictions =\nsmtpd_recipient_restrictions = permit", "specify at least one working instance"),
         ("mynetworks = 300.1.1.1", "mynetworks:"),
-        ("smtpd_tls_security_level = may", "smtpd_tls_cert_file: TLS needs a certificate"),
+        ("smtpd_tls_security_level = may\nsmtpd_tls_cert_file = none", "smtpd_tls_cert_file: TLS needs a certificate"),
         ("virtual_alias_maps = mysql:/x", "unsupported dictionary type"),
         ("smtpd_discard_ehlo_keywords = nonsense", "unknown EHLO keyword"),
         ("local_header_rewrite_clients = everybody", "unknown or unsupported: everybody"),

@@ -69,12 +69,8 @@ def test_versions_before_1_2_are_spoken_only_where_they_are_asked_for(tmp_path: 
         ("tls_eecdh_auto_curves = nosuch", "tls_eecdh_auto_curves: unknown curve 'nosuch'"),
         ("tls_ssl_options = NO_SUCH", "tls_ssl_options: unknown name or number: 'NO_SUCH'"),
         ("tls_disable_workarounds = 0xzz", "tls_disable_workarounds: unknown name or number: '0xzz'"),
-        ("smtpd_tls_dh1024_param_file = /nonexistent", "smtpd_tls_dh1024_param_file: /nonexistent: "),
-        ("smtpd_tls_chain_files = {dir}/cert.pem", "smtpd_tls_chain_files: a certificate without a private key"),
-        ("smtpd_tls_chain_files = {dir}/key.pem", "smtpd_tls_chain_files: a private key without a certificate"),
-        ("smtpd_tls_chain_files = {dir}/main.cf", "smtpd_tls_chain_files: no private key found"),
-        ("smtpd_tls_eccert_file = {dir}/none.pem", "smtpd_tls_eccert_file: "),
-        ("smtpd_tls_ask_ccert = yes\nsmtpd_tls_CAfile = /nonexistent", "smtpd_tls_CAfile: /nonexistent: "),
+        ("smtpd_tls_dh1024_param_file = {dir}/main.cf", "smtpd_tls_dh1024_param_file: {dir}/main.cf: "),
+        ("smtpd_tls_cert_file = none", "smtpd_tls_cert_file: TLS needs a certificate"),
         ("tls_server_sni_maps = tcp:127.0.0.1:1", "tls_server_sni_maps: tcp:127.0.0.1:1: a handshake waits for no"),
     ],
 )  # fmt: skip
@@ -88,7 +84,51 @@ def test_what_cannot_be_used_is_a_configuration_error(tmp_path: Path, extra: str
     with pytest.raises(ConfigError) as caught:
         conf = write_config(tmp_path, (TLS_CF + extra + "\n").replace("{dir}", str(tmp_path)))
         make_context(conf, tmp_path, opener(), Log("postfix/smtpd", "mail", fd=-1))
-    assert problem in str(caught.value)
+    assert problem.replace("{dir}", str(tmp_path)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ("smtpd_tls_chain_files = {dir}/cert.pem", "TLS library problem: a certificate without a private key"),
+        ("smtpd_tls_chain_files = {dir}/key.pem", "TLS library problem: a private key without a certificate"),
+        ("smtpd_tls_chain_files = {dir}/main.cf", "No PEM data in {dir}/main.cf"),
+        ("smtpd_tls_key_file = {dir}/main.cf", 'cannot get RSA private key from file "{dir}/main.cf": disabling'),
+        ("smtpd_tls_eccert_file = {dir}/none.pem", "error opening chain file: {dir}/none.pem: No such file or dir"),
+        ("smtpd_tls_ask_ccert = yes\nsmtpd_tls_CAfile = /no", 'Certification Authority data, CAfile="/no": disab'),
+    ],
+)  # fmt: skip
+def test_certificates_that_cannot_be_used_disable_tls(tmp_path: Path, extra: str, why: str) -> None:
+    make_certificate(tmp_path)
+
+    async def client() -> tuple[list[bytes], list[str]]:
+        conf = (TLS_CF + extra + "\nsmtpd_sasl_auth_enable = no\n").replace("{dir}", str(tmp_path))
+        async with running(tmp_path, conf) as smtpd:
+            stream = await smtpd.connect()
+            stream.write(b"EHLO x\r\nSTARTTLS\r\nMAIL FROM:<>\r\nQUIT\r\n")
+            said = b""
+            while data := await stream.read(5.0):
+                said += data
+            return said.splitlines(), smtpd.log()
+
+    replies, log = asyncio.run(client())
+    assert b"250-STARTTLS" in replies  # Postfix offers it all the same
+    assert b"454 4.7.0 TLS not available due to local problem" in replies and b"250 2.1.0 Ok" in replies
+    assert any(why.replace("{dir}", str(tmp_path)) in line for line in log), log
+
+
+def test_a_port_that_begins_with_tls_is_closed_without_a_certificate(tmp_path: Path) -> None:
+    async def client() -> tuple[bytes, list[str]]:
+        async with running(tmp_path, "smtpd_tls_wrappermode = yes\n") as smtpd:
+            stream = await smtpd.connect()
+            return await stream.read(5.0), smtpd.log()
+
+    said, log = asyncio.run(client())
+    assert said == b""
+    assert log[0] == "smtpd: warning: No server certs available. TLS won't be enabled"
+    assert log[2].startswith(
+        "smtpd: warning: Wrapper-mode request dropped from localhost[127.0.0.1] for service smtp"
+    )
 
 
 @pytest.mark.parametrize(
