@@ -8,6 +8,8 @@ from mailstack.wire.imap import utf7
 
 QUOTED_MAX = 4096
 """Octets of a quoted string at the most; a longer one becomes a literal."""
+ESCAPES_MAX = 4
+"""Quotes and backslashes in a quoted string; what has more becomes a literal."""
 _LITERAL_NEEDED = re.compile(rb"[\x00\r\n\x80-\xff]")
 _ATOM = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\]+")
 _SPECIAL = re.compile(rb"([\"\\])")
@@ -20,6 +22,8 @@ def string(value: bytes) -> bytes:
             value = value.replace(b"\0", b"\x80")
         return b"{%d}\r\n%b" % (len(value), value)
     if b'"' in value or b"\\" in value:
+        if value.count(b'"') + value.count(b"\\") > ESCAPES_MAX:
+            return b"{%d}\r\n%b" % (len(value), value)
         value = _SPECIAL.sub(rb"\\\1", value)
     return b'"' + value + b'"'
 

@@ -21,15 +21,19 @@ _ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
 
 
 def _one_line(value: bytes) -> bytes:
-    """NUL becomes U+FFFD, as in every string that Dovecot takes from a header."""
+    """NUL becomes U+FFFD, as in every string that Dovecot takes from a header, and CR a blank."""
+    if b"\r" in value:
+        value = value.replace(b"\r", b" ")
     return value.replace(b"\0", b"\xef\xbf\xbd") if b"\0" in value else value
 
 
-def _text(value: bytes) -> bytes:
+def _text(value: bytes, *, folded: bool = False) -> bytes:
     """Text for people: runs of blanks become one space; a literal unless it is quite plain."""
-    if _PLAIN_TEXT.match(value) or not value:
+    if not folded and _PLAIN_TEXT.match(value):
         return b'"' + value + b'"'
     value = _SPACES.sub(b" ", _one_line(value)).strip(b" ")
+    if not value:
+        return b'""'
     return b"{%d}\r\n%b" % (len(value), value)
 
 
@@ -48,6 +52,7 @@ def envelope(fields: list[Field]) -> bytes:
     """
     texts: dict[bytes, bytes] = {}
     addresses: dict[bytes, bytes] = {}
+    folded = False
     for name, value, _, _ in fields:
         if name in _ADDRESS_FIELDS:
             value = unfold(value)
@@ -56,6 +61,7 @@ def envelope(fields: list[Field]) -> bytes:
                 addresses[name] = addresses.get(name, b"") + listed
         elif name in (b"date", b"subject", b"in-reply-to", b"message-id"):
             texts[name] = unfold(value)
+            folded = b"\n" in value if name == b"subject" else folded
     default = addresses.get(b"from")
     people = [
         addresses.get(name, default if name in (b"sender", b"reply-to") else None) for name in _ADDRESS_FIELDS
@@ -64,7 +70,7 @@ def envelope(fields: list[Field]) -> bytes:
     return b"(%b)" % b" ".join(
         (
             _nstring(texts.get(b"date")),
-            b"NIL" if subject is None else _text(subject),
+            b"NIL" if subject is None else _text(subject, folded=folded),
             *(b"NIL" if listed is None else b"(" + listed + b")" for listed in people),
             _nstring(texts.get(b"in-reply-to")),
             _nstring(texts.get(b"message-id")),
@@ -105,13 +111,17 @@ def body(part: Part, data: Data, *, extended: bool) -> bytes:
 
 def _single(part: Part, data: Data, extended: bool) -> bytes:
     is_text = part.is_text
+    # A multipart whose parts cannot be told of.
+    hidden = part.type is not None and part.type.type.lower() == b"multipart"
     if part.kind == "rfc822":
         names = b'"message" "rfc822"'
     elif part.type is None:
         names = b'"text" "plain"'
+    elif hidden:
+        names = b'"application" "octet-stream"'
     else:
         names = string(part.type.type) + b" " + string(part.type.subtype)
-    parameters = part.type.parameters if part.type is not None else ()
+    parameters = part.type.parameters if part.type is not None and not hidden else ()
     if is_text and not any(key.lower() == b"charset" for key, _ in parameters):
         parameters = (*parameters, (b"charset", b"us-ascii"))
     fields = _described(part)
@@ -135,8 +145,19 @@ def _single(part: Part, data: Data, extended: bool) -> bytes:
 
 
 def _described(part: Part) -> dict[bytes, bytes]:
-    """What a part says of its content, by the fields' names in lower case; the last of each name."""
-    return {name: unfold(value) for name, value, _, _ in part.fields if name.startswith(b"content-")}
+    """What a part says of its content, by the fields' names in lower case; the first of each name, but the
+    last disposition and the first languages that can be read."""
+    found: dict[bytes, bytes] = {}
+    if not part.mime:
+        return found
+    for name, value, _, _ in part.fields:
+        if name[:8] != b"content-":
+            continue
+        if name not in found or name == b"content-disposition":
+            found[name] = unfold(value)
+        elif name == b"content-language" and not parse_languages(found[name]):
+            found[name] = unfold(value)
+    return found
 
 
 @lru_cache(256)

@@ -45,8 +45,10 @@ def fields(header: bytes) -> Iterator[Field]:
 
 
 def unfold(value: bytes) -> bytes:
-    """The value on one line: line ends go, the blanks that follow them stay; so do blanks at the end."""
-    value = value.lstrip(b" \t")
+    """The value on one line: line ends go, the blanks that follow them stay; so do blanks at the end, and all
+    but one where there is nothing else on the first line."""
+    text = value.lstrip(b" \t")
+    value = text if text and text[0] not in b"\r\n" else value[1:] if value[:1] in (b" ", b"\t") else value
     if b"\n" in value:
         value = _FOLD.sub(b"", value).replace(b"\r\n", b"").replace(b"\n", b"")
     return value

@@ -15,7 +15,7 @@ _SIMPLE = re.compile(rb'(%b)/(%b)((?:; ?%b=(?:"[^"\\\r\n]*"|%b)){0,20})\Z' % (_T
 _SIMPLE_PARAMETER = re.compile(rb'; ?(%b)=(?:"([^"]*)"|(%b))' % (_T, _T))
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BROKEN = re.compile(rb"[^; \t\r\n]*")
-_PIECE = re.compile(rb"(.*?)\*([0-9]{1,5})(\*?)\Z", re.DOTALL)
+_PIECE = re.compile(rb"([^*]*)\*([0-9]{0,5})(\*?)\Z")
 
 
 class ContentType(NamedTuple):
@@ -24,6 +24,9 @@ class ContentType(NamedTuple):
     type: bytes
     subtype: bytes
     parameters: Parameters
+
+
+_BROKEN_TYPE = ContentType(b"", b"", ())
 
 
 def parse_content_type(value: bytes) -> ContentType:
@@ -35,13 +38,17 @@ def parse_content_type(value: bytes) -> ContentType:
     lexer = Lexer(value)
     main: list[bytes] = []
     sub: list[bytes] = []
-    if lexer.blanks() != MORE or lexer.mime_token(main) != MORE or not lexer.next_is(b"/"):
+    if lexer.blanks() != MORE or (result := lexer.mime_token(main)) == BAD:
+        return _BROKEN_TYPE
+    if result == END:
         return ContentType(b"".join(main), b"", ())
+    if not lexer.next_is(b"/") or not any(main):
+        return _BROKEN_TYPE
     lexer.at += 1
-    if lexer.blanks() != MORE:
-        return ContentType(b"".join(main), b"", ())
-    if lexer.mime_token(sub) == BAD:
-        return ContentType(b"".join(main), b"".join(sub), ())
+    if lexer.blanks() != MORE or (result := lexer.mime_token(sub)) == BAD or not any(sub):
+        return _BROKEN_TYPE
+    if result == MORE and not lexer.next_is(b";"):
+        return _BROKEN_TYPE
     return ContentType(b"".join(main), b"".join(sub), _parameters(lexer))
 
 
@@ -70,9 +77,10 @@ def parse_languages(value: bytes) -> tuple[bytes, ...]:
     tags = []
     while not lexer.ended:
         out: list[bytes] = []
-        result = lexer.mime_token(out)
-        if out and out[0]:
-            tags.append(out[0])
+        result = lexer.atom(out)
+        if result == BAD:
+            break
+        tags += out
         if result != MORE or not lexer.next_is(b","):
             break
         lexer.at += 1
@@ -92,7 +100,7 @@ def _parameters(lexer: Lexer) -> Parameters:
             at = lexer.data.find(b";", lexer.at + 1)
             lexer.at = at if at >= 0 else len(lexer.data)
         elif b"*" in parameter[0]:
-            starred.setdefault(parameter[0].partition(b"*")[0].lower(), []).append(parameter)
+            starred.setdefault(parameter[0].partition(b"*")[0], []).append(parameter)
         else:
             plain.append(parameter)
     for name in sorted(starred):
@@ -127,27 +135,26 @@ def _parameter(lexer: Lexer) -> tuple[bytes, bytes] | None:
 
 
 def _join(items: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Continuations (RFC 2231 §3) as one parameter; as they are when their numbers do not fit."""
-    numbered = [(found, value) for key, value in items if (found := _PIECE.match(key))]
-    numbered.sort(key=lambda item: int(item[0][2]))
-    if len(numbered) != len(items) or [int(found[2]) for found, _ in numbered] != list(range(len(items))):
-        return sorted(items)
-    name = numbered[0][0][1]
-    if not any(found[3] for found, _ in numbered):
-        return [(name, b"".join(value for _, value in numbered))]
-    parts = [value if found[3] else _escape(value) for found, value in numbered]
-    if not numbered[0][0][3]:
+    """Continuations (RFC 2231 §3) as one parameter; each by itself when their numbers do not fit."""
+    numbered: list[tuple[int, bool, bytes]] = []
+    number = 0
+    for key, value in items:
+        found = _PIECE.match(key)
+        if found is None or not (found[2] or len(key) == found.end(1) + 1):
+            return sorted(items)
+        # A `*` alone counts as the piece before it once more.
+        number = int(found[2]) if found[2] else number
+        numbered.append((number, not found[2] or bool(found[3]), value))
+    name = items[0][0].partition(b"*")[0]
+    numbered.sort(key=lambda item: item[0])
+    if [number for number, _, _ in numbered] != list(range(len(items))):
+        return [(b"%b*%d%b" % (name, at, b"*" if coded else b""), value) for at, coded, value in numbered]
+    if not any(coded for _, coded, _ in numbered):
+        return [(name, b"".join(value for _, _, value in numbered))]
+    parts = [value if coded else value.replace(b"%", b"%25") for _, coded, value in numbered]
+    if not numbered[0][1]:
         parts.insert(0, b"''")
     return [(name + b"*", b"".join(parts))]
-
-
-def _escape(value: bytes) -> bytes:
-    return b"".join(
-        bytes((octet,))
-        if octet > 32 and octet < 127 and octet not in b"%*'()<>@,;:\\\"/[]?="
-        else b"%%%02X" % octet
-        for octet in value
-    )
 
 
 def find(parameters: Parameters, name: bytes) -> bytes | None:

@@ -75,17 +75,18 @@ class Lexer:
         return False
 
     def quoted(self, out: list[bytes]) -> int:
-        """`"…"`; the value goes to `out` without quotes and backslashes."""
+        """`"…"`; the value goes to `out` without quotes and backslashes; the end of one without an end does
+        not."""
         self.at += 1
         while True:
             found = _QUOTED_RUN.match(self.data, self.at)
-            if found:
-                out.append(found[0])
-                self.at = found.end()
+            run = found[0] if found else b""
+            self.at += len(run)
             char = self.data[self.at : self.at + 1]
             self.at += 1
             if not char:
                 return BAD
+            out.append(run)
             if char == b'"':
                 return self.blanks()
             if char == b"\\":
@@ -113,6 +114,15 @@ class Lexer:
             if self.blanks() != MORE:
                 return BAD
             found = _ATEXT.match(self.data, self.at)
+
+    def atom(self, out: list[bytes]) -> int:
+        """A word without dots."""
+        found = _ATEXT.match(self.data, self.at)
+        if found is None:
+            return BAD
+        out.append(found[0])
+        self.at = found.end()
+        return self.blanks()
 
     def phrase(self, out: list[bytes]) -> int:
         """Words with single blanks between them; dots are taken as letters."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import Data, seek
-from mailstack.wire.mime.params import ContentType, find, parse_content_type
+from mailstack.wire.mime.params import ContentType, parse_content_type
 
 DEPTH_MAX = 100
 PARTS_MAX = 10_000
 BOUNDARY_MAX = 80
+_MIME = (b"mime-version", b"content-type")
+"""Without one of these BODYSTRUCTURE tells nothing of what a message's header says of its content."""
 HEADER_MAX = 10 << 20
 """Octets of one part's header that are looked at for its fields."""
 
@@ -21,16 +23,18 @@ class Part:
     """A part: its header is `data[start:body]`, its content `data[body:end]`.
 
     `kind` is `multipart`, `rfc822` or empty. A multipart's children are its parts; an rfc822 part has one
-    child, the message in it. `fields` is the header's fields, read once.
+    child, the message in it. `fields` is the header's fields, read once. Without `mime` they are a message's
+    that does not say it has MIME's.
     """
 
-    __slots__ = ("body", "children", "end", "fields", "kind", "start", "type")
+    __slots__ = ("body", "children", "end", "fields", "kind", "mime", "start", "type")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.body = start
         self.end = start
         self.kind = ""
+        self.mime = True
         self.type: ContentType | None = None
         self.fields: list[headers.Field] = []
         self.children: list[Part] = []
@@ -64,30 +68,34 @@ class _Scanner:
 
     def message(self) -> Part:
         root = Part(0)
-        self.part(root, 0)
+        self.part(root, 0, message=True)
         root.end = self.size
         return root
 
-    def part(self, part: Part, depth: int, digest: bool = False) -> tuple[int, int, int] | None:
+    def part(
+        self, part: Part, depth: int, digest: bool = False, message: bool = False
+    ) -> tuple[int, int, int] | None:
         """Read one part from `part.start` on. Returns the boundary that ended it (see `boundary`), or None at
         the message's end."""
         stop, cut = self.header(part)
+        part.mime = not message or any(field.name in _MIME for field in part.fields)
         self.classify(part, depth, digest)
-        if stop is not None and cut and part.kind != "multipart":
+        if stop is not None and cut and not self.opens(part, stop):
             # A boundary within the header, or at once behind the empty line, whose line end belongs to the
             # boundary then; it counts as content of an rfc822 part around this message all the same.
-            self.reached = part.body
+            self.reached = stop[0] + (2 if self.data[stop[0] : stop[0] + 2] == b"\r\n" else 1)
             part.body = part.end = max(stop[0], part.start)
             if part.kind == "rfc822":
                 part.children.append(Part(part.end))
-            return stop
+            if part.kind != "multipart":
+                return stop
         if part.kind == "multipart":
             stop = self.multipart(part, depth)
         elif part.kind == "rfc822":
             child = Part(part.body)
             part.children.append(child)
             self.parts += 1
-            stop = self.part(child, depth + 1)
+            stop = self.part(child, depth + 1, message=True)
         else:
             stop = self.boundary(part.body)
         part.end = self.size if stop is None else max(stop[0], part.body)
@@ -130,14 +138,14 @@ class _Scanner:
                 part.kind = "rfc822"
             return
         main, sub = part.type.type.lower(), part.type.subtype.lower()
-        if main == b"multipart":
+        if main == b"multipart" and sub:
             part.kind = "multipart"
         elif main == b"message" and sub == b"rfc822":
             part.kind = "rfc822"
 
     def multipart(self, part: Part, depth: int) -> tuple[int, int, int] | None:
         assert part.type is not None
-        given = find(part.type.parameters, b"boundary")
+        given = self.boundary_of(part)
         if given is None:
             return self.boundary(part.body)
         boundary = given[:BOUNDARY_MAX]
@@ -157,6 +165,16 @@ class _Scanner:
             # The closing line: the epilogue reaches to a boundary of a part around this one.
             stop = self.boundary(stop[2])
         return stop
+
+    def boundary_of(self, part: Part) -> bytes | None:
+        """What Content-Type says separates the parts."""
+        parameters = part.type.parameters if part.type is not None else ()
+        return next((value for key, value in parameters if key.lower() == b"boundary"), None)
+
+    def opens(self, part: Part, stop: tuple[int, int, int]) -> bool:
+        """Whether a boundary behind a multipart's header is its own as well as one around it."""
+        own = self.boundary_of(part) if part.kind == "multipart" else None
+        return own is not None and self.data.find(b"\n--" + own[:BOUNDARY_MAX], stop[0], stop[2]) >= 0
 
     def closed(self, stop: tuple[int, int, int]) -> bool:
         line_end = stop[2]
