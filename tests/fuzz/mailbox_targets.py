@@ -20,7 +20,7 @@ from mailstack.wire.imap.states import State as ImapState
 from mailstack.wire.imap.structure import body, envelope
 from mailstack.wire.mime.lines import wire, wire_pieces, wire_size
 from mailstack.wire.mime.structure import Part, parse
-from mailstack.wire.mime.text import header_text, part_text
+from mailstack.wire.mime.text import part_text, searchable_header
 from mailstack.wire.pop3 import server as pop3
 from mailstack.wire.pop3.events import NEED_DATA, Auth, AuthResponse, Closed, Command
 from mailstack.wire.pop3.states import State as PopState
@@ -121,7 +121,7 @@ def mime(data: bytes) -> None:
     assert wire_size(data) == len(wire(data))
     first, count = len(data) % 7, len(data) % 11 * 3
     assert b"".join(wire_pieces(data, 0, len(data), first, count)) == wire(data)[first : first + count]
-    header_text(data[: root.body])
+    searchable_header(data[: root.body])
 
 
 def _nested(part: Part, data: bytes) -> None:

@@ -89,8 +89,11 @@ def _converse(octets: bytes, flags: int, width: int) -> tuple[list[object], byte
 
 def _forget_content(said: list[object]) -> None:
     """How much of a message came out before it was too big depends on the segments, and does not matter."""
-    while said and isinstance(said[-1], (events.Content, events.Chunk, events.ChunkEnd)):
-        said.pop()
+    for at in range(len(said) - 1, -1, -1):
+        if isinstance(said[at], events.Rcpt):
+            break
+        if isinstance(said[at], events.Content):
+            del said[at]
 
 
 def _answer(connection: ServerConnection, event: object, *, refuse: bool) -> None:
