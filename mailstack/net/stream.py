@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from mailstack.net.tasks import Driven, apart, current, park
@@ -39,9 +39,11 @@ class Stream(asyncio.Protocol):
         "_paused_writing",
         "_read_waiter",
         "_reader",
+        "_timeout",
         "_timer",
         "local",
         "peer",
+        "shortcut",
         "transport",
     )
 
@@ -57,7 +59,9 @@ class Stream(asyncio.Protocol):
         self._paused_writing = False
         self._read_waiter: asyncio.Future[None] | None = None
         self._reader: Driven | None = None
-        self._deadline = 0.0
+        self._deadline = self._timeout = 0.0
+        self.shortcut: Callable[[bytes], bytes] | None = None
+        """Answers what has come in while `read` waits, which goes on waiting then; empty when it cannot."""
         self._timer: asyncio.TimerHandle | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
 
@@ -70,6 +74,12 @@ class Stream(asyncio.Protocol):
         self.local = _address(transport.get_extra_info("sockname"))
 
     def data_received(self, data: bytes) -> None:
+        if self.shortcut is not None and self._reader is not None and not self._paused_writing:
+            answer = self.shortcut(data)
+            if answer:
+                self._deadline = asyncio.get_running_loop().time() + self._timeout
+                self.write(answer)
+                return
         self._buffer.append(data)
         self._wake_reader()
         if not self._paused_reading and self._held() > READ_HIGH and self.transport is not None:
@@ -116,6 +126,11 @@ class Stream(asyncio.Protocol):
         """The number of the socket's file descriptor; all lower ones were in use when it was accepted."""
         sock = self.transport.get_extra_info("socket") if self.transport is not None else None
         return -1 if sock is None else int(sock.fileno())
+
+    @property
+    def congested(self) -> bool:
+        """`drain` would wait, or has something to say."""
+        return self._paused_writing or self._closed
 
     @property
     def closed(self) -> bool:
@@ -165,6 +180,7 @@ class Stream(asyncio.Protocol):
         """
         if not self._buffer and not self._eof:
             loop = asyncio.get_running_loop()
+            self._timeout = timeout
             self._deadline = deadline = loop.time() + timeout
             # One timer serves many reads: it looks at the deadline when it goes off, and is set anew then.
             if self._timer is not None and self._timer.when() > deadline:

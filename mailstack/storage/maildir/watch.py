@@ -7,6 +7,7 @@ times instead.
 from __future__ import annotations
 
 import os
+import select
 import struct
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self._listeners: dict[int, Listener] = {}
+        self._readable = select.poll()
         self.fileno = -1
         try:
             import ctypes
@@ -35,6 +37,8 @@ class Watcher:
             self._add = libc.inotify_add_watch
             self._remove = libc.inotify_rm_watch
             self.fileno = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+            if self.fileno >= 0:
+                self._readable.register(self.fileno, select.POLLIN)
         except (ImportError, OSError, AttributeError):
             self.fileno = -1
 
@@ -55,7 +59,8 @@ class Watcher:
 
     def poll(self) -> None:
         """Hand out what has happened until now; never waits."""
-        if self.fileno < 0:
+        # To ask costs a tenth of a read that finds nothing, which is how most of them end.
+        if self.fileno < 0 or not self._readable.poll(0):
             return
         while True:
             try:
