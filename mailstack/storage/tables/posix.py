@@ -1,13 +1,16 @@
 """POSIX regular expressions as the C library matches them, for regexp: tables (regexp_table(5)).
 
 Python's `re` would read many patterns otherwise: bracket expressions, the longest of the leftmost matches,
-basic expressions. Octets in, octets out. Raises `PatternError`.
+basic expressions. Octets in, octets out: expressions are compiled in the C locale, as Postfix has no other,
+whatever the environment of this process says. Raises `PatternError`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 EXTENDED, ICASE, NEWLINE = 1, 2, 4
@@ -30,6 +33,26 @@ def _libc() -> tuple[ctypes.CDLL, int, type[ctypes.c_int] | type[ctypes.c_ssize_
     return library, 0, ctypes.c_ssize_t
 
 
+@cache
+def _c_locale() -> int:
+    library = _libc()[0]
+    library.newlocale.restype = library.uselocale.restype = ctypes.c_void_p
+    library.uselocale.argtypes = (ctypes.c_void_p,)
+    return int(library.newlocale(1, b"C", None))  # LC_CTYPE_MASK
+
+
+@contextmanager
+def _in_c_locale() -> Iterator[None]:
+    """What this thread calls in the block knows characters of one octet only; classes hold ASCII."""
+    c_locale = _c_locale()
+    use = _libc()[0].uselocale
+    before = use(c_locale)
+    try:
+        yield
+    finally:
+        use(before)
+
+
 class Posix:
     """One compiled expression."""
 
@@ -39,7 +62,8 @@ class Posix:
         library, at, offset = _libc()
         self._buffer = ctypes.create_string_buffer(_ROOM)
         self._free = None
-        code = library.regcomp(self._buffer, pattern, flags)
+        with _in_c_locale():
+            code = library.regcomp(self._buffer, pattern, flags)
         if code:
             text = ctypes.create_string_buffer(_ROOM)
             library.regerror(code, self._buffer, text, ctypes.c_size_t(_ROOM))

@@ -40,6 +40,8 @@ if /@y\\.test$/
 endif
 /CASE/i kept
 /case/ folded $$1
+/^n[[:alpha:]]$/ ASCII
+/^n(.)(.)$/ $2$1
 """
 
 CASES = [
@@ -64,6 +66,8 @@ CASES = [
     ("regexp", REGEXP, "a@z.test", None),
     ("regexp", REGEXP, "CASE", "kept"),
     ("regexp", REGEXP, "caSe", "folded $1"),
+    ("regexp", REGEXP, "nO", "ASCII"),
+    ("regexp", REGEXP, "n\u00e9", "\udca9\udcc3"),  # two octets, neither of them a letter
 ]
 
 
