@@ -66,12 +66,22 @@ imap_idle_notify_interval = 2 mins
     between two `* OK Still here`
 imap_max_line_length = 64 k
     of one command without its literals
+lda_mailbox_autocreate = no
+    for lmtp_save_to_detail_mailbox
+lda_mailbox_autosubscribe = no
+    for mailboxes made by lda_mailbox_autocreate
 listen = *, ::
     addresses; names are not looked up
 lmtp_add_received_header = yes
     LMTP's own Received:
 lmtp_hdr_delivery_address = final
     what Delivered-To: says
+lmtp_save_to_detail_mailbox = no
+    `user+Folder@`: into that mailbox; INBOX where there is none
+lmtp_user_concurrency_limit = 0
+    in all sessions of the process
+lmtp_verbose_replies = no
+    why a message could not be stored
 login_greeting = Dovecot ready.
     of IMAP, POP3 and LMTP
 login_trusted_networks =
@@ -386,9 +396,6 @@ submission is the MTA's: smtpd on port 587
     submission_timeout = 30 secs
 there is no dovecot-lda and no Sieve; mail comes by LMTP
     deliver_log_format = msgid=%m: %$
-    lda_mailbox_autocreate = no
-    lda_mailbox_autosubscribe = no
-    lda_original_recipient_header =
     rejection_reason = Your message to <%t> was automatically rejected:%n%r
     rejection_subject = Rejected: %s
     sendmail_path = /usr/sbin/sendmail
@@ -469,11 +476,7 @@ body_bytes=%{fetch_body_bytes}
     imap_metadata = no
     imap_urlauth_host =
     imap_urlauth_logout_format = in=%i out=%o
-    lmtp_client_workarounds =
     lmtp_rcpt_check_quota = no
-    lmtp_save_to_detail_mailbox = no
-    lmtp_user_concurrency_limit = 0
-    lmtp_verbose_replies = no
     log_timestamp = %b %d %H:%M:%S
     login_log_format = %$: %s
     login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
@@ -485,7 +488,6 @@ body_bytes=%{fetch_body_bytes}
     mail_temp_scan_interval = 1 weeks
     maildir_broken_filename_sizes = no
     master_user_separator =
-    postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
     quota_full_tempfail = no
     ssl_cipher_list = \
 ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!RC4:!ADH:!LOW@STRENGTH
@@ -493,6 +495,12 @@ ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!RC4:!ADH:!
 ids come from pop3_uidl_format, or from `P` of dovecot-uidlist where another server has put them
     pop3_reuse_xuidl = no
     pop3_save_uidl = no
+the MTA's engine takes `MAIL FROM: <a@b>` in any case, and a path needs its brackets
+    lmtp_client_workarounds =
+the detail is that of RCPT TO
+    lda_original_recipient_header =
+nothing is sent: there is no Sieve, and the MTA bounces
+    postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
 """
 
 

@@ -62,6 +62,7 @@ class MailboxService:
         self.commit = commit
         self.store = MailStore(commit, clock, config.hostname, log.warning)
         self.auth = Authenticator(config, log)
+        self.lmtp_users: Counter[str] = Counter()
         self.pop3_locks: set[str] = set()
         self._pop3_logins: dict[str, float] = {}
         self.sessions: set[Drainable] = set()
@@ -106,6 +107,12 @@ class MailboxService:
             recipient_delimiter=config.recipient_delimiter,
             add_received=config.lmtp_add_received_header,
             delivery_address=config.lmtp_hdr_delivery_address,
+            detail_mailbox=config.lmtp_save_to_detail_mailbox,
+            autocreate=config.lda_mailbox_autocreate,
+            autosubscribe=config.lda_mailbox_autosubscribe,
+            auto_mailboxes=frozenset(box.name for box in config.mailboxes if box.auto != "no"),
+            user_concurrency=config.lmtp_user_concurrency_limit,
+            verbose_replies=config.lmtp_verbose_replies,
         )
 
     def lookup(self, name: str) -> User | None:

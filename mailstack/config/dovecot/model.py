@@ -151,6 +151,11 @@ class DovecotConfig:
     recipient_delimiter: str
     lmtp_add_received_header: bool
     lmtp_hdr_delivery_address: str
+    lmtp_save_to_detail_mailbox: bool
+    lmtp_user_concurrency_limit: int
+    lmtp_verbose_replies: bool
+    lda_mailbox_autocreate: bool
+    lda_mailbox_autosubscribe: bool
     mail_max_userip_connections: Mapping[str, int]
     """By protocol: imap, pop3."""
     imap_idle_notify_interval: float

@@ -62,12 +62,12 @@ class Content:
             self._error = error
             self._parts.clear()
 
-    async def deliver(self, store: MailStore, root: str, header: bytes) -> None:
-        """Put `header` and the content into the Maildir at `root`, durable on return. Raises `OSError`."""
+    async def deliver(self, store: MailStore, folder: str, header: bytes) -> None:
+        """Put `header` and the content into the Maildir `folder`, durable on return. Raises `OSError`."""
         if self._error is not None:
             raise OSError(self._error.errno, self._error.strerror)
         if self._spool is None:
-            await store.deliver(root, [header, *self._parts])
+            await store.deliver(folder, [header, *self._parts])
             return
         now = store.clock.time()
         name = unique_name(now, store.hostname)
@@ -75,10 +75,10 @@ class Content:
         size = len(header) + self._size
         lines = header.count(b"\n") + self._lines
         final = f"{name},S={size},W={size + lines}"
-        await asyncio.to_thread(self._copy, root, name, header)
-        publication = Publication(_temporary(root, name), f"{root}/new/{final}", [], append=True)
+        await asyncio.to_thread(self._copy, folder, name, header)
+        publication = Publication(_temporary(folder, name), f"{folder}/new/{final}", [], append=True)
         await store.commit.publish(publication)
-        await store.delivered(root, final)
+        await store.delivered(folder, final)
 
     def close(self) -> None:
         """Let the temporary file go."""

@@ -14,7 +14,7 @@ import asyncio
 import errno
 import re
 import ssl
-import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,8 @@ from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream
+from mailstack.storage.maildir import subscriptions, tree
+from mailstack.wire.mime.dates import write_date
 from mailstack.wire.smtp import events
 from mailstack.wire.smtp.address import quote
 from mailstack.wire.smtp.reply import Reply
@@ -70,6 +72,18 @@ class LmtpSettings:
     add_received: bool = True
     delivery_address: str = "final"
     """Delivered-To: none, final (the user) or original (RCPT TO)."""
+    detail_mailbox: bool = False
+    """`zs+Work@` goes into the mailbox Work where there is one."""
+    autocreate: bool = False
+    """Make that mailbox where there is none."""
+    autosubscribe: bool = False
+    """Subscribe to a mailbox that is made."""
+    auto_mailboxes: frozenset[str] = frozenset()
+    """Mailboxes that every user has (`auto = create`)."""
+    user_concurrency: int = 0
+    """Messages that are on their way to one user at once, in all sessions; 0: any number."""
+    verbose_replies: bool = False
+    """Tell the client why a message could not be stored."""
 
 
 class LmtpService(Protocol):
@@ -90,6 +104,11 @@ class LmtpService(Protocol):
     @property
     def log(self) -> Log: ...
 
+    @property
+    def lmtp_users(self) -> Counter[str]:
+        """How many recipients of open transactions each user is."""
+        ...
+
     def lookup(self, name: str) -> User | None:
         """The user behind an address. Raises `Unavailable`."""
         ...
@@ -99,6 +118,7 @@ class LmtpService(Protocol):
 class _Recipient:
     address: str
     user: User
+    mailbox: str = tree.INBOX
 
 
 @dataclass(slots=True)
@@ -211,6 +231,11 @@ class LmtpSession:
     def _begin(self, sender: str) -> None:
         """Forget the transaction, and whatever it had on disk, for another one."""
         self._transaction.content.close()
+        users = self._service.lmtp_users
+        for recipient in self._transaction.recipients:
+            users[recipient.user.name] -= 1
+            if users[recipient.user.name] <= 0:
+                del users[recipient.user.name]
         self._transaction = _Transaction(sender)
 
     def _extensions(self) -> str:
@@ -243,14 +268,21 @@ class LmtpSession:
         recipients = self._transaction.recipients
         if len(recipients) >= RECIPIENTS_LIMIT:
             return _TOO_MANY
+        settings = self._settings
+        name, detail = split_detail(address, settings.recipient_delimiter)
         try:
-            user = self._service.lookup(without_detail(address, self._settings.recipient_delimiter))
+            user = self._service.lookup(name)
         except Unavailable as error:
             self._service.log.error(f"lmtp: {address}: {error}")
             return Reply(451, "4.3.0", f"<{address}> Temporary internal error")
         if user is None:
             return Reply(550, "5.1.1", f"<{address}> User doesn't exist: {address}")
-        recipients.append(_Recipient(address, user))
+        users = self._service.lmtp_users
+        if 0 < settings.user_concurrency <= users[user.name]:
+            return Reply(451, "4.3.0", f"<{address}> Too many concurrent deliveries for user")
+        users[user.name] += 1
+        mailbox = detail if detail and settings.detail_mailbox else tree.INBOX
+        recipients.append(_Recipient(address, user, mailbox))
         return _RCPT_OK
 
     async def _deliver(self, end: events.ContentEnd) -> None:
@@ -275,16 +307,36 @@ class LmtpSession:
     async def _store(self, transaction: _Transaction, recipient: _Recipient, now: float) -> Reply:
         service, user = self._service, recipient.user
         header = self._header(transaction.sender, recipient, now)
+        mailbox = recipient.mailbox
         try:
-            await transaction.content.deliver(service.store, user.mail_root, header)
+            if mailbox != tree.INBOX:
+                mailbox = self._mailbox(user.mail_root, mailbox)
+            path = tree.path_of(user.mail_root, mailbox)
+            await transaction.content.deliver(service.store, path, header)
         except OSError as error:
-            service.log.error(f"lmtp({user.name})<{self._id}>: save to INBOX failed: {error}")
+            service.log.error(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
             if error.errno in _FULL:
                 return Reply(452, "4.2.2", f"<{recipient.address}> {_FULL[error.errno]}")
-            return Reply(451, "4.3.0", f"<{recipient.address}> Temporary internal error")
+            reason = error.strerror if self._settings.verbose_replies else ""
+            return Reply(451, "4.3.0", f"<{recipient.address}> {reason or 'Temporary internal error'}")
         shown = message_id(transaction.content.head)
-        service.log.info(f"lmtp({user.name})<{self._id}>: msgid={shown}: saved mail to INBOX")
+        service.log.info(f"lmtp({user.name})<{self._id}>: msgid={shown}: saved mail to {mailbox}")
         return Reply(250, "2.0.0", f"<{recipient.address}> {self._id} Saved")
+
+    def _mailbox(self, root: str, name: str) -> str:
+        """The mailbox that a detail names, made where it has to be, or INBOX. Raises `OSError`."""
+        settings = self._settings
+        try:
+            if tree.exists(root, name):
+                return tree.canonical(name)
+            if not settings.autocreate and name not in settings.auto_mailboxes:
+                return tree.INBOX
+            tree.create(root, name)
+            if settings.autosubscribe:
+                subscriptions.change(root, name, True)
+        except tree.MailboxNameError:
+            return tree.INBOX
+        return name
 
     def _header(self, sender: str, recipient: _Recipient, now: float) -> bytes:
         settings = self._settings
@@ -300,18 +352,20 @@ class LmtpSession:
                 f"\tby {settings.hostname} with LMTP{'S' if secured else ''}\r\n"
                 f"\tid {self._id}\r\n"
                 f"\t(envelope-from <{quote(sender)}>)\r\n"
-                f"\tfor <{quote(recipient.address)}>; {_date(now)}\r\n"
+                f"\tfor <{quote(recipient.address)}>; {write_date(now)}\r\n"
             )
         return "".join(lines).encode("utf-8", "replace")
 
 
-def without_detail(address: str, delimiters: str) -> str:
-    """`zs+list@mail.test` -> `zs@mail.test`, where `+` is one of the delimiters; a leading one is kept."""
+def split_detail(address: str, delimiters: str) -> tuple[str, str]:
+    """`zs+list@mail.test` -> `zs@mail.test`, `list`, for the delimiter `+`; a leading one stays."""
     local, at, domain = address.rpartition("@")
     if not at:
         local, domain = domain, ""
     ends = [end for char in delimiters if (end := local.find(char)) > 0]
-    return f"{local[: min(ends)]}{at}{domain}" if ends else address
+    if not ends:
+        return address, ""
+    return f"{local[: min(ends)]}{at}{domain}", local[min(ends) + 1 :]
 
 
 def message_id(head: bytes) -> str:
@@ -321,24 +375,3 @@ def message_id(head: bytes) -> str:
     if found is None:
         return "unspecified"
     return found[1].strip().decode("utf-8", "replace") or "unspecified"
-
-
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_last: tuple[int, str] = (0, "")
-
-
-def _date(now: float) -> str:
-    """RFC 5322 §3.3 date-time in local time; made once a second."""
-    global _last
-    second = int(now)
-    if _last[0] != second:
-        at = time.localtime(second)
-        minutes = at.tm_gmtoff // 60
-        zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}{abs(minutes) % 60:02d}"
-        text = (
-            f"{_DAYS[at.tm_wday]}, {at.tm_mday} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
-            f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {zone}"
-        )
-        _last = (second, text)
-    return _last[1]

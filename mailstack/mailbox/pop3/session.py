@@ -1,7 +1,7 @@
 """One POP3 connection.
 
-Always: messages are removed only by QUIT in the TRANSACTION state, never by a lost connection; one session at
-a time has a mailbox (`[IN-USE]`, RFC 2449 §8.1.1); a password is not taken in plain text where
+Always: messages are removed and flagged only by QUIT in the TRANSACTION state, never by a lost connection;
+one session at a time has a mailbox (`[IN-USE]`, RFC 2449 §8.1.1); a password is not taken in plain text where
 `disable_plaintext_auth` or `ssl = required` says so.
 
 Logs, in Dovecot's words: `pop3-login: Disconnected (auth failed, 2 attempts in 4 secs): user=<zs>, …` and
@@ -141,9 +141,8 @@ class Pop3Session:
         try:
             await drop.measure()
             self._size = drop.everything()
-            await drop.keep_seen()
         except OSError as error:
-            log.error(f"pop3({self._user.name})<{self._id}>: flags not stored: {error}")
+            log.error(f"pop3({self._user.name})<{self._id}>: sizes not found: {error}")
         finally:
             drop.close()
             self._service.pop3_locks.discard(self._user.mail_root)
@@ -380,6 +379,7 @@ class Pop3Session:
 
     async def _rset(self, command: Command) -> None:
         self._open.deleted.clear()
+        self._open.seen.clear()
         self._last = 0
         self._conn.ok()
 
@@ -394,6 +394,11 @@ class Pop3Session:
 
     async def _quit(self, command: Command) -> None:
         self._reason = "Logged out" if self._drop is not None else "Aborted login by logging out"
+        if self._drop is not None:
+            try:
+                await self._drop.keep_seen()
+            except OSError as error:
+                self._service.log.error(f"pop3({self._name})<{self._id}>: flags not stored: {error}")
         if self._drop is None or not self._drop.deleted:
             self._conn.ok("Logging out.")
             return

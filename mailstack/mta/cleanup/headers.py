@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mailstack.mta.cleanup.addresses import RECIPIENTS, SENDERS, fold, rewrite
+from mailstack.wire.mime.dates import write_date
 from mailstack.wire.smtp.address import quote
 
 BLOCK = re.compile(rb"(?:[!-9;-~]+[ \t]*+:[^\r]*+\r\n(?:[ \t][^\r]*+\r\n)*+)*+")
@@ -115,26 +116,10 @@ def missing_headers(
 _PHRASE = re.compile(r"[A-Za-z0-9 !#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]*\Z")
 _QUOTE = re.compile(r'(["\\])')
 
-_date: tuple[int, str] = (-1, "")
-
 
 def mail_date(now: float) -> str:
     """`Sun, 22 Nov 2026 12:05:06 +0000 (UTC)` in local time (RFC 5322 §3.3)."""
-    global _date
-    second = int(now)
-    if _date[0] != second:
-        local = time.localtime(second)
-        day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[local.tm_wday]
-        month = _MONTHS[local.tm_mon - 1]
-        minutes = (local.tm_gmtoff or 0) // 60
-        sign = "-" if minutes < 0 else "+"
-        zone = f"{sign}{abs(minutes) // 60:02d}{abs(minutes) % 60:02d}"
-        text = f"{day}, {local.tm_mday} {month} {local.tm_year} {local.tm_hour:02d}:{local.tm_min:02d}"
-        _date = (second, f"{text}:{local.tm_sec:02d} {zone} ({local.tm_zone})")
-    return _date[1]
-
-
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+    return write_date(now, zone_name=True)
 
 
 def received_header(

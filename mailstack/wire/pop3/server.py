@@ -153,7 +153,7 @@ class ServerConnection:
 
     def _response(self, line: bytes) -> Event:
         if line == b"*":
-            return self._refuse("[AUTH] Authentication aborted by client.")
+            return self._refuse("Authentication aborted by client.")
         data = _base64(line)
         if data is None:
             return self._refuse("[AUTH] Invalid base64 data in continued response.")

@@ -14,9 +14,10 @@ _BLANK = re.compile(rb"\n\r?\n")
 class Stuffer:
     """`feed` the file's octets (LF or CRLF), `end` gives the rest with the closing dot."""
 
-    __slots__ = ("_cr", "_start")
+    __slots__ = ("_cr", "_empty", "_start")
 
     def __init__(self) -> None:
+        self._empty = True
         self._start = True
         self._cr = False
 
@@ -39,12 +40,13 @@ class Stuffer:
         if self._start and data[0] == 0x2E:
             data = b"." + data
         self._start = data[-1] == 0x0A
+        self._empty = False
         return data
 
     def end(self) -> bytes:
-        """The last line's end where it is missing, and the dot."""
+        """The last line's end where it is missing, and the dot. Nothing at all is sent as an empty line."""
         tail = b"\r" if self._cr else b""
-        if self._cr or not self._start:
+        if self._cr or self._empty or not self._start:
             tail += b"\r\n"
         return tail + b".\r\n"
 

@@ -13,9 +13,10 @@ import pytest
 
 from mailstack.mailbox.lmtp import session as lmtp
 from mailstack.mailbox.lmtp.content import Content
-from mailstack.mailbox.lmtp.session import message_id, without_detail
+from mailstack.mailbox.lmtp.session import message_id, split_detail
 from mailstack.mailbox.views import MailStore
 from mailstack.net.stream import Stream
+from mailstack.storage.maildir import subscriptions
 from tests.mailbox import Mailbox, client_tls, running
 
 
@@ -267,7 +268,7 @@ def test_noise_ends_no_more_than_its_own_session(tmp_path: Path) -> None:
     ],
 )
 def test_details(address: str, delimiters: str, bare: str) -> None:
-    assert without_detail(address, delimiters) == bare
+    assert split_detail(address, delimiters)[0] == bare
 
 
 @pytest.mark.parametrize(
@@ -324,3 +325,77 @@ def test_a_disk_that_fills_up_during_a_big_message(tmp_path: Path, monkeypatch: 
 
     asyncio.run(check())
     assert not [path for path in tmp_path.glob("mail/**/*") if path.is_file()]
+
+
+def test_a_detail_that_names_a_mailbox(tmp_path: Path) -> None:
+    root = tmp_path / "mail/mail.test/zs"
+
+    async def check() -> str:
+        extra = (
+            "lmtp_save_to_detail_mailbox = yes\n"
+            "namespace inbox {\n  inbox = yes\n  mailbox Junk {\n    auto = create\n  }\n}\n"
+        )
+        async with running(tmp_path, extra) as mailbox:
+            (root / ".Work.2026" / "cur").mkdir(parents=True)
+            (root / ".Work.2026" / "new").mkdir()
+            (root / ".Work.2026" / "tmp").mkdir()
+            stream = await mailbox.connect("lmtp")
+            details = ("Work.2026", "none", "Junk", "inbox", "..", "")
+            rcpt = "".join(f"RCPT TO:<zs+{detail}@mail.test>\r\n" for detail in details)
+            stream.write(f"LHLO x\r\nMAIL FROM:<a@b.test>\r\n{rcpt}DATA\r\n".encode())
+            stream.write(b"Subject: x\r\n\r\n.\r\nQUIT\r\n")
+            data = b""
+            while piece := await stream.read(5):
+                data += piece
+            assert data.count(b" Saved\r\n") == len(details), data
+            return mailbox.log()
+
+    log = asyncio.run(check())
+    assert len(list((root / ".Work.2026/new").iterdir())) == 1
+    assert len(list((root / ".Junk/new").iterdir())) == 1
+    assert len(list((root / "new").iterdir())) == 4
+    assert "saved mail to Work.2026" in log
+
+
+def test_a_detail_makes_its_mailbox_where_it_may(tmp_path: Path) -> None:
+    root = tmp_path / "mail/mail.test/zs"
+
+    async def check() -> None:
+        extra = "".join(
+            f"{name} = yes\n"
+            for name in ("lmtp_save_to_detail_mailbox", "lda_mailbox_autocreate", "lda_mailbox_autosubscribe")
+        )
+        async with running(tmp_path, extra) as mailbox:
+            stream = await mailbox.connect("lmtp")
+            stream.write(b"LHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<zs+Lists@mail.test>\r\n")
+            stream.write(b"DATA\r\nSubject: x\r\n\r\n.\r\nQUIT\r\n")
+            while await stream.read(5):
+                pass
+
+    asyncio.run(check())
+    assert len(list((root / ".Lists/new").iterdir())) == 1
+    assert subscriptions.read(str(root)) == ["Lists"]
+
+
+def test_no_more_messages_at_once_for_a_user_than_allowed(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path, "lmtp_user_concurrency_limit = 1\n") as mailbox:
+            first, second = await mailbox.connect("lmtp"), await mailbox.connect("lmtp")
+
+            async def rcpt(stream: Stream, user: str) -> bytes:
+                stream.write(f"LHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<{user}@mail.test>\r\nNOOP\r\n".encode())
+                data = b""
+                while not data.endswith(b"250 2.0.0 OK\r\n"):
+                    data += await stream.read(5)
+                return data.splitlines()[-2]
+
+            assert await rcpt(first, "zs") == b"250 2.1.5 OK"
+            assert await rcpt(second, "zs") == (
+                b"451 4.3.0 <zs@mail.test> Too many concurrent deliveries for user"
+            )
+            assert await rcpt(second, "support") == b"250 2.1.5 OK"
+            first.write(b"RSET\r\n")
+            await first.read(5)
+            assert await rcpt(second, "zs") == b"250 2.1.5 OK"
+
+    asyncio.run(check())

@@ -123,7 +123,7 @@ def test_sasl_goes_on_until_it_is_answered_or_aborted() -> None:
     conn.challenge(b"Password:")
     assert conn.data_to_send() == b"+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\n"
     conn.receive_data(b"*\r\nCAPA\r\n")
-    assert drive(conn) == [Refused("[AUTH] Authentication aborted by client."), Command("CAPA")]
+    assert drive(conn) == [Refused("Authentication aborted by client."), Command("CAPA")]
 
 
 def test_plain_text_behind_stls_is_never_read() -> None:

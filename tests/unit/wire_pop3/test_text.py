@@ -32,7 +32,7 @@ def stuffed(data: bytes, cuts: list[int]) -> bytes:
         (b"a\r\nb\r\n", b"a\r\nb\r\n.\r\n"),
         (b"no end", b"no end\r\n.\r\n"),
         (b".\n..\n.a\n", b"..\r\n...\r\n..a\r\n.\r\n"),
-        (b"", b".\r\n"),
+        (b"", b"\r\n.\r\n"),
         (b"a\r", b"a\r\r\n.\r\n"),
     ],
 )
@@ -48,7 +48,7 @@ def test_pieces_do_not_matter_and_the_client_gets_the_message_back(data: bytes, 
     assert b"\r\n.\r\n" not in sent[:-5]
     received = re.sub(rb"(\A|\n)\.", rb"\1", sent[:-3])
     wire = re.sub(rb"(?<!\r)\n", b"\r\n", data)
-    assert received == (wire if not wire or wire.endswith(b"\r\n") else wire + b"\r\n")
+    assert received == (wire if wire.endswith(b"\r\n") else wire + b"\r\n")
 
 
 @pytest.mark.parametrize(
