@@ -236,12 +236,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 async def run_apart(command: Command, parts: Iterable[bytes]) -> tuple[Sent | Bounced | Deferred, str]:
     """The same as `run`, on a thread; the command is killed when the waiting task is cancelled."""
     groups: list[int] = []
-    try:
-        return await in_thread(lambda: run(command, parts, groups.append))
-    except asyncio.CancelledError:
+    cancelled = False
+
+    def kill() -> None:
         for group in groups:
             try:
                 os.killpg(group, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
+
+    def started(group: int) -> None:
+        groups.append(group)
+        if cancelled:  # just before this, when nobody could know whom to kill
+            kill()
+
+    try:
+        return await in_thread(lambda: run(command, parts, started))
+    except asyncio.CancelledError:
+        cancelled = True
+        kill()
         raise
