@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Protocol
 
 from mailstack.config.dovecot import DovecotConfig
-from mailstack.mailbox.auth import Authenticator, Denied, User
+from mailstack.mailbox.auth import Authenticator, Denied, Exchange, User, channel
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
 from mailstack.mailbox.lmtp import LmtpSettings
@@ -21,7 +21,7 @@ from mailstack.mailbox.pop3 import Pop3Settings
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
-from mailstack.net.stream import PeerAddress
+from mailstack.net.stream import PeerAddress, Stream
 from mailstack.net.tls import server_context
 from mailstack.storage.durable import GroupCommit
 from mailstack.wire.sasl import Credentials
@@ -31,6 +31,8 @@ _REFUSALS = {
     Denied.AUTHORIZATION: Refusal.AUTHORIZATION,
     Denied.UNAVAILABLE: Refusal.UNAVAILABLE,
     Denied.TOO_MANY: Refusal.TOO_MANY,
+    Denied.DISABLED: Refusal.DISABLED,
+    Denied.EXPIRED: Refusal.EXPIRED,
 }
 _TLS_VERSIONS = {
     "TLSv1": ssl.TLSVersion.TLSv1,
@@ -76,11 +78,8 @@ class MailboxService:
         self.config = config
         self.tls = tls
         self.auth.configure(config)
-        needs_tls = config.disable_plaintext_auth or config.ssl == "required"
         self.settings = ImapSettings(
             greeting=config.login_greeting,
-            mechanisms=config.auth_mechanisms,
-            disable_plaintext_auth=needs_tls,
             mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
             idle_notify_interval=config.imap_idle_notify_interval,
             line_limit=config.imap_max_line_length,
@@ -88,8 +87,6 @@ class MailboxService:
         expiring = [box for box in config.mailboxes if box.name.upper() == "INBOX" and box.autoexpunge]
         self.pop3 = Pop3Settings(
             greeting=config.login_greeting,
-            mechanisms=config.auth_mechanisms,
-            plaintext_needs_tls=needs_tls,
             uidl_format=config.pop3_uidl_format,
             no_flag_updates=config.pop3_no_flag_updates,
             deleted_flag=config.pop3_deleted_flag,
@@ -123,20 +120,23 @@ class MailboxService:
         self,
         service: str,
         credentials: Credentials,
-        *,
-        mechanism: str,
-        peer: PeerAddress,
-        local: PeerAddress,
-        secured: bool,
+        stream: Stream,
         session: str = "",
     ) -> User | Denied:
-        """Check credentials for a connection; count it and log it when they are good.
+        """Check a user name and a password for a connection; `admit` whom they let in."""
+        outcome = await self.auth.check(credentials, self.auth.client(stream, service, session))
+        if isinstance(outcome, Denied):
+            return outcome
+        return self.admit(service, outcome, stream, mechanism="PLAIN", session=session)
+
+    def admit(
+        self, service: str, outcome: User, stream: Stream, *, mechanism: str, session: str = ""
+    ) -> User | Denied:
+        """Count and log somebody who has been authenticated, unless there are too many of him already.
 
         `disconnected` has to be called when the connection is over.
         """
-        outcome = await self.auth.check(credentials, service=service, rip=peer[0])
-        if isinstance(outcome, Denied):
-            return outcome
+        peer, local, secured = stream.peer, stream.local, stream.tls is not None
         login = (service, outcome.name, peer[0])
         limit = self.config.mail_max_userip_connections.get(service, 0)
         tls = ", TLS" if secured else ""
@@ -155,19 +155,16 @@ class MailboxService:
         )
         return outcome
 
-    async def authenticate(
-        self,
-        credentials: Credentials,
-        *,
-        mechanism: str,
-        peer: PeerAddress,
-        local: PeerAddress,
-        secured: bool,
-    ) -> User | Refusal:
+    def exchange(self, service: str, mechanism: str, stream: Stream, session: str = "") -> Exchange:
+        """Begin to authenticate a connection. Raises `SASLError` for a mechanism that is not on offer."""
+        return Exchange(self.auth, mechanism, self.auth.client(stream, service, session))
+
+    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal:
         """`login` for IMAP sessions."""
-        outcome = await self.login(
-            "imap", credentials, mechanism=mechanism, peer=peer, local=local, secured=secured
-        )
+        return self.refusal(await self.login("imap", credentials, stream))
+
+    def refusal(self, outcome: User | Denied) -> User | Refusal:
+        """A denial in IMAP's words."""
         return _REFUSALS[outcome] if isinstance(outcome, Denied) else outcome
 
     def too_soon(self, user: str, delay: float) -> bool:
@@ -205,5 +202,11 @@ def tls_context(config: DovecotConfig) -> ssl.SSLContext | None:
     if config.ssl_cert is None or config.ssl_key is None:
         return None
     context = server_context(config.ssl_cert, config.ssl_key)
+    channel.remember(context, config.ssl_cert)
+    if config.ssl_ca is not None:
+        context.load_verify_locations(config.ssl_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        if config.ssl_require_crl:
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     context.minimum_version = max(_TLS_VERSIONS[config.ssl_min_protocol], context.minimum_version)
     return context

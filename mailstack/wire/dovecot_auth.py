@@ -288,13 +288,23 @@ class AuthServerConnection(_Connection):
         """`OK`: exchange `id` succeeded for `user`; `fields`: further parameters (`name=value` or a flag)."""
         self._send("OK", str(id), f"user={user}", *fields)
 
-    def fail(self, id: int, user: str = "", *, temp: bool = False, reason: str = "") -> None:  # noqa: A002
+    def fail(
+        self,
+        id: int,  # noqa: A002
+        user: str = "",
+        *,
+        temp: bool = False,
+        reason: str = "",
+        code: str = "",
+    ) -> None:
         """`FAIL`: exchange `id` is over. Name the user where one is known, for the client's log."""
         words = ["FAIL", str(id)]
         if user:
             words.append(f"user={user}")
         if temp:
             words += ["temp", "code=temp_fail"]
+        elif code:
+            words.append(f"code={code}")
         if reason:
             words.append(f"reason={reason}")
         self._send(*words)

@@ -138,7 +138,7 @@ class AnonymousServer:
         return Identity("", self._user)
 
 
-class _Bearer:
+class BearerServer:
     """What XOAUTH2 and OAUTHBEARER share: key=value fields, each ended by ^A."""
 
     name = ""
@@ -173,7 +173,7 @@ class _Bearer:
         raise NotImplementedError
 
 
-class OAuthBearerServer(_Bearer):
+class OAuthBearerServer(BearerServer):
     """`n,a=USER, ^A host=… ^A port=… ^A auth=Bearer TOKEN ^A ^A` (RFC 7628 §3.1)."""
 
     name = "OAUTHBEARER"
@@ -197,7 +197,7 @@ class OAuthBearerServer(_Bearer):
         return json.dumps(said, separators=(",", ":")).encode()
 
 
-class XOAuth2Server(_Bearer):
+class XOAuth2Server(BearerServer):
     """`user=USER ^A auth=Bearer TOKEN ^A ^A`."""
 
     name = "XOAUTH2"
@@ -226,16 +226,16 @@ PLUS = tuple(f"SCRAM-{name}-PLUS" for name in HASHES)
 """Mechanisms that need a TLS connection whose bindings we know."""
 NAMES = (*_SIMPLE, *(f"SCRAM-{name}" for name in HASHES), *PLUS)
 """Every mechanism there is."""
-PLAINTEXT = ("PLAIN", "LOGIN")
-"""Mechanisms that show a password to whoever listens; a token is refused by the same rule (RFC 7628 §5)."""
+REVEALING = ("PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2")
+"""Mechanisms that show a password or a token to whoever listens (RFC 7628 §5: such need TLS)."""
 PROPERTIES: Mapping[str, tuple[str, ...]] = {
     "PLAIN": ("plaintext",),
     "LOGIN": ("plaintext",),
     "CRAM-MD5": ("dictionary", "active"),
-    "EXTERNAL": ("private",),
+    "EXTERNAL": (),
     "ANONYMOUS": ("anonymous",),
-    "OAUTHBEARER": ("private",),
-    "XOAUTH2": ("private",),
+    "OAUTHBEARER": (),
+    "XOAUTH2": (),
     "SCRAM-SHA-1": ("mutual-auth",),
     "SCRAM-SHA-256": ("mutual-auth",),
 }

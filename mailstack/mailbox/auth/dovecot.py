@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+from base64 import b64encode
 
-from mailstack.mailbox.auth.authenticator import Authenticator, Denied
+from mailstack.mailbox.auth.authenticator import Authenticator
+from mailstack.mailbox.auth.exchange import Exchange
+from mailstack.mailbox.auth.outcome import Client, Denied, Success
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
@@ -24,7 +27,8 @@ from mailstack.wire.dovecot_auth import (
     ContinueRequest,
     Mechanism,
 )
-from mailstack.wire.sasl import Challenge, Credentials, SASLError, ServerMechanism, server_mechanism
+from mailstack.wire.sasl import Challenge, SASLError
+from mailstack.wire.sasl_server import PROPERTIES
 
 IDLE_TIMEOUT = 86400.0
 """Seconds; Postfix keeps its connection for the life of an smtpd process."""
@@ -33,6 +37,7 @@ WRITE_TIMEOUT = 30.0
 EXCHANGES_LIMIT = 1000
 """Exchanges of one connection that wait for the client or for a check."""
 
+_CODES = {Denied.DISABLED: "user_disabled", Denied.EXPIRED: "pass_expired"}
 _connections = itertools.count(1)
 
 
@@ -43,9 +48,13 @@ class DovecotAuthSession:
         self._stream = stream
         self._authenticator = authenticator
         self._log = log
-        self._exchanges: dict[int, tuple[ServerMechanism, AuthRequest]] = {}
+        self._exchanges: dict[int, tuple[Exchange, AuthRequest]] = {}
         self._checks = TaskSet(lambda name, error: log.exception(name, error))
-        mechs = [Mechanism(name, ("plaintext",)) for name in authenticator.config.auth_mechanisms]
+        mechs = [
+            Mechanism(name, PROPERTIES[name])
+            for name in authenticator.config.auth_mechanisms
+            if name in PROPERTIES
+        ]
         self._conn = AuthServerConnection(
             mechs, pid=os.getpid(), connection=next(_connections), cookie=secrets.token_hex(16)
         )
@@ -80,40 +89,76 @@ class DovecotAuthSession:
                 elif event.id in self._exchanges:
                     raise AuthProtocolError(f"request id {event.id} is in use")
                 else:
-                    self._step(event, server_mechanism(event.mech), event.resp)
+                    self._begin(event)
             elif isinstance(event, ContinueRequest):
-                mechanism, request = self._exchanges.pop(event.id, (None, None))
-                if mechanism is None or request is None:
+                exchange, request = self._exchanges.pop(event.id, (None, None))
+                if exchange is None or request is None:
                     self._conn.fail(event.id, reason="Authentication request timed out")
                 else:
-                    self._step(request, mechanism, event.data)
+                    self._step(request, exchange, event.data)
             elif isinstance(event, Cancelled):
                 self._exchanges.pop(event.id, None)
         return True
 
-    def _step(self, request: AuthRequest, mechanism: ServerMechanism, response: bytes | None) -> None:
+    def _begin(self, request: AuthRequest) -> None:
         try:
-            outcome = mechanism.step(response)
+            exchange = Exchange(
+                self._authenticator,
+                request.mech,
+                self._client(request),
+                final_data="final-resp-ok" in request.params,
+            )
         except SASLError as error:
             self._conn.fail(request.id, reason=str(error))
             return
-        if isinstance(outcome, Challenge):
-            self._exchanges[request.id] = (mechanism, request)
-            self._conn.challenge(request.id, outcome.data)
-        elif isinstance(outcome, Credentials):
-            self._checks.start(self._check(request, outcome), f"auth request {request.id}")
+        self._step(request, exchange, request.resp)
 
-    async def _check(self, request: AuthRequest, credentials: Credentials) -> None:
-        rip = request.params.get("rip") or ""
-        outcome = await self._authenticator.check(credentials, service=request.service, rip=rip)
-        if isinstance(outcome, Denied):
-            shown = self._authenticator.directory.canonical(credentials.authcid) or ""
-            self._conn.fail(request.id, shown, temp=outcome is Denied.UNAVAILABLE)
+    def _client(self, request: AuthRequest) -> Client:
+        """The client's client, as far as it is described (auth-client-interface.h)."""
+        params = request.params
+        rip, valid = params.get("rip") or "", "valid-client-cert" in params
+        return Client(
+            request.service,
+            rip,
+            params.get("lip") or "",
+            _port(params.get("rport")),
+            _port(params.get("lport")),
+            secured="secured" in params,
+            session=params.get("session") or "",
+            certificate=(params.get("cert_username") or "") if valid else "",
+            verified=valid,
+            counted="no-penalty" not in params and not self._authenticator.trusted(rip),
+        )
+
+    def _step(self, request: AuthRequest, exchange: Exchange, response: bytes | None) -> None:
+        self._checks.start(self._exchange(request, exchange, response), f"auth request {request.id}")
+
+    async def _exchange(self, request: AuthRequest, exchange: Exchange, response: bytes | None) -> None:
+        try:
+            outcome = await exchange.step(response)
+        except SASLError as error:
+            self._conn.fail(request.id, reason=str(error))
         else:
-            self._conn.ok(request.id, outcome.name)
+            if isinstance(outcome, Challenge):
+                self._exchanges[request.id] = (exchange, request)
+                self._conn.challenge(request.id, outcome.data)
+            elif isinstance(outcome, Success):
+                fields = ["anonymous"] if exchange.name == "ANONYMOUS" else []
+                if outcome.data:
+                    fields.append("resp=" + b64encode(outcome.data).decode())
+                self._conn.ok(request.id, outcome.user.name, fields)
+            else:
+                user = self._authenticator.directory.canonical(exchange.user) or ""
+                self._conn.fail(
+                    request.id, user, temp=outcome is Denied.UNAVAILABLE, code=_CODES.get(outcome, "")
+                )
         # No drain: the client's exchanges are bounded, and so is what they are answered.
         self._stream.write(self._conn.data_to_send())
 
     async def _flush(self) -> None:
         self._stream.write(self._conn.data_to_send())
         await self._stream.drain(WRITE_TIMEOUT)
+
+
+def _port(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 6 else 0

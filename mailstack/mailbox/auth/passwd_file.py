@@ -38,6 +38,10 @@ class PasswdFile:
         self.refresh()
         return self._entries.get(user)
 
+    def some_password(self) -> str:
+        """The stored password of the first entry that has one."""
+        return next((entry.password for entry in self._entries.values() if entry.password), "")
+
     def refresh(self) -> None:
         """Read the file if it is another one than last time. Raises `OSError`."""
         stat = os.stat(self.path)

@@ -5,7 +5,8 @@ One connection is one question. The client's address is not part of it.
 
 from __future__ import annotations
 
-from mailstack.mailbox.auth.authenticator import Authenticator, Denied
+from mailstack.mailbox.auth.authenticator import Authenticator
+from mailstack.mailbox.auth.outcome import Client, Denied
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream
 from mailstack.wire.sasl import Credentials
@@ -33,6 +34,6 @@ async def serve_saslauthd(stream: Stream, authenticator: Authenticator, log: Log
         stream.write(encode_reply(False))
         return
     outcome = await authenticator.check(
-        Credentials("", request.user, request.password), service=request.service or "saslauthd", rip=""
+        Credentials("", request.user, request.password), Client(request.service or "saslauthd")
     )
     stream.write(encode_reply(not isinstance(outcome, Denied)))

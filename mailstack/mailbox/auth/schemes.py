@@ -42,6 +42,8 @@ _DIGESTS = {
 _SALTED = {"SMD5": "md5", "SSHA": "sha1", "SSHA256": "sha256", "SSHA512": "sha512"}
 _SIZES = {"md4": 16, "md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 _PLAIN = ("PLAIN", "CLEAR", "CLEARTEXT")
+CRAM_MD5 = (*_PLAIN, "CRAM-MD5")
+"""Schemes that CRAM-MD5 can be checked with."""
 _SCRAM = {"SCRAM-SHA-1": "sha1", "SCRAM-SHA-256": "sha256"}
 _CRYPT = {
     "CRYPT": "",
@@ -103,12 +105,10 @@ class Stored:
         """The password itself, where it is stored so that any mechanism can be served from it."""
         return self.digest.decode("utf-8", "surrogateescape") if self.scheme in _PLAIN else None
 
-    def cram_md5(self, challenge: bytes) -> bytes | None:
-        """HMAC-MD5 of `challenge` under the password; None: this scheme does not tell."""
+    def cram_md5(self, challenge: bytes) -> bytes:
+        """HMAC-MD5 of `challenge` under the password, for the schemes in `CRAM_MD5`."""
         if self.scheme in _PLAIN:
             return hmac.new(self.digest, challenge, "md5").digest()
-        if self.scheme != "CRAM-MD5":
-            return None
         outer, inner = self.digest[:16], self.digest[16:]
         inside = md.md5_continued(_state(inner), challenge)
         return md.md5_continued(_state(outer), inside)

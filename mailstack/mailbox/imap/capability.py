@@ -39,13 +39,12 @@ def capabilities(session: Session) -> list[str]:
     names = list(BEFORE_LOGIN)
     if session.service.tls is not None and not session.secured:
         names.append("STARTTLS")
-    if plaintext_allowed(session):
-        names += [f"AUTH={name.upper()}" for name in session.service.settings.mechanisms]
-    else:
+    names += [f"AUTH={name}" for name in session.service.auth.offered(session.stream)]
+    if not plaintext_allowed(session):
         names.append("LOGINDISABLED")
     return names
 
 
 def plaintext_allowed(session: Session) -> bool:
     """Whether a password may come over this connection (`disable_plaintext_auth`)."""
-    return session.secured or not session.service.settings.disable_plaintext_auth
+    return session.service.auth.plaintext_allowed(session.stream)

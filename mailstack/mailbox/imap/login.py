@@ -6,12 +6,14 @@ import binascii
 import ssl
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.auth import Denied, Success
 from mailstack.mailbox.imap.capability import capabilities, plaintext_allowed
 from mailstack.mailbox.imap.errors import CommandError, Disconnect
-from mailstack.mailbox.imap.service import Refusal
+from mailstack.mailbox.imap.service import Refusal, User
 from mailstack.storage.maildir import subscriptions, tree
 from mailstack.wire.imap import commands as c
-from mailstack.wire.sasl import Challenge, Credentials, SASLError, server_mechanism
+from mailstack.wire.sasl import Credentials, SASLError
+from mailstack.wire.sasl_server import REVEALING
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -43,7 +45,7 @@ async def login(session: Session, tag: str, command: c.Login) -> str:
         credentials = Credentials("", command.user.decode(), command.password.decode())
     except UnicodeDecodeError:
         return _failed(session, Refusal.CREDENTIALS)
-    return await _log_in(session, credentials, "PLAIN")
+    return _logged_in(session, await session.service.authenticate(credentials, session.stream))
 
 
 async def authenticate(session: Session, tag: str, command: c.Authenticate) -> str:
@@ -54,19 +56,25 @@ async def authenticate(session: Session, tag: str, command: c.Authenticate) -> s
 
 
 async def _exchange(session: Session, command: c.Authenticate) -> str:
-    if command.mechanism not in {name.upper() for name in session.service.settings.mechanisms}:
+    service = session.service
+    if command.mechanism not in service.auth.config.auth_mechanisms:
         raise CommandError("NO Unsupported authentication mechanism.")
-    _check_allowed(session)
-    mechanism = server_mechanism(command.mechanism)
+    if command.mechanism in REVEALING:
+        _check_allowed(session)
+    if command.mechanism not in service.auth.offered(session.stream):
+        raise CommandError("NO [CANNOT] Authentication mechanism cannot be used on this connection.")
+    exchange = service.exchange("imap", command.mechanism, session.stream)
     response = None if command.initial is None else _decode(command.initial)
     while True:
         try:
-            step = mechanism.step(response)
+            step = await exchange.step(response)
         except SASLError as error:
             raise CommandError(f"NO [AUTHENTICATIONFAILED] {error}") from None
-        if isinstance(step, Credentials):
-            return await _log_in(session, step, command.mechanism)
-        assert isinstance(step, Challenge)
+        if isinstance(step, Denied):
+            return _failed(session, service.refusal(step))
+        if isinstance(step, Success):
+            admitted = service.admit("imap", step.user, session.stream, mechanism=command.mechanism)
+            return _logged_in(session, service.refusal(admitted))
         session.send(b"+ " + binascii.b2a_base64(step.data, newline=False) + b"\r\n")
         line = await session.client_line(session.service.settings.login_timeout)
         if line == b"*":
@@ -92,12 +100,7 @@ def _check_allowed(session: Session) -> None:
         raise CommandError(f"NO {_PRIVACY}")
 
 
-async def _log_in(session: Session, credentials: Credentials, mechanism: str) -> str:
-    service = session.service
-    stream = session.stream
-    outcome = await service.authenticate(
-        credentials, mechanism=mechanism, peer=stream.peer, local=stream.local, secured=session.secured
-    )
+def _logged_in(session: Session, outcome: User | Refusal) -> str:
     if isinstance(outcome, Refusal):
         return _failed(session, outcome)
     make_mailboxes(session, outcome.mail_root)
@@ -105,7 +108,8 @@ async def _log_in(session: Session, credentials: Credentials, mechanism: str) ->
     return f"OK [CAPABILITY {' '.join(capabilities(session))}] Logged in"
 
 
-def _failed(session: Session, refusal: Refusal) -> str:
+def _failed(session: Session, refusal: User | Refusal) -> str:
+    assert isinstance(refusal, Refusal)
     session.failures += 1
     if session.failures >= session.service.settings.failures_limit:
         raise Disconnect("Too many authentication failures.")

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from mailstack.mailbox import auth as mailbox_auth
+from mailstack.mailbox.auth import Authenticator, Denied, Exchange
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
-from mailstack.net.stream import PeerAddress
+from mailstack.net.stream import Stream
 from mailstack.wire.sasl import Credentials
 
 
@@ -37,8 +39,6 @@ class ImapSettings:
     """Values of dovecot.conf that a session follows; times in seconds, sizes in octets."""
 
     greeting: str = "Dovecot ready."
-    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
-    disable_plaintext_auth: bool = True
     mailboxes: tuple[MailboxSetting, ...] = ()
     login_timeout: float = 180.0
     idle_timeout: float = 1800.0
@@ -107,15 +107,24 @@ class ImapService(Protocol):
         """The process is about to end: a session says goodbye as soon as it would wait for a command."""
         ...
 
-    async def authenticate(
-        self,
-        credentials: Credentials,
-        *,
-        mechanism: str,
-        peer: PeerAddress,
-        local: PeerAddress,
-        secured: bool,
-    ) -> User | Refusal:
-        """Check credentials (`service=imap`) and look the user up. Delays after failures are the service's
-        business and happen in here; never raises for a wrong password."""
+    @property
+    def auth(self) -> Authenticator: ...
+
+    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal:
+        """Check a name and a password, and look the user up. Delays after failures are the service's business
+        and happen in here; never raises for a wrong password."""
+        ...
+
+    def exchange(self, service: str, mechanism: str, stream: Stream, session: str = "") -> Exchange:
+        """Begin AUTHENTICATE with a mechanism that `auth.offered` has named."""
+        ...
+
+    def admit(
+        self, service: str, outcome: mailbox_auth.User, stream: Stream, *, mechanism: str, session: str = ""
+    ) -> mailbox_auth.User | Denied:
+        """Count and log somebody who has been authenticated."""
+        ...
+
+    def refusal(self, outcome: mailbox_auth.User | Denied) -> User | Refusal:
+        """A denial in IMAP's words."""
         ...

@@ -6,11 +6,11 @@ import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
-from mailstack.mailbox.auth import Denied, User
+from mailstack.mailbox.auth import Authenticator, Denied, Exchange, User
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
-from mailstack.net.stream import PeerAddress
+from mailstack.net.stream import Stream
 from mailstack.wire.sasl import Credentials
 
 
@@ -19,9 +19,6 @@ class Pop3Settings:
     """Values of dovecot.conf that a session follows."""
 
     greeting: str = "Dovecot ready."
-    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
-    plaintext_needs_tls: bool = True
-    """disable_plaintext_auth, or ssl = required."""
     uidl_format: str = "%08Xu%08Xv"
     no_flag_updates: bool = False
     deleted_flag: str = ""
@@ -67,16 +64,21 @@ class Pop3Service(Protocol):
         """Whether the user's last POP3 login is less than `delay` seconds ago; if not, this is the last."""
         ...
 
+    @property
+    def auth(self) -> Authenticator: ...
+
     async def login(
-        self,
-        service: str,
-        credentials: Credentials,
-        *,
-        mechanism: str,
-        peer: PeerAddress,
-        local: PeerAddress,
-        secured: bool,
-        session: str = "",
+        self, service: str, credentials: Credentials, stream: Stream, session: str = ""
     ) -> User | Denied:
-        """Who the credentials let in; logs a success."""
+        """Who a name and a password let in; logs a success."""
+        ...
+
+    def exchange(self, service: str, mechanism: str, stream: Stream, session: str = "") -> Exchange:
+        """Begin AUTH with a mechanism that `auth.offered` has named."""
+        ...
+
+    def admit(
+        self, service: str, outcome: User, stream: Stream, *, mechanism: str, session: str = ""
+    ) -> User | Denied:
+        """Count and log somebody who has been authenticated."""
         ...

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from mailstack.config.dovecot import expand
-from mailstack.mailbox.auth import Denied, User
+from mailstack.mailbox.auth import Denied, Exchange, User
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.pop3.drop import Drop, GoneError, open_drop
 from mailstack.mailbox.pop3.service import Pop3Service
@@ -31,7 +31,7 @@ from mailstack.wire.pop3 import (
     Stuffer,
     Top,
 )
-from mailstack.wire.sasl import Challenge, Credentials, SASLError, ServerMechanism, server_mechanism
+from mailstack.wire.sasl import Challenge, Credentials, SASLError
 
 LOGIN_TIMEOUT = 180.0
 IDLE_TIMEOUT = 600.0
@@ -46,6 +46,8 @@ _DENIED = {
     Denied.CREDENTIALS: ("AUTH", "Authentication failed."),
     Denied.AUTHORIZATION: ("AUTH", "Authorization failed."),
     Denied.UNAVAILABLE: ("SYS/TEMP", "Temporary authentication failure."),
+    Denied.DISABLED: ("AUTH", "Account is disabled."),
+    Denied.EXPIRED: ("AUTH", "Password expired."),
     Denied.TOO_MANY: ("IN-USE", "Maximum number of connections from user+IP exceeded."),
 }
 
@@ -64,7 +66,7 @@ class Pop3Session:
         self._name = ""
         self._failures = 0
         self._method = ""
-        self._mechanism: ServerMechanism | None = None
+        self._exchange: Exchange | None = None
         self._user: User | None = None
         self._drop: Drop | None = None
         self._counts = [0, 0, 0, 0]  # TOP: times and octets; RETR: times and octets
@@ -163,7 +165,7 @@ class Pop3Session:
 
     @property
     def _may_log_in(self) -> bool:
-        return self._stream.tls is not None or not self._service.pop3.plaintext_needs_tls
+        return self._service.auth.plaintext_allowed(self._stream)
 
     async def _capa(self, command: Command) -> None:
         settings = self._service.pop3
@@ -178,7 +180,9 @@ class Pop3Session:
         if before_login and self._service.tls is not None and self._stream.tls is None:
             lines.append("STLS")
         if before_login and self._may_log_in:
-            lines += ["USER", "SASL " + " ".join(self._service.pop3.mechanisms)]
+            lines.append("USER")
+        if before_login and (mechanisms := self._service.auth.offered(self._stream)):
+            lines.append("SASL " + " ".join(mechanisms))
         self._conn.listing("", lines)
 
     async def _utf8(self, command: Command) -> None:
@@ -213,46 +217,45 @@ class Pop3Session:
         elif not self._name:
             self._conn.error("No username given.")
         else:
-            await self._log_in(Credentials("", self._name, command.text), "PLAIN")
+            await self._flush()
+            self._method = "PLAIN"
+            credentials = Credentials("", self._name, command.text)
+            await self._log_in(await self._service.login("pop3", credentials, self._stream, self._id))
 
     async def _auth(self, event: Auth) -> None:
-        mechanisms = self._service.pop3.mechanisms
+        mechanisms = self._service.auth.offered(self._stream)
         if not event.mechanism:
-            self._conn.listing("", mechanisms if self._may_log_in else ())
-        elif not self._may_log_in:
-            self._conn.error(_PLAINTEXT, "AUTH")
-        elif event.mechanism not in mechanisms:
-            self._conn.error("Unsupported authentication mechanism.", "AUTH")
-        else:
-            self._mechanism = server_mechanism(event.mechanism)
+            self._conn.listing("", mechanisms)
+        elif event.mechanism in mechanisms:
+            self._method = event.mechanism
+            self._exchange = self._service.exchange("pop3", event.mechanism, self._stream, self._id)
             await self._step(event.initial)
+        elif event.mechanism in self._service.auth.config.auth_mechanisms and not self._may_log_in:
+            self._conn.error(_PLAINTEXT, "AUTH")
+        else:
+            self._conn.error("Unsupported authentication mechanism.", "AUTH")
 
     async def _step(self, response: bytes | None) -> None:
-        mechanism = self._mechanism
-        assert mechanism is not None
+        exchange, service = self._exchange, self._service
+        assert exchange is not None
+        await self._flush()
         try:
-            outcome = mechanism.step(response)
+            outcome = await exchange.step(response)
         except SASLError as error:
             self._conn.error(str(error), "AUTH")
             return
+        self._name = exchange.user
         if isinstance(outcome, Challenge):
             self._conn.challenge(outcome.data)
+        elif isinstance(outcome, Denied):
+            await self._log_in(outcome)
         else:
-            await self._log_in(outcome, mechanism.name)
+            admitted = service.admit(
+                "pop3", outcome.user, self._stream, mechanism=self._method, session=self._id
+            )
+            await self._log_in(admitted)
 
-    async def _log_in(self, credentials: Credentials, mechanism: str) -> None:
-        await self._flush()
-        stream = self._stream
-        self._name, self._method = credentials.authcid, mechanism
-        outcome = await self._service.login(
-            "pop3",
-            credentials,
-            mechanism=mechanism,
-            peer=stream.peer,
-            local=stream.local,
-            secured=stream.tls is not None,
-            session=self._id,
-        )
+    async def _log_in(self, outcome: User | Denied) -> None:
         if isinstance(outcome, Denied):
             self._failures += 1
             code, text = _DENIED[outcome]

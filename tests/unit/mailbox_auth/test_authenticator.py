@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.mailbox.auth import Authenticator, Denied, User, schemes
+from mailstack.mailbox.auth import Authenticator, Client, Denied, User, schemes
 from mailstack.mailbox.auth.verified import Verified
 from mailstack.net.stream import Stream
 from mailstack.wire.dovecot_auth import (
@@ -47,7 +47,7 @@ def test_who_gets_in(tmp_path: Path, credentials: Credentials, outcome: str | De
     async def check() -> User | Denied:
         more = "crypt@mail.test:$6$a$b\nopen@mail.test:::::::nopassword\n"
         async with running(tmp_path, users=USERS + more) as mailbox:
-            return await mailbox.service.auth.check(credentials, service="imap", rip="192.0.2.1")
+            return await mailbox.service.auth.check(credentials, Client("imap", "192.0.2.1"))
 
     got = asyncio.run(check())
     assert (got.name if isinstance(got, User) else got) == outcome
@@ -57,9 +57,9 @@ def test_a_slow_check_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     checks = []
     verify = schemes.Stored.verify
 
-    def counted(stored: schemes.Stored, password: str) -> bool:
+    def counted(stored: schemes.Stored, password: str, user: str = "") -> bool:
         checks.append(password)
-        return verify(stored, password)
+        return verify(stored, password, user)
 
     monkeypatch.setattr(schemes.Stored, "verify", counted)
 
@@ -67,14 +67,14 @@ def test_a_slow_check_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         async with running(tmp_path) as mailbox:
             auth = mailbox.service.auth
             for _ in range(3):
-                assert isinstance(await auth.check(GOOD, service="imap", rip=""), User)
+                assert isinstance(await auth.check(GOOD, Client("imap", "")), User)
             assert checks == ["secret"]
             wrong = Credentials("", "zs@mail.test", "wrong")
             for _ in range(2):
-                assert await auth.check(wrong, service="imap", rip="") is Denied.CREDENTIALS
+                assert await auth.check(wrong, Client("imap", "")) is Denied.CREDENTIALS
             assert checks == ["secret", "wrong", "wrong"]
             (tmp_path / "users").write_text("zs@mail.test:{PLAIN}other\n")
-            assert await auth.check(GOOD, service="imap", rip="") is Denied.CREDENTIALS
+            assert await auth.check(GOOD, Client("imap", "")) is Denied.CREDENTIALS
 
     asyncio.run(check())
 
@@ -99,9 +99,9 @@ def test_a_failure_waits_and_success_does_not(tmp_path: Path) -> None:
     async def check() -> None:
         async with running(tmp_path, "auth_failure_delay = 3 secs\n") as mailbox:
             auth = Authenticator(mailbox.service.config, mailbox.service.log, sleep=sleep)
-            await auth.check(GOOD, service="imap", rip="")
+            await auth.check(GOOD, Client("imap", ""))
             assert waits == []
-            await auth.check(Credentials("", "zs", "wrong"), service="imap", rip="")
+            await auth.check(Credentials("", "zs", "wrong"), Client("imap", ""))
             assert waits == [3.0]
 
     asyncio.run(check())
@@ -111,13 +111,13 @@ def test_auth_verbose_says_why_and_never_the_password(tmp_path: Path) -> None:
     async def check() -> str:
         async with running(tmp_path, "auth_verbose = yes\n") as mailbox:
             auth = mailbox.service.auth
-            await auth.check(Credentials("", "zs", "hunter2"), service="smtp", rip="192.0.2.7")
-            await auth.check(Credentials("", "a\nb", "hunter2"), service="smtp", rip="192.0.2.7")
+            await auth.check(Credentials("", "zs", "hunter2"), Client("smtp", "192.0.2.7"))
+            await auth.check(Credentials("", "a\nb", "hunter2"), Client("smtp", "192.0.2.7"))
             return mailbox.log()
 
     log = asyncio.run(check())
-    assert "auth: passwd-file(zs,192.0.2.7): Password mismatch (smtp)" in log
-    assert "auth: passwd-file(a?b,192.0.2.7): unknown user (smtp)" in log
+    assert "auth: passwd-file(zs@mail.test,192.0.2.7): Password mismatch (smtp)" in log
+    assert "auth: passdb(a?b,192.0.2.7): unknown user (smtp)" in log
     assert "hunter2" not in log
 
 

@@ -86,17 +86,9 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert users.find("new@mail.test") is None
     (tmp_path / "users").write_text(USERS + "new@mail.test:{PLAIN}y\n")
     assert users.find("new@mail.test") is not None
-    secret = users.secret("new@mail.test")
-    assert secret is not None
-    assert secret.stored == "{PLAIN}y"
     os.unlink(tmp_path / "users")
     with pytest.raises(Unavailable, match="No such file"):
         users.find("new@mail.test")
-
-
-def test_a_field_that_restricts_a_user_is_not_passed_over(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="allow_nets"):
-        directory(tmp_path, STATIC).secret("fenced@mail.test")
 
 
 def test_a_user_without_a_home_is_told_apart_from_no_user(tmp_path: Path) -> None:
