@@ -25,7 +25,8 @@ from pathlib import Path
 
 from mailstack.config.dovecot import DovecotConfig, load
 from mailstack.config.errors import EX_CONFIG, ConfigError
-from mailstack.mailbox.auth.users import Directory, Unavailable
+from mailstack.mailbox.auth.rows import Unavailable
+from mailstack.mailbox.auth.users import Directory
 from mailstack.storage.maildir import tree, verify
 from mailstack.storage.maildir.tree import MailboxNameError
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.auth.users import Unavailable
+from mailstack.mailbox.auth.rows import Unavailable
 from mailstack.net.stream import Stream
 from mailstack.storage.maildir import tree
 from mailstack.storage.maildir.tree import MailboxNameError
