@@ -45,7 +45,8 @@ class Commands(Identity):
     async def _hello(self, event: events.Hello) -> None:
         greeted, mailing = self._greeted, self._transaction is not None
         self._greeted = False
-        self._forget_transaction()
+        if mailing or self.forwarded or self.discarding:
+            self._forget_transaction()
         self.helo = event.name
         if not self._settings.delay_reject:
             reply = await self._judge((Phase.HELO,))
@@ -227,9 +228,8 @@ class Commands(Identity):
                 self._log_reject("reject", reply)
                 transaction.announce()
         if reply is None:
-            reply = await transaction.finish(
-                self._origin(), too_big=event.too_big, milters=self._content_filter()
-            )
+            milters = self._content_filter() if self._chain is not None else None
+            reply = await transaction.finish(self._origin(), too_big=event.too_big, milters=milters)
             if reply.code != 250:
                 self._errors.add(FAILURES.get(reply, "policy"))
         self._drop_transaction()

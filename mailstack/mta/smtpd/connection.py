@@ -141,7 +141,8 @@ class Connection:
             account.penalties = 0
             await asyncio.sleep(pause)
         self._stream.write(data)
-        await self._stream.drain(min(WRITE_TIMEOUT, self._settings.timeout))
+        if self._stream.congested:
+            await self._stream.drain(min(WRITE_TIMEOUT, self._settings.timeout))
 
     def _reply(self, verb: str, reply: Reply) -> None:
         if self._settings.soft_bounce:

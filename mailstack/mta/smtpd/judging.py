@@ -121,11 +121,9 @@ class Judging(Connection):
         if recipient.lower() == "postmaster":
             return None
         settings = self._settings
-        if settings.probe_sender.matches(recipient, self._shared.clock.time()):
+        if settings.probe_sender.matches(recipient, self._shared.clock.time):
             return None
-        pair = (Phase.RELAY, Phase.RECIPIENT) if settings.relay_first else (Phase.RECIPIENT, Phase.RELAY)
-        before = (Phase.CLIENT, Phase.HELO, Phase.SENDER) if settings.delay_reject else ()
-        reply = await self._judge((*before, *pair))
+        reply = await self._judge(settings.recipient_phases)
         if reply is not None:
             return reply
         if self.discarding:

@@ -107,7 +107,8 @@ class Session(Commands):
             self._errors.add("software")
             self._say(Reply(421, "4.3.0", f"{self._settings.host} Server local error"))
         finally:
-            self._drop_transaction()
+            if self._transaction is not None:
+                self._drop_transaction()
             if self._chain is not None:
                 self._leave_milters()
             self._authentication.cancel()

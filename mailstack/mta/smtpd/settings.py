@@ -56,7 +56,8 @@ class Settings:
     banner: str
     queue_directory: str
     restrictions: dict[Phase, Restrictions]
-    relay_first: bool
+    recipient_phases: tuple[Phase, ...]
+    """The restriction lists that a recipient is put before, in order."""
     delay_reject: bool
     reject_unlisted_recipient: bool
     reject_unlisted_sender: bool
@@ -218,7 +219,7 @@ def _load(
         banner=conf.str("smtpd_banner"),
         queue_directory=conf.str("queue_directory"),
         restrictions={phase: compiler.compile(name, phase) for phase, name in lists.items()},
-        relay_first=conf.bool("smtpd_relay_before_recipient_restrictions"),
+        recipient_phases=_recipient_phases(conf),
         delay_reject=conf.bool("smtpd_delay_reject"),
         reject_unlisted_recipient=conf.bool("smtpd_reject_unlisted_recipient"),
         reject_unlisted_sender=conf.bool("smtpd_reject_unlisted_sender"),
@@ -392,6 +393,13 @@ def _networks(conf: MainCf, name: str) -> NetworkList:
         return NetworkList(conf.list(name))
     except (ValueError, OSError) as error:
         raise conf.error(name, str(error)) from None
+
+
+def _recipient_phases(conf: MainCf) -> tuple[Phase, ...]:
+    before = (Phase.CLIENT, Phase.HELO, Phase.SENDER) if conf.bool("smtpd_delay_reject") else ()
+    if conf.bool("smtpd_relay_before_recipient_restrictions"):
+        return (*before, Phase.RELAY, Phase.RECIPIENT)
+    return (*before, Phase.RECIPIENT, Phase.RELAY)
 
 
 def _demand_relay_control(conf: MainCf) -> None:

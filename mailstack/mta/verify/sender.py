@@ -6,6 +6,8 @@ that probe each other do not refuse each other for ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.rewrite import Rewriter
 
@@ -35,8 +37,11 @@ class ProbeSender:
             return self.address
         return f"{self._local}{_base31(int(now) // self._ttl)}@{self._domain}"
 
-    def matches(self, address: str, now: float) -> bool:
-        """Whether an address (not empty) is ours of this period, the one before or the one after."""
+    def matches(self, address: str, now: Callable[[], float]) -> bool:
+        """Whether an address (not empty) is ours of this period, the one before or the one after.
+
+        `now` gives the seconds since the epoch, where they are asked for.
+        """
         prefix = self._prefix
         if not prefix or address[: len(prefix)].lower() != prefix:
             return False
@@ -46,7 +51,7 @@ class ProbeSender:
         rest = local[len(prefix) :].upper()
         if not self._ttl:
             return not rest
-        period = int(now) // self._ttl
+        period = int(now()) // self._ttl
         return rest in [_base31(period + step) for step in (-1, 0, 1)]
 
 
