@@ -1,37 +1,50 @@
 """What FETCH says of a message besides its octets (RFC 3501 §7.4.2 and the extensions named in `wire`).
 
-ENVELOPE, BODY and BODYSTRUCTURE are read out of a message once and kept in the folder's cache.
+ENVELOPE, BODY, BODYSTRUCTURE and PREVIEW are read out of a message once and kept in the folder's cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import mmap
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.objectid import email_id
-from mailstack.mailbox.views import View
+from mailstack.mailbox.views import SharedMailbox, View
 from mailstack.storage.maildir.cache import Kind, MessageCache
 from mailstack.storage.maildir.message import open_message
 from mailstack.wire.imap.dates import format_date_time
+from mailstack.wire.imap.encode import string
 from mailstack.wire.imap.structure import body, envelope
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import Data
+from mailstack.wire.mime.preview import preview
 from mailstack.wire.mime.structure import Part, parse
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
-KINDS = {"ENVELOPE": Kind.ENVELOPE, "BODY": Kind.BODY, "BODYSTRUCTURE": Kind.BODYSTRUCTURE}
+KINDS = {
+    "ENVELOPE": Kind.ENVELOPE,
+    "BODY": Kind.BODY,
+    "BODYSTRUCTURE": Kind.BODYSTRUCTURE,
+    "PREVIEW": Kind.PREVIEW,
+}
 """The attributes that are kept, with the names of their records."""
 
 Reader = Callable[[int, int], bytes]
 """From a message's index in the folder and its UID to `NAME value`. Raises `FileNotFoundError`."""
 
 
+class LargeMessageError(Exception):
+    """The message has to be read by `Attributes.prepare` first."""
+
+
 class Attributes:
     """Readers of attributes, for one command. The message that was looked at last stays at hand."""
 
-    __slots__ = ("_cache", "_data", "_last", "_root", "folder", "session", "view")
+    __slots__ = ("_cache", "_data", "_last", "_ready", "_root", "folder", "session", "view")
 
     def __init__(self, session: Session, cache: MessageCache | None) -> None:
         """`cache` is needed for the attributes in `KINDS`."""
@@ -42,6 +55,7 @@ class Attributes:
         self._last = 0
         self._data: Data | None = None
         self._root: Part | None = None
+        self._ready: dict[str, bytes] = {}
 
     def reader(self, name: str) -> Reader:
         """How to read an attribute."""
@@ -62,6 +76,7 @@ class Attributes:
         if self._last != uid or self._data is None:
             self._data, self._root = open_found(self.view, uid), None
             self._last = uid
+            self._ready.clear()
         return self._data
 
     def root(self, uid: int) -> Part:
@@ -71,6 +86,22 @@ class Attributes:
             self._root = parse(data)
         return self._root
 
+    async def prepare(self, uid: int, names: Iterable[str]) -> None:
+        """Read a large message on another thread: its structure, and of these attributes those that are
+        kept. Raises `FileNotFoundError`, `OSError`."""
+        data = self.data(uid)
+        wanted = [
+            name for name in names if name in KINDS and self._cache and not self._cache.has(KINDS[name], uid)
+        ]
+        root, ready = await asyncio.to_thread(_read_large, data, wanted)
+        if self._last == uid:
+            self._root = root
+            self._ready.update(ready)
+
+    def is_large(self, uid: int) -> bool:
+        """Whether the message is to be prepared before its structure is asked for."""
+        return isinstance(self.data(uid), mmap.mmap) and self._root is None
+
     def _kept(self, name: str) -> Reader:
         cache, kind, label = self._cache, KINDS[name], name.encode("ascii") + b" "
         assert cache is not None
@@ -78,19 +109,30 @@ class Attributes:
         def read(index: int, uid: int) -> bytes:
             value = cache.get(kind, uid)
             if value is None:
-                value = self._envelope(uid) if name == "ENVELOPE" else self._body(uid, name != "BODY")
+                if self.is_large(uid):
+                    raise LargeMessageError(uid)
+                value = self._ready.get(name)
+                if value is None:
+                    value = (
+                        self._envelope(uid)
+                        if name == "ENVELOPE"
+                        else kept_value(name, self.root(uid), self.data(uid))
+                    )
                 cache.add(kind, uid, value)
             return label + value
 
         return read
 
     def _envelope(self, uid: int) -> bytes:
+        """Needs no structure: the header is enough."""
         data = self.data(uid)
         fields = self._root.fields if self._root else list(headers.fields(header_of(data)))
         return envelope(fields)
 
-    def _body(self, uid: int, extended: bool) -> bytes:
-        return body(self.root(uid), self.data(uid), extended=extended)
+    def _lazy_preview(self, index: int, uid: int) -> bytes:
+        """What there is without reading the message (RFC 8970 §3.1)."""
+        value = self._cache.get(Kind.PREVIEW, uid) if self._cache is not None else None
+        return b"PREVIEW " + (value if value is not None else b"NIL")
 
     def _uid(self, index: int, uid: int) -> bytes:
         return b"UID %d" % uid
@@ -117,7 +159,24 @@ class Attributes:
         return b"THREADID NIL"
 
 
+def kept_value(name: str, root: Part, data: Data) -> bytes:
+    """The value of one of the attributes in `KINDS`."""
+    match name:
+        case "ENVELOPE":
+            return envelope(root.fields)
+        case "PREVIEW":
+            return string(preview(root, data).encode())
+        case _:
+            return body(root, data, extended=name != "BODY")
+
+
+def _read_large(data: Data, names: list[str]) -> tuple[Part, dict[str, bytes]]:
+    root = parse(data)
+    return root, {name: kept_value(name, root, data) for name in names}
+
+
 _READERS = {
+    "PREVIEW LAZY": "_lazy_preview",
     "UID": "_uid",
     "FLAGS": "_flags",
     "INTERNALDATE": "_internal_date",
@@ -131,11 +190,16 @@ _READERS = {
 
 
 def open_found(view: View, uid: int) -> Data:
+    """`open_in` the mailbox of a view."""
+    return open_in(view.box, uid)
+
+
+def open_in(box: SharedMailbox, uid: int) -> Data:
     """Open a message's file; when it has been renamed by another program, where it is now.
 
     Raises `FileNotFoundError`, `OSError`.
     """
-    folder = view.box.folder
+    folder = box.folder
     for _ in range(2):
         index = folder.index(uid)
         if index < 0:
@@ -143,7 +207,7 @@ def open_found(view: View, uid: int) -> Data:
         try:
             return open_message(folder.file(index))
         except FileNotFoundError:
-            view.box.look_again()
+            box.look_again()
     raise FileNotFoundError(uid)
 
 

@@ -17,6 +17,12 @@ AFTER_LOGIN = (
     "UIDPLUS",
     "LIST-EXTENDED",
     "ESEARCH",
+    "BINARY",
+    "CATENATE",
+    "URL-PARTIAL",
+    "REPLACE",
+    "PREVIEW",
+    "UTF8=ACCEPT",
     "LIST-STATUS",
     "MOVE",
     "STATUS=SIZE",
@@ -35,7 +41,11 @@ def capabilities(session: Session) -> list[str]:
     """The capabilities in the connection's present state."""
     if session.user is not None:
         # RFC 4978 §3: once is enough.
-        return [name for name in AFTER_LOGIN if session.deflate is None or name != "COMPRESS=DEFLATE"]
+        names = [name for name in AFTER_LOGIN if session.deflate is None or name != "COMPRESS=DEFLATE"]
+        if session.rev2:
+            # RFC 9051 §6.3.1 has LITERAL- in it; RFC 7888 §5 forbids to announce both.
+            names[names.index("LITERAL+")] = "LITERAL-"
+        return [*names, f"APPENDLIMIT={session.service.settings.message_limit}"]
     names = list(BEFORE_LOGIN)
     if session.service.tls is not None and not session.secured:
         names.append("STARTTLS")

@@ -1,25 +1,28 @@
-"""FETCH and UID FETCH (state: selected; RFC 3501 §6.4.5, §7.4.2).
+"""FETCH and UID FETCH (state: selected; RFC 3501 §6.4.5, §7.4.2; BINARY: RFC 3516 §4.3).
 
 Large pieces of messages are sent from the file in pieces, as fast as the client takes them; other sessions
-run in between. A message that is gone meanwhile is left out and the command answered NO [EXPUNGEISSUED].
+run in between. A message that is gone meanwhile is left out and the command answered NO [EXPUNGEISSUED]; so
+is one that cannot be decoded, with NO [UNKNOWN-CTE] or, as Dovecot says it, NO [PARSE].
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap.attributes import KINDS, Attributes, header_of
+from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, positions
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.names import SEEN
 from mailstack.wire.imap import commands as c
-from mailstack.wire.imap.fetch import Attribute, FetchItem, Section
-from mailstack.wire.imap.section import locate
+from mailstack.wire.imap.fetch import Attribute, Binary, FetchItem, Section
+from mailstack.wire.imap.section import find_part, locate
 from mailstack.wire.imap.sequence import format_ranges
 from mailstack.wire.mime import headers
+from mailstack.wire.mime.binary import DamagedError, UnknownEncodingError, decoded, is_coded, leaves
 from mailstack.wire.mime.lines import PIECE, Data, wire, wire_pieces, wire_size
 from mailstack.wire.mime.structure import Part
 
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
 UID, MODSEQ = Attribute("UID"), Attribute("MODSEQ")
-CACHED = frozenset(map(Attribute, KINDS))
+LAZY = Attribute("PREVIEW LAZY")
+CACHED = frozenset({*map(Attribute, KINDS), LAZY})
 """What is kept beside the folder once it has been read out of a message."""
+GONE = "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
 TURN = 0.02
 """Seconds after which other sessions get a turn."""
 
@@ -46,13 +51,12 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     names = [item.name for item in items if isinstance(item, Attribute)]
     if len(names) == len(items):
         missing = await _send_attributes(session, Attributes(session, cache), found, names, command.uid)
+        problem = GONE if missing else ""
     else:
-        missing = await _send_responses(session, cache, found, items, command.uid)
+        problem = await _send_responses(session, cache, found, items, command.uid)
     if cache is not None:
         cache.flush()
-    if missing:
-        return "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
-    return "OK Fetch completed."
+    return problem or "OK Fetch completed."
 
 
 async def _send_attributes(
@@ -68,11 +72,17 @@ async def _send_attributes(
         uid = uids[at]
         try:
             index = at if folder.uids is uids else attributes.index(uid)
-            parts = [read(index, uid) for read in readers]
+            try:
+                parts = [read(index, uid) for read in readers]
+            except LargeMessageError:
+                await attributes.prepare(uid, names)
+                index = attributes.index(uid)
+                parts = [read(index, uid) for read in readers]
         except FileNotFoundError:
             missing = True
             continue
-        session.send(b"%b%b)\r\n" % (session.fetched(at + 1, uid=uid_first), b" ".join(parts)))
+        head = session.fetched(at + 1, uid=uid_first)
+        session.send(b"%b%b)\r\n" % (head if parts else head.rstrip(b" "), b" ".join(parts)))
         if session.full:
             await session.flush()
         if not count & 15 and loop.time() > turn:
@@ -87,23 +97,28 @@ async def _send_responses(
     found: list[int],
     items: tuple[FetchItem, ...],
     uid_first: bool,
-) -> bool:
-    """Anything. Whether a message was missing."""
+) -> str:
+    """Anything. The reply when that has not worked for all messages, else empty."""
     view = session.selected
     seen = await _mark_seen(view, found, items)
     loop = asyncio.get_running_loop()
     turn = loop.time() + TURN
-    missing = False
+    problem = ""
     for at in found:
         uid = view.uids[at]
-        if not await _Response(session, cache, at, uid, uid_first).send(items, uid in seen):
-            missing = True
+        try:
+            if not await _Response(session, cache, at, uid, uid_first).send(items, uid in seen):
+                problem = GONE
+        except UnknownEncodingError:
+            problem = problem or "NO [UNKNOWN-CTE] Unknown Content-Transfer-Encoding."
+        except DamagedError:
+            problem = problem or "NO [PARSE] Invalid data in MIME part."
         if session.full:
             await session.flush()
         if loop.time() > turn:
             await asyncio.sleep(0)
             turn = loop.time() + TURN
-    return missing
+    return problem
 
 
 def _items(session: Session, command: c.Fetch) -> tuple[FetchItem, ...]:
@@ -134,7 +149,7 @@ def _tell_vanished(session: Session, command: c.Fetch) -> None:
 
 async def _mark_seen(view: View, found: list[int], items: tuple[FetchItem, ...]) -> set[int]:
     """Set \\Seen where the items imply it; the UIDs it was new for."""
-    if view.readonly or not any(isinstance(item, Section) and not item.peek for item in items):
+    if view.readonly or not any(isinstance(item, Section | Binary) and not item.peek for item in items):
         return set()
     changed = await view.box.store_flags((view.uids[at] for at in found), lambda old: old | SEEN, view)
     return set(changed)
@@ -157,9 +172,16 @@ class _Response:
         self._attributes = Attributes(session, cache)
 
     async def send(self, items: tuple[FetchItem, ...], seen: bool) -> bool:
-        """Queue the response; False (and nothing queued) when the message is gone."""
-        out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
+        """Queue the response; False (and nothing queued) when the message is gone.
+
+        Raises `UnknownEncodingError`, `DamagedError` (nothing queued either).
+        """
         try:
+            if any(map(_needs_structure, items)) and self._attributes.is_large(self.uid):
+                names = [item.name for item in items if isinstance(item, Attribute)]
+                await self._attributes.prepare(self.uid, names)
+            sizes = [await self.measure(item) for item in items if isinstance(item, Binary)]
+            out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
             if seen and Attribute("FLAGS") not in items:
                 out += (self.attribute("FLAGS"), b" ")
                 if self.session.condstore and MODSEQ not in items:
@@ -167,8 +189,10 @@ class _Response:
             for item in items:
                 if isinstance(item, Attribute):
                     out.append(self.attribute(item.name))
+                elif isinstance(item, Binary):
+                    await self.binary(item, out, *sizes.pop(0))
                 elif (large := self.section(item, out)) is not None:
-                    await self.stream(out, *large)
+                    await self.stream(item, out, *large)
                 out.append(b" ")
         except FileNotFoundError:
             return False
@@ -189,9 +213,10 @@ class _Response:
     def attribute(self, name: str) -> bytes:
         return self._attributes.reader(name)(self.index(), self.uid)
 
-    def section(self, item: Section, out: list[bytes]) -> tuple[int, int, int, int] | None:
-        """Append a section to `out`; a large one is announced, and what to send of it is returned:
-        start, end, first octet, number of octets."""
+    # ---- BODY[…]
+
+    def section(self, item: Section, out: list[bytes]) -> tuple[int, int] | None:
+        """Append a section to `out`; of a large one only say where it stands."""
         data = self.data()
         if not item.part and not item.kind:
             found: tuple[int, int] | bytes = (0, len(data))
@@ -201,33 +226,108 @@ class _Response:
                 found = headers.select(found, item.fields, item.kind == "HEADER.FIELDS.NOT")
         else:
             found = locate(self.root(), data, item)
-        first, most = item.partial or (0, None)
-        label = item.label + (b"<%d>" % first if item.partial else b"")
         if not isinstance(found, bytes) and found[1] - found[0] > PIECE:
-            size = (
-                wire_size(data, *found) if found != (0, len(data)) else self.view.box.wire_size(self.index())
-            )
-            count = max(0, size - first) if most is None else max(0, min(most, size - first))
-            out.append(b"%b {%d}\r\n" % (label, count))
-            return (*found, first, count)
+            return found
         text = wire(found if isinstance(found, bytes) else data[found[0] : found[1]])
-        if item.partial:
-            text = text[first : first + (most or 0)]
-        out.append(b"%b {%d}\r\n%b" % (label, len(text), text))
+        first, most = item.partial or (0, None)
+        if most is not None:
+            text = text[first : first + most]
+        out.append(b"%b {%d}\r\n%b" % (_label(item), len(text), _no_nul(text)))
         return None
 
-    async def stream(self, out: list[bytes], start: int, end: int, first: int, count: int) -> None:
-        session = self.session
-        session.send(b"".join(out))
-        out.clear()
-        sent = 0
-        for piece in wire_pieces(self.data(), start, end, first, count):
-            session.send(piece)
-            sent += len(piece)
-            await session.flush()
-        if sent < count:
+    async def stream(self, item: Section, out: list[bytes], start: int, end: int) -> None:
+        """Send a large section from the file."""
+        data = self.data()
+        if (start, end) == (0, len(data)):
+            size = self.view.box.wire_size(self.index())
+        else:
+            size = await asyncio.to_thread(wire_size, data, start, end)
+        first, most = item.partial or (0, size)
+        count = max(0, min(most, size - first))
+        out.append(b"%b {%d}\r\n" % (_label(item), count))
+        pieces = map(_no_nul, wire_pieces(data, start, end, first, count))
+        if await self.send_pieces(out, pieces, 0, count) < count:
             # The size in the file's name is wrong: nothing but the end of the connection is left to say.
-            session.service.log.error(
+            self.session.service.log.error(
                 f"imap: {self.view.box.folder.path}: uid {self.uid}: wrong W= in its name"
             )
             raise ConnectionAbortedError("a message is shorter than its name says")
+
+    async def send_pieces(self, out: list[bytes], pieces: Iterator[bytes], first: int, count: int) -> int:
+        """Send what is in `out`, then `count` octets of the pieces from octet `first` on; how many it was."""
+        session = self.session
+        session.send(b"".join(out))
+        out.clear()
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + TURN
+        sent = 0
+        for piece in pieces:
+            if first:
+                first, piece = max(0, first - len(piece)), piece[first:]
+            piece = piece[: count - sent]
+            if piece:
+                session.send(piece)
+                sent += len(piece)
+                await session.flush()
+            if sent >= count:
+                break
+            if loop.time() > turn:
+                await asyncio.sleep(0)
+                turn = loop.time() + TURN
+        return sent
+
+    # ---- BINARY[…]
+
+    def part(self, item: Binary) -> Part | None:
+        return find_part(self.root(), item.part)
+
+    async def measure(self, item: Binary) -> tuple[int, bool]:
+        """The octets of the decoded part, and whether they are to be sent as such (`~{…}`)."""
+        part = self.part(item)
+        if part is None:
+            return 0, False
+        coded = [is_coded(leaf) for leaf in leaves(part)]
+        binary = any(coded)
+        size = 0
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + TURN
+        for piece in decoded(part, self.data(), header=not item.part):
+            size += len(piece)
+            binary = binary or b"\0" in piece
+            if loop.time() > turn:
+                await asyncio.sleep(0)
+                turn = loop.time() + TURN
+        return size, binary
+
+    async def binary(self, item: Binary, out: list[bytes], size: int, binary: bool) -> None:
+        if item.size:
+            out.append(b"%b %d" % (item.label, size))
+            return
+        first, most = item.partial or (0, size)
+        count = max(0, min(most, size - first))
+        out.append(b"%b %b{%d}\r\n" % (_label(item), b"~" if binary else b"", count))
+        part = self.part(item)
+        if part is None or not count:
+            return
+        pieces = decoded(part, self.data(), header=not item.part)
+        if size <= PIECE:
+            out.append(b"".join(pieces)[first : first + count])
+        else:
+            await self.send_pieces(out, pieces, first, count)
+
+
+def _needs_structure(item: FetchItem) -> bool:
+    """Whether the message's parts have to be known for it."""
+    if isinstance(item, Attribute):
+        return item.name in KINDS
+    return isinstance(item, Binary) or bool(item.part) or item.kind == "TEXT"
+
+
+def _label(item: Section | Binary) -> bytes:
+    """With the origin octet behind it."""
+    return item.label + (b"<%d>" % item.partial[0] if item.partial else b"")
+
+
+def _no_nul(text: bytes) -> bytes:
+    """No literal may hold a NUL (RFC 3501 §9): it becomes 0x80, as Dovecot sends it."""
+    return text.replace(b"\0", b"\x80") if b"\0" in text else text

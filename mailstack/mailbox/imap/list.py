@@ -91,7 +91,10 @@ async def _send_status(session: Session, name: str, items: Iterable[str]) -> Non
         session.use_condstore()
     box = await store.open(session.root, name)
     try:
-        values = " ".join(f"{item} {_status_value(box, item)}" for item in items)
+        limit = session.service.settings.message_limit
+        values = " ".join(
+            f"{item} {limit if item == 'APPENDLIMIT' else _status_value(box, item)}" for item in items
+        )
     finally:
         store.unpin(box)
     session.send(b"* STATUS %b (%b)\r\n" % (session.mailbox(name), values.encode("ascii")))

@@ -36,13 +36,18 @@ from mailstack.net.stream import Stream
 from mailstack.storage.maildir.folder import IN_NEW
 from mailstack.storage.maildir.listing import FolderGoneError
 from mailstack.storage.maildir.tree import MailboxNameError
+from mailstack.wire.imap.append import (
+    AppendData,
+    AppendEnd,
+    AppendEvent,
+    AppendMessage,
+    AppendText,
+    AppendUrl,
+)
 from mailstack.wire.imap.deflate import CompressionError, Deflate
 from mailstack.wire.imap.encode import mailbox, mailbox_utf8
 from mailstack.wire.imap.sequence import format_set
 from mailstack.wire.imap.server import (
-    AppendData,
-    AppendEnd,
-    AppendMessage,
     BadCommand,
     ClientLine,
     CommandEvent,
@@ -268,7 +273,7 @@ class Session:
             case CommandEvent(tag, name, command):
                 self._bad = 0
                 await self.answer(tag, name, HANDLERS[name](self, tag, command))
-            case AppendMessage() | AppendData() | AppendEnd():
+            case AppendMessage() | AppendText() | AppendUrl() | AppendData() | AppendEnd():
                 self._bad = 0
                 await self._appending(event)
             case BadCommand(tag, text, status):
@@ -281,8 +286,10 @@ class Session:
             case ClientLine():
                 pass
 
-    async def _appending(self, event: AppendMessage | AppendData | AppendEnd) -> None:
+    async def _appending(self, event: AppendEvent | AppendData) -> None:
         match event:
+            case AppendText(tag) | AppendUrl(tag):
+                await self.answer(tag, "", append.piece(self, event))
             case AppendMessage(tag):
                 await self.answer(tag, "", append.announced(self, event))
             case AppendData(data):

@@ -1,4 +1,4 @@
-"""What FETCH asks for (RFC 3501 §6.4.5)."""
+"""What FETCH asks for (RFC 3501 §6.4.5, BINARY: RFC 3516 §4.2, PREVIEW: RFC 8970 §3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEPTH_MAX = 1000
 @dataclass(frozen=True, slots=True)
 class Attribute:
     """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE, also
-    MODSEQ (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474).
+    MODSEQ (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474), PREVIEW and `PREVIEW LAZY`.
     """
 
     name: str
@@ -37,7 +37,18 @@ class Section:
     partial: tuple[int, int] | None = None
 
 
-FetchItem = Attribute | Section
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A part without its transfer encoding, or with `size` only how many octets that has; see `Section`."""
+
+    label: bytes
+    part: tuple[int, ...] = ()
+    size: bool = False
+    peek: bool = False
+    partial: tuple[int, int] | None = None
+
+
+FetchItem = Attribute | Section | Binary
 
 _FAST = (Attribute("FLAGS"), Attribute("INTERNALDATE"), Attribute("RFC822.SIZE"))
 _MACROS = {
@@ -58,6 +69,7 @@ _ATTRIBUTES = {
         "SAVEDATE",
         "EMAILID",
         "THREADID",
+        "PREVIEW",
     )
 }
 _SECTIONS = {
@@ -104,6 +116,9 @@ def _item(cursor: Cursor) -> FetchItem:
     name = _name(cursor)
     attribute = _ATTRIBUTES.get(name)
     if attribute is not None:
+        if name == "PREVIEW" and cursor.text[cursor.at : cursor.at + 7].upper() == b" (LAZY)":
+            cursor.at += 7
+            return Attribute("PREVIEW LAZY")
         return attribute
     section = _SECTIONS.get(name)
     if section is not None:
@@ -112,22 +127,13 @@ def _item(cursor: Cursor) -> FetchItem:
         return Attribute("BODY")
     if name in ("BODY", "BODY.PEEK"):
         return _section(cursor, name == "BODY.PEEK")
+    if name in ("BINARY", "BINARY.PEEK", "BINARY.SIZE"):
+        return _binary(cursor, name)
     raise ParseError(f"Unknown parameter: {name}")
 
 
 def _section(cursor: Cursor, peek: bool) -> Section:
-    cursor.expect(b"[")
-    part: list[int] = []
-    while cursor.peek().isdigit():
-        number = cursor.number()
-        if not 0 < number < 1 << 32 or len(part) >= DEPTH_MAX:
-            raise ParseError("Invalid BODY[..] parameter.")
-        part.append(number)
-        if not cursor.take(b"."):
-            break
-    else:
-        if part and cursor.peek() == b"]":
-            raise ParseError("Invalid BODY[..] parameter.")
+    part = _part(cursor)
     dotted = cursor.text[cursor.at - 1 : cursor.at] == b"."
     kind = "" if cursor.peek() == b"]" else _name(cursor)
     known = kind in ("", "HEADER", "HEADER.FIELDS", "HEADER.FIELDS.NOT", "TEXT") or (kind == "MIME" and part)
@@ -143,7 +149,32 @@ def _section(cursor: Cursor, peek: bool) -> Section:
         label += (b"." if part else b"") + kind.encode("ascii")
     if fields:
         label += b" (" + b" ".join(astring(field.upper()) for field in fields) + b")"
-    return Section(b"BODY[" + label + b"]", tuple(part), kind, fields, peek, _partial(cursor))
+    return Section(b"BODY[" + label + b"]", part, kind, fields, peek, _partial(cursor))
+
+
+def _part(cursor: Cursor) -> tuple[int, ...]:
+    """`[1.2`, with a dot behind it when something follows."""
+    cursor.expect(b"[")
+    part: list[int] = []
+    while cursor.peek().isdigit():
+        number = cursor.number()
+        if not 0 < number < 1 << 32 or len(part) >= DEPTH_MAX:
+            raise ParseError("Invalid BODY[..] parameter.")
+        part.append(number)
+        if not cursor.take(b"."):
+            break
+    else:
+        if part and cursor.peek() == b"]":
+            raise ParseError("Invalid BODY[..] parameter.")
+    return tuple(part)
+
+
+def _binary(cursor: Cursor, name: str) -> Binary:
+    part = _part(cursor)
+    cursor.expect(b"]", "Missing ']' in BINARY[..].")
+    size = name == "BINARY.SIZE"
+    label = (b"BINARY.SIZE[" if size else b"BINARY[") + b".".join([b"%d" % number for number in part]) + b"]"
+    return Binary(label, part, size, size or name == "BINARY.PEEK", None if size else _partial(cursor))
 
 
 def _fields(cursor: Cursor) -> tuple[bytes, ...]:

@@ -20,6 +20,7 @@ STATUS_ITEMS = frozenset(
         "DELETED",
         "HIGHESTMODSEQ",
         "MAILBOXID",
+        "APPENDLIMIT",
     }
 )
 LIST_SELECTION = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})

@@ -6,9 +6,10 @@ its BAD reply, and the reading goes on with the next one: after a synchronizing 
 command comes; a non-synchronizing one (RFC 7888) is skipped, however long. `utf8` says that mailbox names
 come in UTF-8 (RFC 6855).
 
-APPEND's literals are not collected but handed on: `AppendMessage` asks for `accept_literal` or
-`refuse_literal`, then `AppendData` comes in pieces, and `AppendEnd` when the command is complete. After
-AUTHENTICATE and IDLE the lines that follow come as `ClientLine` until `resume`.
+The messages of APPEND and REPLACE are not collected but handed on: `AppendMessage` and `AppendText` ask for
+`accept_literal` or `refuse_literal` (any of their events may be answered with the latter), then `AppendData`
+comes in pieces, and `AppendEnd` when the command is complete; see `append`. After AUTHENTICATE and IDLE the
+lines that follow come as `ClientLine` until `resume`.
 
 Invariants: at most `line_limit` octets of text and as many of literals are held for a command; the parser
 never raises, whatever comes in.
@@ -20,16 +21,20 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from mailstack.wire.imap.append import LITERAL, AppendData, AppendEvent, Arguments, Replace
 from mailstack.wire.imap.commands import Authenticate, Command, Plain
-from mailstack.wire.imap.dates import parse_date_time
 from mailstack.wire.imap.parse import PARSERS, parse_command
 from mailstack.wire.imap.states import ALLOWED, TRANSITIONS, State
 from mailstack.wire.imap.tokens import BadMailboxNameError, Cursor, ParseError
 
 DEFAULT_LINE_LIMIT = 65536
 _TAG = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+")
-_LITERAL = re.compile(rb"\{([0-9]{1,20})(\+?)\}\Z")
+_APPEND = re.compile(
+    rb"[^ ]+ +(?:APPEND|(?P<uid>UID +)?REPLACE +(?P<number>[0-9]{1,10}|\*)) +(?P<rest>.*)", re.I | re.S
+)
 _UNPRINTABLE = re.compile(r"[^ -~]")
+_APPENDING = frozenset({"APPEND", "REPLACE", "UID REPLACE"})
+"""Commands that have messages in them."""
 _TAIL = 64
 """Octets at a line's end that are kept when the line itself is not."""
 
@@ -61,38 +66,13 @@ class BadCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class AppendMessage:
-    """APPEND's next message is to come: `size` octets. `mailbox` is None when its name is not valid."""
-
-    tag: str
-    mailbox: str | None
-    flags: tuple[str, ...]
-    date: int | None
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class AppendData:
-    """A piece of the message."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AppendEnd:
-    """The command is complete: all its messages may be stored now."""
-
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
 class ClientLine:
     """A line (without its end) after AUTHENTICATE or IDLE."""
 
     data: bytes
 
 
-Event = NeedData | CommandEvent | BadCommand | AppendMessage | AppendData | AppendEnd | ClientLine
+Event = NeedData | CommandEvent | BadCommand | AppendEvent | AppendData | ClientLine
 
 
 class _Mode(Enum):
@@ -101,6 +81,7 @@ class _Mode(Enum):
     SKIP_LITERAL = auto()
     SKIP_LINE = auto()
     APPEND_DECIDE = auto()
+    APPEND_URL = auto()
     APPEND_DATA = auto()
     APPEND_TAIL = auto()
     LINES = auto()
@@ -117,6 +98,7 @@ class ServerConnection:
         "_literals_size",
         "_mode",
         "_out",
+        "_queue",
         "_remaining",
         "_searched",
         "_sync",
@@ -138,7 +120,8 @@ class ServerConnection:
         self._literals_size = 0
         self._remaining = 0
         self._sync = False
-        self._append = ("", None)  # type: tuple[str, str | None]
+        self._append: Arguments | None = None
+        self._queue: list[AppendEvent] = []
         self._bad: BadCommand | None = None
         self._out = b""
 
@@ -171,17 +154,18 @@ class ServerConnection:
             self._mode = _Mode.COMMAND
 
     def accept_literal(self) -> None:
-        """Let the message that `AppendMessage` announced come."""
+        """Let what `AppendMessage` or `AppendText` announced come."""
         if self._sync:
             self._out += b"+ OK\r\n"
         self._mode = _Mode.APPEND_DATA
 
     def refuse_literal(self) -> None:
-        """Do not take the message; the owner has answered the command."""
-        if self._sync:
-            self._start_over()
-        else:
+        """Do not take the rest of APPEND or REPLACE; the owner has answered the command."""
+        self._queue.clear()
+        if self._mode in (_Mode.APPEND_DECIDE, _Mode.APPEND_URL) and not self._sync:
             self._mode = _Mode.SKIP_LITERAL
+        else:
+            self._start_over()
 
     # ---- events
 
@@ -194,6 +178,8 @@ class ServerConnection:
 
     def _step(self) -> Event | None:
         """Do one thing; None when there may be more to do at once."""
+        if self._queue:
+            return self._queue.pop(0)
         match self._mode:
             case _Mode.LINES:
                 line = self._line()
@@ -231,6 +217,15 @@ class ServerConnection:
                 data = self._take(min(self._remaining, len(self._buffer)))
                 self._remaining -= len(data)
                 return AppendData(data)
+            case _Mode.APPEND_URL:
+                if self._sync:
+                    self._sync = False
+                    self._out += b"+ OK\r\n"
+                if len(self._buffer) < self._remaining:
+                    return NEED_DATA
+                self._literals.append(self._take(self._remaining))
+                self._mode = _Mode.APPEND_TAIL
+                return None
             case _Mode.APPEND_DECIDE:
                 return NEED_DATA
 
@@ -258,7 +253,7 @@ class ServerConnection:
         return BadCommand(tag, "Error in IMAP command: Too long line.")
 
     def _tag(self, text: bytes) -> str:
-        return self._append[0] if self._mode is _Mode.APPEND_TAIL else _tag_of(text)
+        return self._append.tag if self._append is not None else _tag_of(text)
 
     def _skip_line(self) -> Event | None:
         line = self._line()
@@ -267,9 +262,9 @@ class ServerConnection:
             del self._buffer[:-_TAIL]
             self._searched = len(self._buffer)
             return NEED_DATA
-        found = _LITERAL.search(line)
-        if found is not None and found[2]:
-            self._remaining = int(found[1])
+        found = LITERAL.search(line)
+        if found is not None and found[3]:
+            self._remaining = int(found[2])
             self._mode = _Mode.SKIP_LITERAL
             return None
         bad, self._bad = self._bad, None
@@ -281,22 +276,22 @@ class ServerConnection:
         self._text = b""
         self._literals = []
         self._literals_size = 0
-        self._append = ("", None)
+        self._append = None
 
     # ---- commands
 
     def _got_line(self, line: bytes) -> Event | None:
         text = self._text + line
-        found = _LITERAL.search(line)
+        found = LITERAL.search(line)
         if len(text) > self.line_limit:
             bad = BadCommand(self._tag(text), "Error in IMAP command: Too long line.")
             self._start_over()
-            if found is not None and found[2]:
-                self._remaining = int(found[1])
+            if found is not None and found[3]:
+                self._remaining = int(found[2])
                 self._mode = _Mode.SKIP_LITERAL
             return bad
-        if self._mode is _Mode.APPEND_TAIL:
-            return self._append_tail(line)
+        if self._append is not None:
+            return self._append_read(self._append, self._text + line.replace(b"\0", b"\x80"), found)
         if b"\0" in line:
             tag = _tag_of(text)
             self._start_over()
@@ -308,10 +303,12 @@ class ServerConnection:
         return self._command(text, literals)
 
     def _literal(self, text: bytes, found: re.Match[bytes]) -> Event | None:
-        size, plus = int(found[1]), bool(found[2])
+        size, plus = int(found[2]), bool(found[3])
         head = text[: len(text) - len(found[0])]
-        if _is_append(head) and not _is_append_name(head) and State.NOT_AUTHENTICATED is not self.state:
-            return self._append_first(head, size, plus)
+        append = _APPEND.match(head)
+        # Where nothing stands before it, the literal is the mailbox's name.
+        if append is not None and append["rest"].strip(b" ") and self.state in _appending(append):
+            return self._append_first(text, append, found)
         limit = self.line_limit if self.state is not State.NOT_AUTHENTICATED else 8192
         if self._literals_size + size > limit:
             return self._refuse(BadCommand(_tag_of(text), "Literal size too large"), size, plus)
@@ -356,8 +353,12 @@ class ServerConnection:
             return BadCommand(tag, f"Error in IMAP command {name[:64]}: Unknown command.")
         if self.state not in allowed:
             return BadCommand(tag, self._wrong_state(name, allowed))
-        if name == "APPEND":
-            return BadCommand(tag, "Error in IMAP command APPEND: Missing message literal.")
+        if name in _APPENDING:
+            append = _APPEND.match(text)
+            if append is None:
+                return BadCommand(tag, f"Error in IMAP command {name}: Missing arguments.")
+            self._literals = literals
+            return self._append_first(text, append, None)
         try:
             command = parse_command(name, cursor)
         except ParseError as error:
@@ -376,84 +377,72 @@ class ServerConnection:
             return f"Error in IMAP command {name}: Already logged in."
         return "No mailbox selected."
 
-    # ---- APPEND
+    # ---- APPEND and REPLACE
 
-    def _append_first(self, head: bytes, size: int, plus: bool) -> Event | None:
-        literals = self._literals
-        found = _TAG.match(head)
-        tag = found[0].decode("ascii") if found else "*"
-        cursor = Cursor(head, literals)
-        cursor.at = found.end() if found else 0
-        mailbox: str | None = None
+    def _append_first(
+        self, text: bytes, append: re.Match[bytes], found: re.Match[bytes] | None
+    ) -> Event | None:
+        """The command's beginning, up to its first literal or (without one) its end."""
+        tag = _tag_of(text)
+        head = text[: len(text) - len(found[0])] if found else text
+        cursor = Cursor(head, self._literals, utf8=self.utf8)
+        cursor.at = append.start("rest")
+        number = append["number"]
+        replace = None
+        if number is not None:
+            replace = Replace(0 if number == b"*" else int(number), append["uid"] is not None)
         try:
-            cursor.space()
-            cursor.word()
-            cursor.space()
-            raw = cursor.astring()
-            cursor.space()
-            flags, date = _append_arguments(cursor)
+            mailbox = cursor.mailbox()
         except ParseError as error:
-            return self._refuse(BadCommand(tag, f"Error in IMAP command APPEND: {error}"), size, plus)
-        try:
-            mailbox = Cursor(b"\0", [raw], utf8=self.utf8).mailbox()
+            return self._append_refused(f"Error in IMAP command {_verb(replace)}: {error}", found, tag)
         except BadMailboxNameError as error:
-            return self._refuse(BadCommand(tag, str(error), "NO"), size, plus)
-        self._start_over()
-        self._append = (tag, mailbox)
-        return self._announce(flags, date, size, plus)
+            return self._append_refused(str(error), found, tag, "NO")
+        rest, self._literals, self._literals_size = cursor.text[cursor.at :], [], 0
+        return self._append_read(Arguments(tag, mailbox, replace), rest + (found[0] if found else b""), found)
 
-    def _announce(self, flags: tuple[str, ...], date: int | None, size: int, plus: bool) -> AppendMessage:
-        self._remaining = size
-        self._sync = not plus
-        self._mode = _Mode.APPEND_DECIDE
-        tag, mailbox = self._append
-        return AppendMessage(tag, mailbox, flags, date, size)
-
-    def _append_tail(self, line: bytes) -> Event | None:
-        """What follows a message: the end of the command, or another message (RFC 3502)."""
-        tag = self._append[0]
-        found = _LITERAL.search(line)
+    def _append_read(self, append: Arguments, text: bytes, found: re.Match[bytes] | None) -> Event | None:
+        """Go on with the arguments: to the next literal, or to the command's end."""
+        literal, head = None, text
+        if found is not None:
+            literal, head = (bool(found[1]), int(found[2])), text[: len(text) - len(found[0])]
+        try:
+            events, again = append.read(Cursor(head, self._literals), literal)
+        except ParseError as error:
+            reason = f"Error in IMAP command {_verb(append.replace)}: {error}"
+            return self._append_refused(reason, found, append.tag)
         if found is None:
             self._start_over()
-            if line.strip(b" "):
-                return BadCommand(tag, "Error in IMAP command APPEND: Extra arguments.")
-            return AppendEnd(tag)
-        size, plus = int(found[1]), bool(found[2])
-        cursor = Cursor(line[: len(line) - len(found[0])].replace(b"\0", b"\x80"))
-        try:
-            cursor.space()
-            flags, date = _append_arguments(cursor)
-        except ParseError as error:
-            return self._refuse(BadCommand(tag, f"Error in IMAP command APPEND: {error}"), size, plus)
-        return self._announce(flags, date, size, plus)
+            self._queue = events
+            return None
+        self._remaining, self._sync = int(found[2]), not found[3]
+        self._text, self._literals, self._append = b"", [], append
+        self._mode = _Mode.APPEND_DECIDE
+        if again is not None:
+            if self._remaining > self.line_limit:
+                return self._append_refused("Literal size too large", found, append.tag)
+            self._text = head[again:] + b"\0"
+            self._mode = _Mode.APPEND_URL
+        self._queue = events
+        return None
+
+    def _append_refused(
+        self, text: str, found: re.Match[bytes] | None, tag: str, status: str = "BAD"
+    ) -> Event | None:
+        """What is wrong now, when the client waits or has said all; or once its literal has gone by."""
+        bad = BadCommand(tag, _UNPRINTABLE.sub("?", text[:250]), status)
+        if found is None:
+            self._start_over()
+            return bad
+        return self._refuse(bad, int(found[2]), bool(found[3]))
 
 
-def _append_arguments(cursor: Cursor) -> tuple[tuple[str, ...], int | None]:
-    """`[(flags) SP] [date SP]` up to the end of the text."""
-    flags: tuple[str, ...] = ()
-    date = None
-    if cursor.peek() == b"(":
-        flags = cursor.flag_list()
-        cursor.space()
-    if cursor.peek() == b'"':
-        try:
-            date = parse_date_time(cursor.string().decode("ascii", "replace"))
-        except ValueError:
-            raise ParseError("Invalid internal date.") from None
-        cursor.space()
-    if cursor.at < len(cursor.text):
-        raise ParseError("Invalid arguments.")
-    return flags, date
+def _appending(append: re.Match[bytes]) -> frozenset[State]:
+    """The states that allow this APPEND or REPLACE."""
+    return ALLOWED["APPEND" if append["number"] is None else "REPLACE"]
 
 
-def _is_append(head: bytes) -> bool:
-    words = head[:300].split(b" ", 2)
-    return len(words) == 3 and words[1].upper() == b"APPEND"
-
-
-def _is_append_name(head: bytes) -> bool:
-    """The literal is the mailbox's name: nothing stands before it."""
-    return not head.split(b" ", 2)[2].strip(b" ")
+def _verb(replace: Replace | None) -> str:
+    return "APPEND" if replace is None else "UID REPLACE" if replace.uid else "REPLACE"
 
 
 def _tag_of(text: bytes) -> str:
@@ -467,6 +456,6 @@ def _empty(text: bytes) -> BadCommand:
     return BadCommand("*", "Error in IMAP tag: Empty tag.")
 
 
-_KNOWN = frozenset(PARSERS) | {"APPEND"}
+_KNOWN = frozenset(PARSERS) | _APPENDING
 if frozenset(ALLOWED) != _KNOWN:
     raise AssertionError("states and parsers name different commands")

@@ -42,10 +42,10 @@ ALLOWED: dict[str, frozenset[State]] = {
         _LOGGED_IN,
     ),
     **dict.fromkeys(
-        ["CHECK", "CLOSE", "UNSELECT", "EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE"],
+        ["CHECK", "CLOSE", "UNSELECT", "EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE", "REPLACE"],
         _SELECTED,
     ),
-    **{f"UID {name}": _SELECTED for name in ["EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE"]},
+    **{f"UID {name}": _SELECTED for name in ["EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE", "REPLACE"]},
 }
 """Every command there is, with the states that allow it."""
 

@@ -10,11 +10,9 @@ from mailstack.wire.imap import commands as c
 from mailstack.wire.imap import search as k
 from mailstack.wire.imap.fetch import Attribute, Section
 from mailstack.wire.imap.sequence import STAR
+from mailstack.wire.imap.append import AppendData, AppendEnd, AppendMessage
 from mailstack.wire.imap.server import (
     NEED_DATA,
-    AppendData,
-    AppendEnd,
-    AppendMessage,
     BadCommand,
     ClientLine,
     CommandEvent,
@@ -103,12 +101,12 @@ COMMANDS: list[tuple[bytes, c.Command]] = [
         b"UID SEARCH RETURN () CHARSET utf-8 OR (FROM a 1:2) NOT UID 7",
         c.Search(
             k.Or(
-                k.And((k.Header(b"FROM", b"a"), k.Messages(((1, 2),), False))),
+                k.And((k.Header(b"FROM", b"a", plain=True), k.Messages(((1, 2),), False))),
                 k.Not(k.Messages(((7, 7),), True)),
             ),
             True,
             "UTF-8",
-            frozenset({"ALL"}),
+            k.Returns(frozenset({"ALL"})),
         ),
     ),
     (
