@@ -37,7 +37,7 @@ from mailstack.runtime.model import ImageInfo, Progress, ProgressCallback
 REPOSITORY = "mailstack"
 DEFAULT_BASE = "python:3.11-slim"
 ROOMS = ("config", "dns", "mailbox", "mta", "net", "storage", "wire")
-MODULES = ("__init__.py", "postfix_parameters.py")
+MODULES = ("__init__.py", "dovecot_settings.py", "postfix_parameters.py", "postfix_refusals.py")
 """What of this package the servers need: nothing of the launching side is in the image."""
 LABEL = "mailstack.image"
 KEPT = 4

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mailstack.runtime.image import MODULES
+
 ROOT = Path(__file__).resolve().parents[2] / "mailstack"
 
 ALLOWED: dict[str, set[str]] = {
@@ -116,3 +118,7 @@ def test_storage_opens_no_sockets() -> None:
         if name.partition(".")[0] in {"socket", "ssl"}
     ]
     assert not wrong
+
+
+def test_an_image_holds_all_vocabulary() -> None:
+    assert {name.removesuffix(".py") for name in MODULES} == VOCABULARY | {"__init__"}
