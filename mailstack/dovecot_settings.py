@@ -89,7 +89,7 @@ login_trusted_networks =
 mail_home =
     home of users without one
 mail_location =
-    maildir:PATH and its options; see below
+    maildir:PATH, with LAYOUT=fs, INBOX=PATH, INDEX=; mbox, dbox and other options are an error
 mail_max_userip_connections = 10
     for each of imap and pop3
 pop3_client_workarounds =

@@ -38,7 +38,7 @@ def handlers(service: MailboxService) -> Mapping[str, Handler]:
             await run_imap_session(stream, service)
         finally:
             service.sessions.discard(waker)
-            service.disconnected(connection)
+            await service.left(connection)
 
     async def pop3(stream: Stream) -> None:
         connection = (stream.peer, stream.local)
@@ -48,7 +48,7 @@ def handlers(service: MailboxService) -> Mapping[str, Handler]:
             await session.run()
         finally:
             service.sessions.discard(session)
-            service.disconnected(connection)
+            await service.left(connection)
 
     async def lmtp(stream: Stream) -> None:
         session = LmtpSession(stream, service)

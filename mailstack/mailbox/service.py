@@ -13,7 +13,8 @@ from collections import Counter
 from typing import Protocol
 
 from mailstack.config.dovecot import DovecotConfig
-from mailstack.mailbox.auth import Authenticator, Denied, Exchange, User, channel
+from mailstack.mailbox.auth import Authenticator, Denied, Exchange, Unavailable, User, channel
+from mailstack.mailbox.expire import expunge_old
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
 from mailstack.mailbox.lmtp import LmtpSettings
@@ -77,6 +78,7 @@ class MailboxService:
         """Follow another configuration from now on."""
         self.config = config
         self.tls = tls
+        self._expiring = [box for box in config.mailboxes if box.autoexpunge or box.autoexpunge_max_mails]
         self.auth.configure(config)
         self.settings = ImapSettings(
             greeting=config.login_greeting,
@@ -176,6 +178,19 @@ class MailboxService:
             self._pop3_logins = {name: at for name, at in self._pop3_logins.items() if now - at < delay}
         self._pop3_logins[user] = now
         return False
+
+    async def left(self, connection: _Connection) -> None:
+        """The connection of a user is over, or one that nobody has logged in on; see `expire`."""
+        login = self._logins.get(connection)
+        self.disconnected(connection)
+        if login is None or not self._expiring or self.stopping:
+            return
+        try:
+            user = self.lookup(login[1])
+            if user is not None:
+                await expunge_old(self.store, user.mail_root, self._expiring)
+        except (OSError, ValueError, Unavailable) as error:
+            self.log.error(f"{login[0]}({login[1]}): autoexpunge: {error}")
 
     def disconnected(self, connection: _Connection) -> None:
         """A connection is over: it counts no more."""

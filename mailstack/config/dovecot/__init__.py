@@ -5,11 +5,13 @@ what Dovecot's own syntax has no word for (the saslauthd socket).
 """
 
 from mailstack.config.dovecot.load import load
+from mailstack.config.dovecot.location import parse_location
 from mailstack.config.dovecot.model import (
     Database,
     DovecotConfig,
     InetListener,
     Mailbox,
+    MailLocation,
     Saslauthd,
     UnixListener,
 )
@@ -19,10 +21,12 @@ __all__ = [
     "Database",
     "DovecotConfig",
     "InetListener",
+    "MailLocation",
     "Mailbox",
     "Saslauthd",
     "UnixListener",
     "expand",
     "load",
+    "parse_location",
     "user_variables",
 ]

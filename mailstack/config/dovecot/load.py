@@ -12,7 +12,8 @@ from typing import TypeVar
 from mailstack.config.dovecot import values, variables
 from mailstack.config.dovecot.databases import read_database
 from mailstack.config.dovecot.listeners import read_listeners
-from mailstack.config.dovecot.model import DovecotConfig, Mailbox
+from mailstack.config.dovecot.location import parse_location
+from mailstack.config.dovecot.model import DovecotConfig, Mailbox, MailLocation
 from mailstack.config.dovecot.own import read_own
 from mailstack.config.dovecot.syntax import Origin, Section, Setting, parse
 from mailstack.config.errors import ConfigError
@@ -69,6 +70,7 @@ class _Loader:
         verify = ssl != "no" and self.value("ssl_verify_client_cert", values.boolean)
         authority = self._file("ssl_ca") if verify else None
         own = read_own(self.directory)
+        location = self._mail_location(protocols)
         flag = self.value("pop3_deleted_flag", Setting.content, "pop3")
         kind = self.value("pop3_delete_type", lambda s: values.choice(s, *_DELETE_TYPES), "pop3")
         if kind == "flag" and not flag:
@@ -103,7 +105,8 @@ class _Loader:
             auth_verbose=self.value("auth_verbose", values.boolean),
             passdbs=tuple(read_database(section) for section in self.root.all("passdb")),
             userdbs=tuple(read_database(section) for section in self.root.all("userdb")),
-            mail_location=self._mail_location(protocols),
+            mail_location=location.path,
+            mail_layout=location,
             mail_home=self.value("mail_home", lambda s: values.template(s, "und")),
             mailboxes=self._mailboxes(),
             login_greeting=self.value("login_greeting", Setting.content),
@@ -197,20 +200,15 @@ class _Loader:
             raise setting.origin.error(f"{key}: Can't open file {setting.text}")
         return Path(setting.text)
 
-    def _mail_location(self, protocols: frozenset[str]) -> str:
-        def convert(setting: Setting) -> str:
+    def _mail_location(self, protocols: frozenset[str]) -> MailLocation:
+        def convert(setting: Setting) -> MailLocation:
             text = values.template(setting, "undh")
             if not text and not protocols:
-                return "~/Maildir"
-            kind, colon, rest = text.partition(":")
-            if kind != "maildir" or not colon or not rest:
-                raise setting.origin.error(f"mail_location: only maildir:PATH is supported, not {text!r}")
-            path, *options = rest.split(":")
-            if options:
-                raise setting.origin.error(f"mail_location: unsupported option {options[0]}")
-            if not path.startswith(("/", "~/", "%h")) and path != "~":
-                raise setting.origin.error("mail_location: the path must begin with / or ~/")
-            return path.rstrip("/") or "/"
+                return MailLocation("~/Maildir")
+            try:
+                return parse_location(text)
+            except ValueError as error:
+                raise setting.origin.error(f"mail_location: {error}") from None
 
         return self.value("mail_location", convert)
 

@@ -93,6 +93,16 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class MailLocation:
+    """Where mail lies: paths with `%` variables, `~/` is the user's home. `fs`: LAYOUT=fs; `inbox` is empty
+    where the INBOX is the Maildir's root."""
+
+    path: str
+    fs: bool = False
+    inbox: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Mailbox:
     """A `mailbox` block of the inbox namespace; `auto` is no, create or subscribe."""
 
@@ -145,6 +155,8 @@ class DovecotConfig:
     userdbs: tuple[Database, ...]
     mail_location: str
     """The Maildir's path, with `%` variables; `~/` is the user's home."""
+    mail_layout: MailLocation
+    """The same with its options."""
     mail_home: str
     mailboxes: tuple[Mailbox, ...]
     login_greeting: str

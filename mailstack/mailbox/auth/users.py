@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mailstack.config.dovecot import Database, DovecotConfig
+from mailstack.config.dovecot import Database, DovecotConfig, parse_location
 from mailstack.config.dovecot.variables import expand, user_values
 from mailstack.mailbox.auth.rows import Files, full_name, merged, sql_row, yes
 from mailstack.mailbox.auth.rows import Unavailable as Unavailable
+from mailstack.storage.maildir.tree import MailRoot
 
 SQL_TIMEOUT = 0.02
 SESSION_SQL_TIMEOUT = 5.0
@@ -146,14 +147,22 @@ class Directory:
     def _user(self, user: str, fields: Mapping[str, str]) -> User:
         config = self._config
         home = fields.get("home") or expand(config.mail_home, user_values(user))
-        location = config.mail_location
+        location = config.mail_layout
         if "mail" in fields:
-            kind, _, location = fields["mail"].partition(":")
-            if kind != "maildir" or ":" in location:
-                raise Unavailable(f"userdb field mail of {user}: only maildir:PATH is supported")
-        if not home.startswith("/") and (location.startswith("~") or "%h" in location):
-            raise Unavailable(f"{user} has no home, which mail_location needs")
-        path = expand(location, {**user_values(user), "home": home})
-        if path == "~" or path.startswith("~/"):
-            path = home + path[1:]
-        return User(user, path.rstrip("/"), home)
+            try:
+                location = parse_location(fields["mail"])
+            except ValueError as error:
+                raise Unavailable(f"userdb field mail of {user}: {error}") from None
+
+        def place(path: str) -> str:
+            if not home.startswith("/") and (path.startswith("~") or "%h" in path):
+                raise Unavailable(f"{user} has no home, which mail_location needs")
+            path = expand(path, {**user_values(user), "home": home})
+            if path == "~" or path.startswith("~/"):
+                path = home + path[1:]
+            return path.rstrip("/")
+
+        root = place(location.path)
+        if location.fs or location.inbox:
+            root = MailRoot(root, fs=location.fs, inbox=place(location.inbox) if location.inbox else "")
+        return User(user, root, home)

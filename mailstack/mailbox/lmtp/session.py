@@ -155,7 +155,9 @@ class LmtpSession:
                     conn.receive_data(await self._read())
                 elif isinstance(event, events.Content):
                     transaction = self._transaction
-                    transaction.content.add(event.data, transaction.recipients[0].user.mail_root)
+                    transaction.content.add(
+                        event.data, tree.inbox_of(transaction.recipients[0].user.mail_root)
+                    )
                 elif isinstance(event, events.Closed):
                     break
                 else:

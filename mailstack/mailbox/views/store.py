@@ -129,8 +129,9 @@ class MailStore:
         box.release()
 
     async def _load(self, root: str, path: str) -> SharedMailbox:
-        if path == root:
-            make_folder(root)
+        if path == tree.inbox_of(root):
+            make_folder(path)
+            os.makedirs(root, 0o700, exist_ok=True)
         elif not is_folder(path):
             raise FileNotFoundError(path)
         loading = self._loading[path] = asyncio.get_running_loop().create_future()

@@ -1,5 +1,6 @@
 """The folders of one account in Maildir++: the root is INBOX, `.A.B` is the mailbox A.B.
 
+A `MailRoot` is a root with other places: directories in directories (`LAYOUT=fs`), or an INBOX elsewhere.
 Names here are what the user sees (`str`, with the separator `.`); on disk they stand in modified UTF-7. A
 deleted folder is first renamed away, so that it disappears at once and whole. Everything here blocks briefly
 and raises `OSError`; a name that cannot exist raises `MailboxNameError`.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 
 from mailstack.storage.durable import fsync_directory
 from mailstack.storage.maildir.delivery import make_folder
@@ -19,10 +21,35 @@ INBOX = "INBOX"
 NAME_LIMIT = 250
 """Octets of a folder's directory name at the most."""
 _TRASH = "..DOVECOT-TRASHED"
+SUBDIRECTORIES = frozenset(("cur", "new", "tmp"))
+DEPTH_LIMIT = 20
+"""Directories below one another that are looked for (`LAYOUT=fs`)."""
 
 
 class MailboxNameError(ValueError):
     """A mailbox name that this layout cannot hold; the text says why, in Dovecot's words."""
+
+
+class MailRoot(str):
+    """A root with options of mail_location. `fs`: `A.B` lies in `A/B`; `inbox`: where the INBOX is."""
+
+    fs: bool
+    inbox: str
+
+    def __new__(cls, path: str, *, fs: bool = False, inbox: str = "") -> MailRoot:
+        root = super().__new__(cls, path)
+        root.fs = fs
+        root.inbox = inbox or str(path)
+        return root
+
+
+def inbox_of(root: str) -> str:
+    """The directory of the INBOX."""
+    return root.inbox if isinstance(root, MailRoot) else root
+
+
+def _is_fs(root: str) -> bool:
+    return isinstance(root, MailRoot) and root.fs
 
 
 def canonical(name: str) -> str:
@@ -57,9 +84,14 @@ def path_of(root: str, name: str) -> str:
     """The directory of a mailbox, whether it exists or not. Raises `MailboxNameError`."""
     name = canonical(name)
     if name == INBOX:
-        return root
+        return inbox_of(root)
     check_name(name)
-    return f"{root}/.{_encode(name)}"
+    if not _is_fs(root):
+        return f"{root}/.{_encode(name)}"
+    parts = [_encode(part) for part in name.split(SEPARATOR)]
+    if not SUBDIRECTORIES.isdisjoint(parts):
+        raise MailboxNameError("Contains the name of a Maildir's own directory")
+    return "/".join([str(root), *parts])
 
 
 def _encode(name: str) -> str:
@@ -75,11 +107,14 @@ def exists(root: str, name: str) -> bool:
         path = path_of(root, name)
     except MailboxNameError:
         return False
-    return path == root or os.path.isdir(f"{path}/cur")
+    return path == inbox_of(root) or os.path.isdir(f"{path}/cur")
 
 
 def names(root: str) -> list[str]:
     """All mailboxes, INBOX first, the others sorted. Directories that are no mailboxes are left out."""
+    if _is_fs(root):
+        found = list(_below(root, "", 0))
+        return [INBOX, *sorted(name for name in found if name != INBOX and name == canonical(name))]
     found = []
     try:
         entries = os.listdir(root)
@@ -99,16 +134,39 @@ def names(root: str) -> list[str]:
     return [INBOX, *sorted(found)]
 
 
+def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:
+    """The mailboxes in the directories of a directory (`LAYOUT=fs`)."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name[0] == "." or entry.name in SUBDIRECTORIES or not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            part = utf7.decode(os.fsencode(entry.name))
+        except ValueError:
+            continue
+        if SEPARATOR in part:
+            continue  # no name leads there
+        if os.path.isdir(f"{entry.path}/cur"):
+            yield prefix + part
+        if depth < DEPTH_LIMIT:
+            yield from _below(entry.path, prefix + part + SEPARATOR, depth + 1)
+
+
 def create(root: str, name: str) -> bool:
     """Make a mailbox; False when it exists. Raises `MailboxNameError`, `OSError`."""
     path = path_of(root, name)
-    if path == root:
-        made = not os.path.isdir(f"{root}/cur")
-        make_folder(root)
+    inbox = inbox_of(root)
+    if path == inbox:
+        made = not os.path.isdir(f"{path}/cur")
+        make_folder(path)
+        os.makedirs(root, 0o700, exist_ok=True)
         return made
     if os.path.isdir(f"{path}/cur"):
         return False
-    make_folder(root)
+    make_folder(inbox)
     make_folder(path)
     os.close(os.open(f"{path}/maildirfolder", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     fsync_directory(path)
@@ -124,8 +182,20 @@ def delete(root: str, name: str, unique: str) -> str:
     trash = f"{root}/{_TRASH}"
     os.makedirs(trash, 0o700, exist_ok=True)
     away = f"{trash}/{unique}"
-    os.rename(path, away)
-    fsync_directory(root)
+    if not _is_fs(root):
+        os.rename(path, away)
+        fsync_directory(root)
+        return away
+    os.mkdir(away, 0o700)
+    os.rename(f"{path}/cur", f"{away}/cur")  # the mailbox is no more, those below it stay
+    for entry in list(os.scandir(path)):
+        if entry.name in SUBDIRECTORIES or not entry.is_dir(follow_symlinks=False):
+            os.rename(entry.path, f"{away}/{entry.name}")
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
+    fsync_directory(os.path.dirname(path))
     return away
 
 
@@ -153,6 +223,13 @@ def rename(root: str, old: str, new: str) -> list[tuple[str, str]]:
     for _, target in pairs:
         if os.path.exists(target):
             raise FileExistsError(target)
+    if _is_fs(root):
+        source, target = path_of(root, old), path_of(root, new)
+        os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+        os.rename(source, target)  # and all that is in it
+        fsync_directory(os.path.dirname(target))
+        fsync_directory(os.path.dirname(source))
+        return pairs
     for source, target in pairs:
         os.rename(source, target)
     fsync_directory(root)
