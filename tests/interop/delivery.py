@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix, wait_for
 
 MAIN_CF = """\
 compatibility_level = 3.6
@@ -245,24 +246,6 @@ def _prepare(directory: Path, extra: str, *, aliases: str, warning: str, owner: 
     return sinks
 
 
-def _free_port() -> int:
-    sock = bind_tcp("127.0.0.1", 0)
-    port = int(sock.getsockname()[1])
-    sock.close()
-    return port
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(f"nothing listens on port {port}")
-
-
 @contextmanager
 def postfix(directory: Path, extra: str = "", *, warning: str = "0h") -> Iterator[World]:
     """A real Postfix; needs root."""
@@ -272,16 +255,15 @@ def postfix(directory: Path, extra: str = "", *, warning: str = "0h") -> Iterato
     (directory / "queue").mkdir()
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    port = _free_port()
+    port = free_port()
     (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - - smtpd\n{SERVICES}")
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    make_aliases(directory)
+    start_postfix(directory)
     try:
-        _wait_for(port)
+        wait_for(port)
         yield World(directory, port, sinks)
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
         for sink in sinks.values():
             sink.close()
 
@@ -291,7 +273,7 @@ def ours(directory: Path, extra: str = "", *, warning: str = "0h") -> Iterator[W
     """Our MTA."""
     owner = 65534 if os.geteuid() == 0 else os.geteuid()
     sinks = _prepare(directory, extra, aliases="hash", warning=warning, owner=owner)
-    port = _free_port()
+    port = free_port()
     (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - 1 smtpd\n{SERVICES}")
     log = (directory / "log").open("w")
     process = subprocess.Popen(
@@ -300,7 +282,7 @@ def ours(directory: Path, extra: str = "", *, warning: str = "0h") -> Iterator[W
         stderr=log,
     )
     try:
-        _wait_for(port)
+        wait_for(port)
         yield World(directory, port, sinks)
     finally:
         process.terminate()

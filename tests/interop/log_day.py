@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.golden.trees import certificate
-from tests.interop.delivery import Sink, _free_port, reply
+from tests.interop.delivery import Sink, reply
+from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix
 from tests.interop.restrictions_world import CLIENT, NAMELESS, PolicyServer
 
 NAME_SERVER = "127.0.53.26"
@@ -583,7 +584,7 @@ def _prepare(directory: Path, policy: int, *, aliases: str) -> tuple[dict[str, S
         for domain, sink in sinks.items()
     ]
     routes += ["error.test error:5.7.1 not here", "discard.test discard:thrown away", "pipe.test filter:"]
-    routes += [f"dead.test smtp:[127.0.0.1]:{_free_port()}", "x.test local:", "elsewhere.test error:no way"]
+    routes += [f"dead.test smtp:[127.0.0.1]:{free_port()}", "x.test local:", "elsewhere.test error:no way"]
     names = ("reject REJECT go away", "defer DEFER_IF_PERMIT later", "discard DISCARD gone", "hold HOLD on",
              "redirect REDIRECT all@box.test", "bcc BCC copy@box.test", "prepend PREPEND X-Access: yes",
              "info INFO noted", "filter FILTER filter:dummy", "warn WARN noted")  # fmt: skip
@@ -665,12 +666,12 @@ def postfix(directory: Path, policy: PolicyServer) -> Iterator[World]:
         file.write(POSTFIX_CF.format(dir=directory))
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    ports = [_free_port() for _ in OPTIONS]
+    ports = [free_port() for _ in OPTIONS]
     (directory / "master.cf").write_text(_smtpd(ports, "y") + SERVICES)
     command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
+    make_aliases(directory)
     shutil.chown(directory / "queue/private", "postfix")
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    start_postfix(directory)
     commands = {
         name: [f"/usr/sbin/{name}", *(["-c", str(directory)] if name != "sendmail" else [])]
         for name in ("postsuper", "postqueue", "sendmail")
@@ -679,7 +680,7 @@ def postfix(directory: Path, policy: PolicyServer) -> Iterator[World]:
         _wait(ports)
         yield World(directory, ports, commands, sinks)
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
         authority.close()
         for sink in sinks.values():
             sink.close()
@@ -692,7 +693,7 @@ def ours(directory: Path, policy: PolicyServer) -> Iterator[World]:
     (directory / "mailstack.toml").write_text(f'[resolver]\nnameservers = ["{NAME_SERVER}:53"]\n')
     with (directory / "main.cf").open("a") as file:
         file.write(f"maillog_file = {directory}/log\n")
-    ports = [_free_port() for _ in OPTIONS]
+    ports = [free_port() for _ in OPTIONS]
     (directory / "master.cf").write_text(_smtpd(ports, "n") + SERVICES)
     with (directory / "stderr").open("w") as errors:
         process = subprocess.Popen(

@@ -284,7 +284,7 @@ class Maker:
                 b"--b",
                 b"a b",
                 b"=_x",
-                b"bb",
+                b"c" * 60,
                 b"b%d-" % depth,
                 b"'()+_,-./:=?",
             )

@@ -34,7 +34,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.interop.delivery import SERVICES, _free_port, _wait_for, reply
+from tests.interop.delivery import SERVICES, reply
+from tests.interop.real_postfix import free_port, start_postfix, stop_postfix, wait_for
 from tests.interop.test_smtp_client_differential import CONTENT, MAIN_CF, Scenario, Server
 
 pytestmark = pytest.mark.real
@@ -280,7 +281,7 @@ class World:
         text = MAIN_CF.format(dir=directory).replace("level = disabled", "level = dnssec")
         (directory / "main.cf").write_text(text)
         self.services = SERVICES + "\n".join([*services, "tlsmgr unix - - n 1000? 1 tlsmgr", ""])
-        self.port = _free_port()
+        self.port = free_port()
 
     @staticmethod
     def _context(path: Path, asked: list[str | None]) -> ssl.SSLContext:
@@ -329,11 +330,10 @@ def postfix(directory: Path) -> Iterator[World]:
         (directory / "data").mkdir()
         shutil.chown(directory / "data", "postfix")
         (directory / "master.cf").write_text(f"127.0.0.1:{world.port} inet n - n - - smtpd\n{world.services}")
-        command = ["postfix", "-c", str(directory)]
         stack.enter_context(world.zone.served())
-        subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
-        stack.callback(subprocess.run, [*command, "stop"], check=False, capture_output=True, timeout=60)
-        _wait_for(world.port)
+        start_postfix(directory)
+        stack.callback(stop_postfix, directory)
+        wait_for(world.port)
         yield world
 
 
@@ -349,7 +349,7 @@ def ours(directory: Path) -> Iterator[World]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         stack.callback(process.wait, 30)
         stack.callback(process.terminate)
-        _wait_for(world.port)
+        wait_for(world.port)
         yield world
 
 

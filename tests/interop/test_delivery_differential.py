@@ -26,6 +26,7 @@ import pytest
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.delivery_cases import CASES, Case, Mail
+from tests.interop.real_postfix import free_port, need_postfix, start_postfix, stop_postfix, wait_for
 from tests.interop.test_smtp_differential import SERVICES
 
 pytestmark = pytest.mark.real
@@ -242,22 +243,21 @@ def theirs(directory: Path, case: Case, sinks: list[Sink]) -> Iterator[World]:
     shutil.chown(directory / "data", "postfix")
     with (directory / "main.cf").open("a") as file:
         file.write(POSTFIX_CF.format(dir=directory))
-    port = _free_port()
+    port = free_port()
     master = f"127.0.0.1:{port} inet n - n - - smtpd\n{SERVICES}discard unix - - n - - discard\n"
     (directory / "master.cf").write_text(master)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    start_postfix(directory)
     try:
-        _wait(port)
+        wait_for(port)
         yield World(directory, port)
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
 
 
 @contextmanager
 def ours(directory: Path, case: Case, sinks: list[Sink]) -> Iterator[World]:
     _prepare(directory, case, sinks)
-    port = _free_port()
+    port = free_port()
     master = f"127.0.0.1:{port} inet n - n - 1 smtpd\n" + "".join(
         f"{name} unix - - n - - {command}\n" for name, command in _OUR_SERVICES
     )
@@ -266,7 +266,7 @@ def ours(directory: Path, case: Case, sinks: list[Sink]) -> Iterator[World]:
     command = [sys.executable, "-m", "mailstack.mta", "--config", str(directory)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     try:
-        _wait(port)
+        wait_for(port)
         yield World(directory, port)
     finally:
         process.terminate()
@@ -290,25 +290,6 @@ _OUR_SERVICES = (
 )
 
 
-def _free_port() -> int:
-    sock = bind_tcp("127.0.0.1", 0)
-    port: int = sock.getsockname()[1]
-    sock.close()
-    return port
-
-
-def _wait(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
-                sock.makefile("rb").readline()
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError("the MTA does not answer")
-
-
 @pytest.fixture(scope="module")
 def sinks() -> Iterator[list[Sink]]:
     found = [Sink() for _ in range(3)]
@@ -319,10 +300,7 @@ def sinks() -> Iterator[list[Sink]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_both_deliver_the_same(case: Case, sinks: list[Sink]) -> None:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     # Not tmp_path: the daemons run as other users, and each run of pytest closes the folder above it to them.
     with TemporaryDirectory(prefix="delivery-") as name:
         folder = Path(name)

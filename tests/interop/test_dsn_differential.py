@@ -7,9 +7,7 @@ docs/differences.md.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.interop.delivery import World, ours, postfix
+from tests.interop.real_postfix import let_daemons_in, need_postfix
 
 pytestmark = pytest.mark.real
 
@@ -115,10 +114,7 @@ RCPT_REPLIES = [
 
 @pytest.fixture(autouse=True, scope="module")
 def _needs_postfix() -> None:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
 
 
 Found = tuple[list[list[str]], list[str]]
@@ -132,9 +128,8 @@ def both(
     folders = (directory / "postfix", directory / "ours")
     for folder in folders:
         folder.mkdir()
-    for folder in (*folders, *folders[0].parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+    for folder in folders:
+        let_daemons_in(folder)
 
     def run(start: Callable[..., AbstractContextManager[World]], folder: Path) -> Found:
         with start(folder, extra, warning=warning) as world:

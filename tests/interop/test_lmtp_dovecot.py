@@ -18,7 +18,7 @@ import pytest
 from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.storage.queue import Queue
-from tests.interop.delivery import _free_port
+from tests.interop.real_postfix import free_port
 from tests.mailbox import running
 from tests.unit.mta_deliver.certificates import certificate
 from tests.unit.mta_deliver.support import QUIET, Names, configuration, request, summary
@@ -142,7 +142,7 @@ def test_both_take_the_same_messages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", ["may", "encrypt", "verify"])
 def test_inside_tls(level: str, tmp_path: Path) -> None:
     _, pem = certificate(tmp_path, "mail.test")
-    port = _free_port()
+    port = free_port()
     conf = (
         f"lmtp_tls_security_level = {level}\nlmtp_tls_CAfile = {pem}\nlmtp_tls_verify_cert_match = mail.test\n"
         "lmtp_tls_connection_reuse = yes\n"

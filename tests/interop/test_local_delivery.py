@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import smtplib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -237,8 +236,7 @@ class World:
 
 def prepare(directory: Path) -> int:
     """The files of a world; its port."""
-    with bind_tcp("127.0.0.1", 0) as sock:
-        port = int(sock.getsockname()[1])
+    port = free_port()
     directory.mkdir()
     for name in ("queue", "data", "spool", "out", "boxes", "forward", "bin"):
         (directory / name).mkdir()
@@ -283,28 +281,16 @@ def forward(directory: Path, name: str, text: str, *, mode: int = 0o644, owner: 
     os.chown(path, owner, owner)
 
 
-def wait_for(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(f"nothing listens on port {port}")
-
-
 @contextmanager
 def postfix(directory: Path) -> Iterator[World]:
     port = prepare(directory)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", "-c", str(directory), f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    make_aliases(directory)
+    start_postfix(directory)
     try:
         wait_for(port)
         yield World(directory, port)
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Debian's filter finds. What may differ is listed here, with the reason in docs/d
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.interop.log_day import NAME_SERVER, World, day, ours, postfix
+from tests.interop.real_postfix import need_postfix
 from tests.interop.restrictions_world import PolicyServer, name_server
 
 pytestmark = pytest.mark.real
@@ -72,10 +72,7 @@ def _shape(line: str, directory: Path) -> str:
 @pytest.fixture(scope="module")
 def logs() -> Iterator[tuple[Log, Log]]:
     """Postfix's and ours, of the same day."""
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     policy = PolicyServer()
     policy.start()
     # Not below pytest's own folder, which each run closes to others: Postfix's daemons run as another user.

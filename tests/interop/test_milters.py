@@ -27,8 +27,17 @@ from mailstack.net.listen import bind_tcp
 from mailstack.storage.queue import Queue
 from tests.interop import scripted_milter as m
 from tests.interop import test_sendmail
+from tests.interop.real_postfix import (
+    free_ports,
+    let_daemons_in,
+    make_aliases,
+    need_postfix,
+    start_postfix,
+    stop_postfix,
+    wait_for,
+)
 from tests.interop.scripted_milter import Script, ScriptedMilter, comparable
-from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply, _wait
+from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply
 from tests.unit.mta_milter.test_smtpd import sent
 from tests.unit.mta_smtpd.serving import running, write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
@@ -302,10 +311,7 @@ def _services(ports: list[str], milters: list[ScriptedMilter], nobody: int) -> s
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     with ExitStack() as stack, bind_tcp("127.0.0.1", 0) as closed:
         sides = []
         for start in (_start_postfix, _start_ours):
@@ -322,18 +328,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def _start_postfix(
     directory: Path, milters: list[ScriptedMilter], nobody: int, stack: ExitStack
 ) -> list[int]:
-    for folder in (directory, *directory.parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+    let_daemons_in(directory)
     write_config(directory, BOTH + EXTRA + POSTFIX.format(dir=directory))
     shutil.rmtree(directory / "queue")
     (directory / "queue").mkdir()
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    socks = [bind_tcp("127.0.0.1", 0) for _ in CASES]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
+    ports = free_ports(len(CASES))
     master = _services([f"127.0.0.1:{port}" for port in ports], milters, nobody) + SERVICES
     # What cleanup reads as well: a cleanup of its own for each service that has some.
     shared = {"milter_header_checks", "milter_macro_v", "milter_macro_daemon_name"}
@@ -345,11 +346,10 @@ def _start_postfix(
                 master += f"cleanup{number} unix n - n - 0 cleanup\n"
             master += f"  -o {{ {name} = {case.settings[name]} }}\n"
     (directory / "master.cf").write_text(master)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
-    stack.callback(subprocess.run, [*command, "stop"], check=False, capture_output=True, timeout=60)
-    _wait((ports[-1], ports[-1]))
+    make_aliases(directory)
+    start_postfix(directory)
+    stack.callback(stop_postfix, directory)
+    wait_for(ports[-1])
     return ports
 
 
@@ -523,9 +523,7 @@ def test_mail_of_local_programs_is_shown_alike(tmp_path_factory: pytest.TempPath
         milter.begin(LOCAL_SCRIPTS[name])
         extra = f"{LOCAL}non_smtpd_milters = inet:127.0.0.1:{milter.port}\n"
         folder = Path(tempfile.mkdtemp(dir=tmp_path_factory.mktemp("world")))
-        for one in (folder, *folder.parents):
-            if str(one).startswith("/tmp/"):
-                one.chmod(one.stat().st_mode | 0o055)
+        let_daemons_in(folder)
         with world_of(folder, extra) as world:
             text = b"From: me@x.test\nTo: more@box.test\nSubject: hello\n\nHello,\n\nworld\n"
             assert world.sendmail(["-f", "me@x.test", "more@box.test"], text) == (0, [])

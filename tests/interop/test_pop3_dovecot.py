@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.delivery import _free_port
+from tests.interop.real_postfix import free_port
 from tests.mailbox import running
 
 pytestmark = [
@@ -180,7 +180,7 @@ def reference() -> Iterator[list[tuple[Answers, list[str]]]]:
     """Dovecot's answers and what it leaves, for each dialogue."""
     root = Path(tempfile.mkdtemp(prefix="mailstack-dovecot-"))
     root.chmod(0o755)
-    port = _free_port()
+    port = free_port()
     (root / "dovecot.conf").write_text(CONFIG.format(root=root, port=port))
     mail = root / "mail"
     mail.mkdir()

@@ -5,7 +5,6 @@ Every case is a service of its own with a filter of its own, whose answers are s
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -20,6 +19,15 @@ from pathlib import Path
 import pytest
 
 from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import (
+    free_ports,
+    let_daemons_in,
+    make_aliases,
+    need_postfix,
+    start_postfix,
+    stop_postfix,
+    wait_for,
+)
 from tests.interop.scripted_proxy import HANG_UP, ScriptedProxy
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, Chunk, _reply
 from tests.unit.mta_smtpd.serving import write_config
@@ -97,33 +105,22 @@ def _ports() -> tuple[list[int], list[socket.socket]]:
 
 @contextmanager
 def postfix(directory: Path, proxies: list[ScriptedProxy]) -> Iterator[list[int]]:
-    for folder in (directory, *directory.parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+    let_daemons_in(directory)
     write_config(directory, BOTH + POSTFIX.format(dir=directory))
     shutil.rmtree(directory / "queue")
     (directory / "queue").mkdir()
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    ports, socks = _ports()
-    for sock in socks:
-        sock.close()
+    ports = free_ports(len(CASES))
     master = services([f"127.0.0.1:{port}" for port in ports], proxies) + SERVICES
     (directory / "master.cf").write_text(master)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    make_aliases(directory)
+    start_postfix(directory)
     try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", ports[-1]), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        wait_for(ports[-1])
         yield ports
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
 
 
 @contextmanager
@@ -155,10 +152,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     proxies = [ScriptedProxy(case.replies) for case in CASES]
     real, own = tmp_path_factory.mktemp("postfix"), tmp_path_factory.mktemp("ours")
     with ExitStack() as stack:

@@ -6,7 +6,6 @@ server. What may differ is in docs/differences.md, and `DIFFERENT` holds us to i
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -21,6 +20,15 @@ from pathlib import Path
 import pytest
 
 from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import (
+    free_ports,
+    let_daemons_in,
+    make_aliases,
+    need_postfix,
+    start_postfix,
+    stop_postfix,
+    wait_for,
+)
 from tests.interop.restrictions_world import (
     CLIENT,
     FORGED,
@@ -338,10 +346,7 @@ def services(ports: list[str], chroot: str, directory: Path, policy: int) -> str
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     with ExitStack() as stack:
         stack.enter_context(name_server(NAME_SERVER))
         policy = PolicyServer()
@@ -370,9 +375,7 @@ def _write(directory: Path, extra: str) -> None:
 
 
 def _start_postfix(directory: Path, policy: int, stack: ExitStack) -> list[int]:
-    for folder in (directory, *directory.parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+    let_daemons_in(directory)
     _write(directory, POSTFIX.format(dir=directory))
     shutil.rmtree(directory / "queue")
     (directory / "queue/etc").mkdir(parents=True)
@@ -380,23 +383,13 @@ def _start_postfix(directory: Path, policy: int, stack: ExitStack) -> list[int]:
     (directory / "queue/etc/resolv.conf").write_text(f"nameserver {NAME_SERVER}\n")
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    socks = [bind_tcp("127.0.0.1", 0) for _ in range(len(CASES) + 1)]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
+    ports = free_ports(len(CASES) + 1)
     master = services([f"127.0.0.1:{port}" for port in ports], "y", directory, policy) + SERVICES
     (directory / "master.cf").write_text(master)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
-    stack.callback(subprocess.run, [*command, "stop"], check=False, capture_output=True, timeout=60)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", ports[-1]), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.05)
+    make_aliases(directory)
+    start_postfix(directory)
+    stack.callback(stop_postfix, directory)
+    wait_for(ports[-1])
     return ports
 
 

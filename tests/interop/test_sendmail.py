@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import free_port, need_postfix, start_postfix, stop_postfix, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -114,12 +113,11 @@ class World:
 def postfix(directory: Path, extra: str = "") -> Iterator[World]:
     """`extra`: more of main.cf."""
     _prepare(directory, extra)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    start_postfix(directory)
     try:
         yield World(directory, ("/usr/sbin/sendmail",))
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
 
 
 @contextmanager
@@ -130,7 +128,7 @@ def ours(directory: Path, extra: str = "") -> Iterator[World]:
             [sys.executable, "-m", "mailstack.mta", "--config", str(directory)], stderr=log
         )
         try:
-            _wait_for(int((directory / "port").read_text()))
+            wait_for(int((directory / "port").read_text()))
             yield World(directory, (sys.executable, "-m", "mailstack.mta.sendmail"))
         finally:
             process.terminate()
@@ -139,8 +137,7 @@ def ours(directory: Path, extra: str = "") -> Iterator[World]:
 
 
 def _prepare(directory: Path, extra: str) -> None:
-    with bind_tcp("127.0.0.1", 0) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     (directory / "port").write_text(str(port))
     (directory / "main.cf").write_text(MAIN_CF.format(dir=directory) + extra)
     (directory / "master.cf").write_text(SERVICES.format(port=port))
@@ -151,17 +148,6 @@ def _prepare(directory: Path, extra: str) -> None:
     if shutil.which("postfix"):
         shutil.chown(directory / "data", "postfix")
     os.chown(directory / "mail", 65534, 65534)
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(f"nothing listens on port {port}")
 
 
 # What is sent, with BOX for the mailbox of the case.
@@ -215,10 +201,7 @@ REFUSED: list[tuple[list[str], bytes]] = [
 
 @pytest.fixture(scope="module")
 def worlds() -> Iterator[tuple[World, World]]:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     # Not below pytest's own folder, which each run closes to others: Postfix's daemons run as another user.
     with tempfile.TemporaryDirectory(prefix="mailstack-sendmail-") as name:
         root = Path(name)

@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 
 from mailstack.net.listen import bind_tcp
-from tests.interop.delivery import SERVICES, _free_port, _wait_for, reply
+from tests.interop.delivery import SERVICES, reply
+from tests.interop.real_postfix import free_port, start_postfix, stop_postfix, wait_for
 from tests.unit.mta_deliver.certificates import certificate
 
 pytestmark = pytest.mark.real
@@ -694,15 +695,14 @@ def postfix(directory: Path) -> Iterator[World]:
     (directory / "queue").mkdir()
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    port = _free_port()
+    port = free_port()
     (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - - smtpd\n{services}")
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    start_postfix(directory)
     try:
-        _wait_for(port)
+        wait_for(port)
         yield World(directory, port, servers)
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
         for server in servers.values():
             server.close()
 
@@ -710,7 +710,7 @@ def postfix(directory: Path) -> Iterator[World]:
 @contextmanager
 def ours(directory: Path) -> Iterator[World]:
     servers, services = _prepare(directory, 0)
-    port = _free_port()
+    port = free_port()
     (directory / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - 1 smtpd\n{services}")
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(
@@ -719,7 +719,7 @@ def ours(directory: Path) -> Iterator[World]:
             stderr=log,
         )
     try:
-        _wait_for(port)
+        wait_for(port)
         yield World(directory, port, servers)
     finally:
         process.terminate()

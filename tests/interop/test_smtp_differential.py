@@ -5,13 +5,11 @@ What may differ is listed in `DIFFERENT`, with what we say instead; docs/differe
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,15 @@ from pathlib import Path
 import pytest
 
 from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import (
+    free_port,
+    let_daemons_in,
+    make_aliases,
+    need_postfix,
+    start_postfix,
+    stop_postfix,
+    wait_for,
+)
 from tests.unit.mta_smtpd.serving import write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
 
@@ -102,7 +109,7 @@ def _reply(readline: object) -> bytes:
 
 @contextmanager
 def postfix(directory: Path) -> Iterator[Server]:
-    ports = _free_ports()
+    ports = (free_port(), free_port())
     write_config(directory, BOTH + POSTFIX.format(dir=directory))
     shutil.rmtree(directory / "queue")
     (directory / "queue").mkdir()
@@ -110,14 +117,14 @@ def postfix(directory: Path) -> Iterator[Server]:
     shutil.chown(directory / "data", "postfix")
     master = _smtpd_lines(*(f"127.0.0.1:{port}" for port in ports)) + SERVICES
     (directory / "master.cf").write_text(master)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    make_aliases(directory)
+    start_postfix(directory)
     try:
-        _wait(ports)
+        for port in ports:
+            wait_for(port)
         yield Server(ports)
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
 
 
 @contextmanager
@@ -144,35 +151,11 @@ def _smtpd_lines(trusted: str, outside: str) -> str:
     return f"{trusted} inet n - n - - smtpd -o mynetworks=127.0.0.0/8\n{outside} inet n - n - - smtpd\n"
 
 
-def _free_ports() -> tuple[int, int]:
-    socks = [bind_tcp("127.0.0.1", 0) for _ in range(2)]
-    ports = (socks[0].getsockname()[1], socks[1].getsockname()[1])
-    for sock in socks:
-        sock.close()
-    return ports
-
-
-def _wait(ports: tuple[int, int]) -> None:
-    end = time.monotonic() + 30
-    for port in ports:
-        while time.monotonic() < end:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     real = tmp_path_factory.mktemp("postfix")
-    for folder in (real, *real.parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+    let_daemons_in(real)
     with postfix(real) as theirs, ours(tmp_path_factory.mktemp("ours")) as own:
         yield theirs, own
 

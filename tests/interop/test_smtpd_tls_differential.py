@@ -5,14 +5,12 @@ Every case is a service of its own, with its own `-o`; a client that can do one 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +25,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from mailstack.net.listen import bind_tcp
+from tests.interop.real_postfix import (
+    free_ports,
+    let_daemons_in,
+    make_aliases,
+    need_postfix,
+    start_postfix,
+    stop_postfix,
+    wait_for,
+)
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply
 from tests.unit.mta_smtpd.serving import write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
@@ -201,36 +208,24 @@ class Served:
 
 @contextmanager
 def postfix(directory: Path, chains: Path) -> Iterator[Served]:
-    for folder in (directory, *directory.parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)  # the daemons run as another user
+    let_daemons_in(directory)
     _write(directory, chains, POSTFIX.format(dir=directory))
     (directory / "sni").write_text(f"one.test {directory}/one.pem\n.one.test {directory}/two.pem\n")
     shutil.rmtree(directory / "queue")
     (directory / "queue").mkdir()
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    socks = [bind_tcp("127.0.0.1", 0) for _ in CASES]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
+    ports = free_ports(len(CASES))
     master = services([f"127.0.0.1:{port}" for port in ports], directory)
     (directory / "master.cf").write_text(master + "tlsmgr unix - - n 1000? 1 tlsmgr\n" + SERVICES)
-    command = ["postfix", "-c", str(directory)]
-    subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
+    make_aliases(directory)
     subprocess.run(["postmap", "-F", f"hash:{directory}/sni"], check=True, timeout=60)
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    start_postfix(directory)
     try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", ports[-1]), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        wait_for(ports[-1])
         yield Served(ports, directory, "mail.log")
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
 
 
 @contextmanager
@@ -258,10 +253,7 @@ def ours(directory: Path, chains: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
-    if shutil.which("postfix") is None:
-        pytest.skip("postfix is missing (apt-get install postfix)")
-    if os.geteuid() != 0:
-        pytest.skip("a real Postfix starts only as root")
+    need_postfix()
     chains = tmp_path_factory.mktemp("chains")
     for name, kind in (("rsa", "rsa"), ("ec", "ec"), ("one", "ec"), ("two", "rsa")):
         make_chain(chains, name, kind)

@@ -23,8 +23,7 @@ from mailstack.net.tables.channel import close_all
 from mailstack.storage.tables import TableError
 from mailstack.storage.tables.files import INDEXED
 from tests.interop.conftest import need
-from tests.interop.delivery import _free_port as free_port
-from tests.interop.delivery import _wait_for as wait_for
+from tests.interop.real_postfix import free_port, wait_for
 from tests.unit.mta_lookup import services
 
 pytestmark = pytest.mark.real

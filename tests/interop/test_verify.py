@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.delivery import SERVICES, _free_port, _wait_for, reply
+from tests.interop.delivery import SERVICES, reply
+from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -349,7 +350,7 @@ def _prepare(directory: Path, extra: str, *, aliases: str) -> tuple[dict[str, Se
         (directory / folder).mkdir()
     shutil.chown(directory / "data", "postfix")
     shutil.chown(directory / "mail", 65534, 65534)
-    services = {name: _free_port() for name in ("main", *SERVICE_CASES)}
+    services = {name: free_port() for name in ("main", *SERVICE_CASES)}
     lines = []
     for name, port in services.items():
         lines.append(f"127.0.0.1:{port} inet n - n - - smtpd")
@@ -366,15 +367,14 @@ def _prepare(directory: Path, extra: str, *, aliases: str) -> tuple[dict[str, Se
 @contextmanager
 def postfix(directory: Path, extra: str = "") -> Iterator[World]:
     servers, ports, services = _prepare(directory, f"maillog_file = {directory}/log\n{extra}", aliases="hash")
-    command = ["postfix", "-c", str(directory)]
     try:
         (directory / "master.cf").write_text(services)
-        subprocess.run(["postalias", f"hash:{directory}/aliases"], check=True, timeout=60)
-        subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
-        _wait_for(ports["main"])
+        make_aliases(directory)
+        start_postfix(directory)
+        wait_for(ports["main"])
         yield World(directory, ports, servers, ["/usr/sbin/sendmail", "-C", str(directory)])
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        stop_postfix(directory)
         for server in servers.values():
             server.close()
 
@@ -395,7 +395,7 @@ def ours(directory: Path, extra: str = "") -> Iterator[World]:
             stderr=log,
         )
     try:
-        _wait_for(ports["main"])
+        wait_for(ports["main"])
         command = [sys.executable, "-m", "mailstack.mta.sendmail", "--config", str(directory)]
         yield World(directory, ports, servers, command)
     finally:

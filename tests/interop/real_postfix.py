@@ -1,0 +1,87 @@
+"""The real Postfix in a folder of its own, and what each test that runs one needs: ports, patience, an end."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mailstack.net.listen import bind_tcp
+
+_CLIENTS_FROM = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def need_postfix() -> None:
+    """Skip the test where no Postfix can be started."""
+    if shutil.which("postfix") is None:
+        pytest.skip("postfix is missing (apt-get install postfix)")
+    if os.geteuid() != 0:
+        pytest.skip("a real Postfix starts only as root")
+
+
+def let_daemons_in(folder: Path) -> None:
+    """Open a folder, and those above it, to the users that daemons and agents run as."""
+    for one in (folder, *folder.parents):
+        if str(one).startswith("/tmp/"):
+            one.chmod(one.stat().st_mode | 0o055)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody has.
+
+    None of those that the system gives to clients: one of them would take a port between now and the moment
+    at which a server binds it, and Postfix would not start.
+    """
+    first = int(_CLIENTS_FROM.read_text().split()[0]) if _CLIENTS_FROM.exists() else 32768
+    ports: list[int] = []
+    for port in random.sample(range(10240, first), 4 * count + 100):
+        try:
+            bind_tcp("127.0.0.1", port).close()
+        except OSError:
+            continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise AssertionError(f"no {count} ports are free")
+
+
+def free_port() -> int:
+    return free_ports(1)[0]
+
+
+def wait_for(port: int, seconds: float = 30) -> None:
+    """Return when somebody listens on a port."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"nothing listens on port {port}")
+
+
+def make_aliases(directory: Path) -> None:
+    """The index of the folder's aliases."""
+    command = ["postalias", "-c", str(directory), f"hash:{directory}/aliases"]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def start_postfix(directory: Path) -> None:
+    """Start the Postfix of a folder; what it says where it does not is in the error."""
+    command = ["postfix", "-c", str(directory), "start"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+    if done.returncode:
+        logs = (path.read_text(errors="replace")[-2000:] for path in directory.glob("*log"))
+        raise AssertionError(f"postfix does not start: {done.stderr}{''.join(logs)}")
+
+
+def stop_postfix(directory: Path) -> None:
+    command = ["postfix", "-c", str(directory), "stop"]
+    subprocess.run(command, check=False, capture_output=True, timeout=60)
