@@ -25,8 +25,9 @@ OnError = Callable[[str, BaseException], None]
 class Driven(asyncio.Future[Any]):
     """A coroutine that is run by what wakes it; done, as a future, when the coroutine is over.
 
-    It may wait for futures, tasks and `asyncio.sleep` as a task may, and for `park`. What needs the current
-    task (`asyncio.timeout`) goes through `apart`.
+    It may wait for futures, tasks and `asyncio.sleep` as a task may, and for `park`. Of those that give way
+    with `asyncio.sleep(0)` one goes on in each round of the event loop (`Turns`). What needs the current task
+    (`asyncio.timeout`) goes through `apart`.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
@@ -98,8 +99,8 @@ class Driven(asyncio.Future[Any]):
                 )
                 awaited.add_done_callback(self._ready)
                 self._awaits = awaited
-            elif not self._parked:  # asyncio.sleep(0)
-                self.get_loop().call_soon(self._continue)
+            elif not self._parked:  # asyncio.sleep(0): it has much to do
+                _turns.append(self._continue)
         finally:
             self._running = False
             _current = outer
@@ -138,30 +139,41 @@ class Turns:
     piece of each.
     """
 
-    __slots__ = ("_scheduled", "_waiting")
+    __slots__ = ("_loop", "_scheduled", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[Callable[[], None]] = deque()
         self._scheduled = False
 
     async def take(self) -> None:
         """Wait for a turn."""
+        waiter = asyncio.get_running_loop().create_future()
+        self.append(lambda: None if waiter.done() else waiter.set_result(None))
+        await waiter
+
+    def append(self, work: Callable[[], None]) -> None:
+        """Have `work` done when it is its turn, on this event loop; what waits on another is forgotten."""
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        self._waiting.append(waiter)
+        if self._loop is not loop:
+            self._loop = loop
+            self._waiting.clear()
+            self._scheduled = False
+        self._waiting.append(work)
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._next)
-        await waiter
 
     def _next(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                asyncio.get_running_loop().call_soon(self._next)
-                return
-        self._scheduled = False
+        work = self._waiting.popleft()
+        self._scheduled = bool(self._waiting)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._next)
+        work()
+
+
+_turns = Turns()
+"""Of everything driven in this process; it has one event loop at a time."""
 
 
 class TaskSet:

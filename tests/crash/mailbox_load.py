@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 BOXES = (b"INBOX", b"Kept", b"Moved")
@@ -22,6 +27,42 @@ _MESSAGE = re.compile(
     rb"(?:[^\r]*\r\nX-Mark: (\w+))?"
 )
 _VANISHED = re.compile(rb"\* VANISHED \(EARLIER\) ([\d,:]+)")
+
+
+CONFIG = """\
+base_dir = {root}/run
+log_path = {root}/log
+ssl = no
+protocols = imap lmtp
+disable_plaintext_auth = no
+auth_mechanisms = plain
+first_valid_uid = 0
+mail_location = maildir:~/
+mail_max_userip_connections = 0
+passdb {{
+  driver = passwd-file
+  args = {root}/users
+}}
+userdb {{
+  driver = passwd-file
+  args = {root}/users
+}}
+service imap-login {{
+  inet_listener imap {{
+    address = 127.0.0.1
+    port = {imap}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {lmtp}
+  }}
+}}
+"""
 
 
 class BrokenPromiseError(Exception):
@@ -126,6 +167,46 @@ class Client:
             raise BrokenPromiseError(f"SELECT says {answer!r}")
         validity, next_uid, highest = (int(code[1]) for code in codes if code is not None)
         return Shown(validity, next_uid, highest)
+
+
+class Service:
+    """The process, started anew as often as is wanted on the same ports and files."""
+
+    def __init__(self, root: Path, more: str = "") -> None:
+        """`more`: further lines of its dovecot.conf."""
+        self.root = root
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            self.imap, self.lmtp = one.getsockname()[1], other.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+        (root / "users").write_text(f"u:{{PLAIN}}x:{os.getuid()}:{os.getgid()}::{root}/mail::\n")
+        (root / "dovecot.conf").write_text(CONFIG.format(root=root, imap=self.imap, lmtp=self.lmtp) + more)
+
+    def start(self) -> None:
+        with open(self.root / "log", "ab") as log:
+            command = [sys.executable, "-m", "mailstack.mailbox", "--config", str(self.root)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Return when it answers."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                Client(self.imap).close()
+                return
+            except (OSError, EOFError):
+                assert time.monotonic() < deadline, (self.root / "log").read_text()[-3000:]
+                time.sleep(0.01)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(20)
 
 
 class Observed:

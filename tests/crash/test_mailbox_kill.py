@@ -12,8 +12,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,92 +19,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.mailbox_load import BOXES, BrokenPromiseError, Client, Load, Observed, Shown
+from tests.crash.mailbox_load import BOXES, BrokenPromiseError, Client, Load, Observed, Service, Shown
 
 ROUNDS = int(os.environ.get("MAILSTACK_CRASH_ROUNDS", "20"))
 SEED = int(os.environ.get("MAILSTACK_CRASH_SEED", "19861101"))
-CONFIG = """\
-base_dir = {root}/run
-log_path = {root}/log
-ssl = no
-protocols = imap lmtp
-disable_plaintext_auth = no
-auth_mechanisms = plain
-first_valid_uid = 0
-mail_location = maildir:~/
-mail_max_userip_connections = 0
-passdb {{
-  driver = passwd-file
-  args = {root}/users
-}}
-userdb {{
-  driver = passwd-file
-  args = {root}/users
-}}
-service imap-login {{
-  inet_listener imap {{
-    address = 127.0.0.1
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    address = 127.0.0.1
-    port = {lmtp}
-  }}
-}}
-"""
-
 pytestmark = [
     pytest.mark.timeout(60 + 10 * ROUNDS),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
-class Service:
-    """The process, started anew as often as is wanted on the same ports and files."""
-
-    def __init__(self, root: Path, imap: int, lmtp: int) -> None:
-        self.root, self.imap, self.lmtp = root, imap, lmtp
-        self._process: subprocess.Popen[bytes] | None = None
-        (root / "users").write_text(f"u:{{PLAIN}}x:{os.getuid()}:{os.getgid()}::{root}/mail::\n")
-        (root / "dovecot.conf").write_text(CONFIG.format(root=root, imap=imap, lmtp=lmtp))
-
-    def start(self) -> None:
-        with open(self.root / "log", "ab") as log:
-            command = [sys.executable, "-m", "mailstack.mailbox", "--config", str(self.root)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def wait(self) -> None:
-        """Return when it answers."""
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                Client(self.imap).close()
-                return
-            except (OSError, EOFError):
-                assert time.monotonic() < deadline, (self.root / "log").read_text()[-3000:]
-                time.sleep(0.01)
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(number)
-            process.wait(20)
-
-
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    import socket
-
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        ports = one.getsockname()[1], other.getsockname()[1]
-    service = Service(tmp_path, *ports)
+    service = Service(tmp_path)
     yield service
     service.kill()
 

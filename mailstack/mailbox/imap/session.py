@@ -9,6 +9,7 @@ our own is logged with its traceback and answered `NO [SERVERBUG]`; the connecti
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
 from collections.abc import Awaitable, Callable
@@ -59,6 +60,8 @@ from mailstack.wire.imap.tokens import BadMailboxNameError
 
 FLUSH = 1 << 16
 """Octets of replies that are gathered before they are sent."""
+TURN = 0.005
+"""Seconds of a client's commands, one behind the other, before the other sessions have their turn."""
 BAD_LIMIT = 20
 """Commands in a row that cannot be read before the connection is closed."""
 SYSTEM_FLAGS = ((3, "\\Answered"), (1, "\\Flagged"), (5, "\\Deleted"), (4, "\\Seen"), (0, "\\Draft"))
@@ -222,6 +225,8 @@ class Session:
         names = " ".join(capabilities(self))
         self.line(f"* OK [CAPABILITY {names}] {self.service.settings.greeting}")
         deadline = self.service.clock.monotonic() + self.service.settings.login_timeout
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + TURN
         while self.connection.state is not State.LOGOUT:
             event = self.connection.next_event()
             more = self.connection.data_to_send()
@@ -231,11 +236,18 @@ class Session:
                 self.push()
                 if self.stream.congested:
                     await self.flush()
+                waits = not self.stream.readable
                 await self._wait(deadline)
+                if waits:
+                    turn = loop.time() + TURN
             else:
                 await self._handle(event)
                 if self.full:
                     await self.flush()
+                if not self.connection.is_idle and loop.time() > turn:
+                    # A client that does not wait for its answers: others first.
+                    await asyncio.sleep(0)
+                    turn = loop.time() + TURN
         await self.flush()
 
     async def _wait(self, deadline: float) -> None:
