@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap.messages import positions
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.names import DELETED
 from mailstack.wire.imap import commands as c
-from mailstack.wire.imap.sequence import positions_of_uids
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -34,7 +34,7 @@ async def expunge(session: Session, tag: str, command: c.Plain) -> str:
 async def uid_expunge(session: Session, tag: str, command: c.UidExpunge) -> str:
     view = session.selected
     if not view.readonly:
-        wanted = {view.uids[at] for at in positions_of_uids(command.uids, view.uids, view.count)}
+        wanted = {view.uids[at] for at in positions(session, command.uids, True, "UID EXPUNGE")}
         await view.box.expunge([uid for uid in deleted_uids(view) if uid in wanted])
     return f"OK {highest(session)}Expunge completed."
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of
 from mailstack.mailbox.imap.errors import CommandError
-from mailstack.mailbox.imap.messages import missing_uids, positions
+from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.names import SEEN
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.fetch import Attribute, Binary, FetchItem, Section
 from mailstack.wire.imap.section import find_part, locate
-from mailstack.wire.imap.sequence import format_ranges
+from mailstack.wire.imap.sequence import SAVED, format_ranges
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.binary import DamagedError, UnknownEncodingError, decoded, is_coded, leaves
 from mailstack.wire.mime.lines import PIECE, Data, wire, wire_pieces, wire_size
@@ -43,9 +43,11 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     found = positions(session, command.messages, command.uid, "FETCH")
     items = _items(session, command)
     if command.changed_since is not None:
-        if command.vanished:
+        if command.vanished and command.messages != SAVED:
             _tell_vanished(session, command)
         found = _changed_since(view, found, command.changed_since)
+    if command.partial is not None:
+        found = part_of(found, command.partial)
     session.tell_keywords()
     cache = await view.box.cache() if any(item in CACHED for item in items) else None
     names = [item.name for item in items if isinstance(item, Attribute)]

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.views import View
-from mailstack.wire.imap.sequence import STAR, SequenceSet, positions_of_numbers, positions_of_uids
+from mailstack.wire.imap.sequence import (
+    SAVED,
+    STAR,
+    SequenceSet,
+    positions_of_numbers,
+    positions_of_uids,
+)
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -20,6 +26,8 @@ def positions(session: Session, messages: SequenceSet, uid: bool, name: str) -> 
     9586).
     """
     view = session.selected
+    if messages == SAVED and (uid or not session.uidonly):
+        return saved_positions(session)
     if uid:
         return positions_of_uids(messages, view.uids, view.count)
     if session.uidonly:
@@ -28,6 +36,21 @@ def positions(session: Session, messages: SequenceSet, uid: bool, name: str) -> 
     if found is None:
         raise CommandError(f"BAD Error in IMAP command {name}: Invalid messageset.")
     return found
+
+
+def saved_positions(session: Session) -> list[int]:
+    """What `$` means: the messages that the last SEARCH with SAVE has found, as far as the client still has
+    them (RFC 5182 §2.1)."""
+    view = session.selected
+    return [number - 1 for uid in session.saved if (number := view.number(uid))]
+
+
+def part_of(found: list[int], places: tuple[int, int]) -> list[int]:
+    """The first to last of what was found (RFC 9394); negative places count from the end, -1 is the last."""
+    first, last = places
+    if first > 0:
+        return found[first - 1 : last]
+    return found[max(0, len(found) + last) : len(found) + first + 1]
 
 
 def missing_uids(known: SequenceSet, view: View, floor: int = 0) -> list[tuple[int, int]]:

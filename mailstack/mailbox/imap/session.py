@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mailstack.mailbox.imap import (
@@ -26,7 +26,9 @@ from mailstack.mailbox.imap import (
     mailboxes,
     search,
     select,
+    sort,
     store,
+    thread,
 )
 from mailstack.mailbox.imap import list as listing
 from mailstack.mailbox.imap.capability import capabilities
@@ -103,6 +105,8 @@ class Session:
         "keywords_told",
         "qresync",
         "rev2",
+        "saved",
+        "searches",
         "service",
         "stream",
         "uidonly",
@@ -123,6 +127,8 @@ class Session:
         self.qresync = False
         self.rev2 = False
         self.uidonly = False
+        self.saved: Sequence[int] = ()
+        self.searches: dict[str, search.Watched] = {}
         self.deflate: Deflate | None = None
         self.keywords_told = ""
         self.woken = False
@@ -332,7 +338,7 @@ class Session:
         if reply.startswith("OK"):
             self.connection.succeeded(name)
         if self.view is not None:
-            await self.sync(expunge=name not in ("FETCH", "STORE", "SEARCH"))
+            await self.sync(expunge=name not in ("FETCH", "STORE", "SEARCH", "SORT", "THREAD"))
         self.line(f"{tag} {reply}")
 
     def failure(self, name: str, error: Exception) -> str:
@@ -381,6 +387,8 @@ class Session:
         if self.view is not None:
             self.view.close()
             self.view = None
+            self.saved = ()
+            self.searches.clear()
         if self.connection.state is State.SELECTED:
             self.connection.state = State.AUTHENTICATED
 
@@ -398,6 +406,8 @@ class Session:
         if not view.behind:
             return
         updates = view.sync(expunge)
+        if self.searches:
+            search.tell_gone(self, updates)
         if (self.qresync or self.uidonly) and updates.vanished:
             self.line(f"* VANISHED {format_set(updates.vanished)}")
         else:
@@ -411,6 +421,8 @@ class Session:
             self.tell_keywords()
         for number in updates.flags:
             self.tell_flags(number)
+        if self.searches:
+            await search.tell_changed(self)
 
     def tell_flags(self, number: int, *, uid: bool = False) -> None:
         """`* 12 FETCH (FLAGS (…))`, unless the message is gone. `uid`: with its UID."""
@@ -494,6 +506,11 @@ HANDLERS: dict[str, Handler] = {
     "UID EXPUNGE": expunge.uid_expunge,
     "SEARCH": search.search,
     "UID SEARCH": search.search,
+    "SORT": sort.sort,
+    "UID SORT": sort.sort,
+    "THREAD": thread.thread,
+    "UID THREAD": thread.thread,
+    "CANCELUPDATE": search.cancel_update,
     "FETCH": fetch.fetch,
     "UID FETCH": fetch.fetch,
     "STORE": store.store,

@@ -17,7 +17,7 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from enum import IntEnum
 
 FILE = "mailstack.cache"
@@ -44,6 +44,7 @@ class Kind(IntEnum):
     """The header as it is searched: `name: text` lines in UTF-8, decoded, case-folded, see the owner."""
     PREVIEW = 5
     SORT_KEYS = 6
+    THREAD_KEYS = 7
 
 
 class MessageCache:
@@ -115,13 +116,31 @@ class MessageCache:
             start, end = 0, place & 0xFFFFFF
         return self._window[start:end]
 
-    def add(self, kind: Kind, uid: int, payload: bytes) -> None:
-        """Keep a payload; it is found by `get` after the next `flush`."""
-        if len(payload) <= PAYLOAD_MAX and self._fd >= 0:
-            self._pending.append((kind, uid, payload))
-            self._pending_size += len(payload)
-            if self._pending_size > PENDING_MAX:
-                self.flush()
+    def holding(self, kind: Kind, uids: Iterable[int], octets: bytes) -> Iterator[tuple[int, bytes]]:
+        """Of these UIDs those whose payload there is and holds `octets`, each with its payload."""
+        offsets = self._offsets[kind]
+        for uid in uids:
+            place = offsets.get(uid)
+            if place is None:
+                continue
+            start = (place >> 24) - self._window_at
+            end = start + (place & 0xFFFFFF)
+            if start < 0 or end > len(self._window):
+                if not self._read(place >> 24, place & 0xFFFFFF):
+                    return
+                start, end = 0, place & 0xFFFFFF
+            if self._window.find(octets, start, end) >= 0:
+                yield uid, self._window[start:end]
+
+    def add(self, kind: Kind, uid: int, payload: bytes) -> bool:
+        """Keep a payload; it is found by `get` after the next `flush`. Whether it is taken."""
+        if len(payload) > PAYLOAD_MAX or self._fd < 0:
+            return False
+        self._pending.append((kind, uid, payload))
+        self._pending_size += len(payload)
+        if self._pending_size > PENDING_MAX:
+            self.flush()
+        return self._fd >= 0
 
     def flush(self) -> None:
         """Write what has been added."""

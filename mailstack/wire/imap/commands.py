@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mailstack.wire.imap.fetch import FetchItem
-from mailstack.wire.imap.search import Key
+from mailstack.wire.imap.search import Key, Returns
 from mailstack.wire.imap.sequence import SequenceSet
+from mailstack.wire.imap.sort import Criterion
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +131,49 @@ class Search:
     key: Key
     uid: bool
     charset: str
-    returns: frozenset[str] | None = None
+    returns: Returns | None = None
     """RFC 4731: what ESEARCH is to return; None for a plain SEARCH."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """RFC 5256 §3; with `returns` RFC 5267 §3."""
+
+    program: tuple[Criterion, ...]
+    key: Key
+    uid: bool
+    charset: str
+    returns: Returns | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """RFC 5256 §3: `algorithm` is ORDEREDSUBJECT, REFERENCES or REFS."""
+
+    algorithm: str
+    key: Key
+    uid: bool
+    charset: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelUpdate:
+    """RFC 5267 §4.4: the tags of the searches that are to be forgotten."""
+
+    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """`changed_since`: only messages above that modification sequence, and with `vanished` also the UIDs of
-    those that are gone (RFC 7162 §3.1.4.1, §3.2.6)."""
+    those that are gone (RFC 7162 §3.1.4.1, §3.2.6). `partial`: only those places of the set (RFC 9394)."""
 
     messages: SequenceSet
     items: tuple[FetchItem, ...]
     uid: bool
     changed_since: int | None = None
     vanished: bool = False
+    partial: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +216,9 @@ Command = (
     | Status
     | UidExpunge
     | Search
+    | Sort
+    | Thread
+    | CancelUpdate
     | Fetch
     | Store
     | Copy

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.fetch import parse_items
-from mailstack.wire.imap.search import parse_keys
+from mailstack.wire.imap.search import Key, Returns, parse_keys, parse_partial, parse_returns
+from mailstack.wire.imap.sort import parse_program
 from mailstack.wire.imap.tokens import Cursor, ParseError
 
 STATUS_ITEMS = frozenset(
@@ -25,7 +26,7 @@ STATUS_ITEMS = frozenset(
 )
 LIST_SELECTION = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
 LIST_RETURN = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
-SEARCH_RETURN = frozenset({"MIN", "MAX", "ALL", "COUNT"})
+THREAD_ALGORITHMS = frozenset({"ORDEREDSUBJECT", "REFERENCES", "REFS"})
 PATTERNS_MAX = 100
 
 
@@ -233,36 +234,81 @@ def _status_items(cursor: Cursor) -> tuple[str, ...]:
 
 def _uid_expunge(cursor: Cursor) -> c.Command:
     cursor.space()
-    return c.UidExpunge(cursor.sequence_set())
+    return c.UidExpunge(cursor.message_set())
+
+
+def _returns(cursor: Cursor) -> Returns | None:
+    """`RETURN (…) `, if it comes next."""
+    if cursor.text[cursor.at : cursor.at + 8].upper() != b"RETURN (":
+        return None
+    cursor.at += 8
+    returns = parse_returns(cursor)
+    cursor.space()
+    return returns
 
 
 def _search(uid: bool) -> Callable[[Cursor], c.Command]:
     def parse(cursor: Cursor) -> c.Command:
         cursor.space()
-        returns: frozenset[str] | None = None
+        returns = _returns(cursor)
         charset = "UTF-8"
-        if cursor.text[cursor.at : cursor.at + 8].upper() == b"RETURN (":
-            cursor.at += 8
-            returns = frozenset(_words(cursor)) or frozenset({"ALL"})
-            if not returns <= SEARCH_RETURN:
-                raise ParseError("Unknown SEARCH return option.")
-            cursor.space()
         if cursor.text[cursor.at : cursor.at + 8].upper() == b"CHARSET ":
             cursor.at += 8
-            charset = cursor.astring().decode("ascii", "replace").upper()
-            cursor.space()
+            charset = _charset(cursor)
         return c.Search(parse_keys(cursor), uid, charset, returns)
 
     return parse
 
 
+def _charset(cursor: Cursor) -> str:
+    charset = cursor.astring().decode("ascii", "replace").upper()
+    cursor.space()
+    return charset
+
+
+def _sort(uid: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        returns = _returns(cursor)
+        program = parse_program(cursor)
+        cursor.space()
+        charset = _charset(cursor)
+        return c.Sort(program, parse_keys(cursor), uid, charset, returns)
+
+    return parse
+
+
+def _thread(uid: bool) -> Callable[[Cursor], c.Command]:
+    def parse(cursor: Cursor) -> c.Command:
+        cursor.space()
+        algorithm = cursor.word()
+        if algorithm not in THREAD_ALGORITHMS:
+            raise ParseError("Unknown thread algorithm.")
+        cursor.space()
+        charset = _charset(cursor)
+        key: Key = parse_keys(cursor)
+        return c.Thread(algorithm, key, uid, charset)
+
+    return parse
+
+
+def _cancel_update(cursor: Cursor) -> c.Command:
+    tags = []
+    while cursor.at < len(cursor.text):
+        cursor.space()
+        tags.append(cursor.string().decode("ascii", "replace"))
+    if not tags:
+        raise ParseError("Missing arguments.")
+    return c.CancelUpdate(tuple(tags))
+
+
 def _fetch(uid: bool) -> Callable[[Cursor], c.Command]:
     def parse(cursor: Cursor) -> c.Command:
         cursor.space()
-        messages = cursor.sequence_set()
+        messages = cursor.message_set()
         cursor.space()
         items = parse_items(cursor)
-        changed_since, vanished = None, False
+        changed_since, vanished, partial = None, False, None
         if cursor.take(b" ("):
             while not cursor.take(b")"):
                 name = cursor.word()
@@ -271,12 +317,15 @@ def _fetch(uid: bool) -> Callable[[Cursor], c.Command]:
                     changed_since = cursor.number()
                 elif name == "VANISHED" and uid:
                     vanished = True
+                elif name == "PARTIAL" and uid:
+                    cursor.space()
+                    partial = parse_partial(cursor)
                 else:
                     raise ParseError(f"Unknown FETCH modifier {name}")
                 cursor.take(b" ")
         if vanished and changed_since is None:
             raise ParseError("VANISHED needs CHANGEDSINCE")
-        return c.Fetch(messages, items, uid, changed_since, vanished)
+        return c.Fetch(messages, items, uid, changed_since, vanished, partial)
 
     return parse
 
@@ -284,7 +333,7 @@ def _fetch(uid: bool) -> Callable[[Cursor], c.Command]:
 def _store(uid: bool) -> Callable[[Cursor], c.Command]:
     def parse(cursor: Cursor) -> c.Command:
         cursor.space()
-        messages = cursor.sequence_set()
+        messages = cursor.message_set()
         cursor.space()
         unchanged_since = _unchanged_since(cursor) if cursor.take(b"(") else None
         start = cursor.at
@@ -323,7 +372,7 @@ def _unchanged_since(cursor: Cursor) -> int:
 def _copy(move: bool, uid: bool) -> Callable[[Cursor], c.Command]:
     def parse(cursor: Cursor) -> c.Command:
         cursor.space()
-        messages = cursor.sequence_set()
+        messages = cursor.message_set()
         cursor.space()
         return c.Copy(messages, cursor.mailbox(), move, uid)
 
@@ -366,6 +415,11 @@ PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
     "STATUS": _status,
     "SEARCH": _search(uid=False),
     "UID SEARCH": _search(uid=True),
+    "SORT": _sort(uid=False),
+    "UID SORT": _sort(uid=True),
+    "THREAD": _thread(uid=False),
+    "UID THREAD": _thread(uid=True),
+    "CANCELUPDATE": _cancel_update,
     "FETCH": _fetch(uid=False),
     "UID FETCH": _fetch(uid=True),
     "STORE": _store(uid=False),

@@ -1,8 +1,8 @@
-"""What SEARCH asks for (RFC 3501 §6.4.4), as a tree."""
+"""What SEARCH asks for (RFC 3501 §6.4.4), as a tree, and in what form it wants the answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mailstack.wire.imap.dates import parse_date
 from mailstack.wire.imap.sequence import SequenceSet
@@ -35,7 +35,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Sequence numbers, or UIDs."""
+    """Sequence numbers, or UIDs; either may be `SAVED`."""
 
     messages: SequenceSet
     uid: bool
@@ -55,10 +55,12 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A field that holds the text; an empty text asks for the field alone."""
+    """A field that holds the text; an empty text asks for the field alone. `plain`, for FROM, SUBJECT and
+    their kin: addresses are compared in one form however they are written, and blanks as one."""
 
     name: bytes
     text: bytes
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,14 @@ class Date:
     relation: str
     of: str
     day: int
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """YOUNGER or OLDER than so many seconds (RFC 5032), by arrival."""
+
+    younger: bool
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,73 @@ class ObjectId:
     value: str
 
 
-Key = All | And | Or | Not | Messages | Flag | Recent | Header | Body | Text | Date | Size | Modseq | ObjectId
+Key = (
+    All
+    | And
+    | Or
+    | Not
+    | Messages
+    | Flag
+    | Recent
+    | Header
+    | Body
+    | Text
+    | Date
+    | Within
+    | Size
+    | Modseq
+    | ObjectId
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """The return options of SEARCH and SORT: MIN MAX ALL COUNT (RFC 4731), SAVE (RFC 5182), UPDATE and
+    CONTEXT (RFC 5267). `partial`: the first and last place that are wanted, negative ones from the end (RFC
+    9394)."""
+
+    options: frozenset[str] = field(default_factory=frozenset)
+    partial: tuple[int, int] | None = None
+
+
+def parse_returns(cursor: Cursor) -> Returns:
+    """`MIN PARTIAL 1:10)`, opened already. Raises `ParseError`."""
+    options: set[str] = set()
+    partial = None
+    while not cursor.take(b")"):
+        name = cursor.word()
+        if name not in RETURN_OPTIONS:
+            raise ParseError("Unknown SEARCH return option.")
+        if name == "PARTIAL":
+            if partial is not None:
+                raise ParseError("PARTIAL can be used only once.")
+            cursor.space()
+            partial = parse_partial(cursor)
+        options.add(name)
+        if not cursor.take(b" ") and cursor.peek() != b")":
+            raise ParseError("Invalid arguments.")
+    if "PARTIAL" in options and "ALL" in options:
+        raise ParseError("PARTIAL and ALL cannot be used together.")
+    if not options - {"UPDATE", "CONTEXT"}:
+        options.add("ALL")
+    return Returns(frozenset(options), partial)
+
+
+def parse_partial(cursor: Cursor) -> tuple[int, int]:
+    """`1:100` or `-1:-100` (RFC 9394 §3.1, §3.4): both ends on the same side of 0, in any order."""
+    ends = []
+    for index in range(2):
+        if index:
+            cursor.expect(b":", "Invalid PARTIAL range.")
+        sign = -1 if cursor.take(b"-") else 1
+        ends.append(sign * cursor.number())
+    first, last = sorted(ends, key=abs)
+    if not first or abs(last) >= 1 << 32 or (first < 0) != (last < 0):
+        raise ParseError("Invalid PARTIAL range.")
+    return first, last
+
+
+RETURN_OPTIONS = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL", "UPDATE", "CONTEXT"})
 
 _FLAGS: dict[str, Key] = {
     "ALL": All(),
@@ -159,8 +235,8 @@ class _Reader:
                 cursor.space()
                 keys.append(self.key(depth + 1))
             return keys[0] if len(keys) == 1 else And(tuple(keys))
-        if cursor.peek().isdigit() or cursor.text.startswith(b"*", cursor.at):
-            return Messages(cursor.sequence_set(), uid=False)
+        if cursor.peek().isdigit() or cursor.peek() in (b"*", b"$"):
+            return Messages(cursor.message_set(), uid=False)
         if cursor.at >= len(cursor.text):
             raise ParseError("Missing argument.")
         name = cursor.word()
@@ -178,7 +254,7 @@ class _Reader:
             cursor.space()
             return Or(left, self.key(depth + 1))
         if name in _HEADERS:
-            return Header(name.encode("ascii"), self.argument(name))
+            return Header(name.encode("ascii"), self.argument(name), plain=True)
         if name == "HEADER":
             field = self.argument(name)
             return Header(field, self.argument(name))
@@ -195,7 +271,13 @@ class _Reader:
             return Size(name == "LARGER", cursor.number())
         if name == "UID":
             self.separator(name)
-            return Messages(cursor.sequence_set(), uid=True)
+            return Messages(cursor.message_set(), uid=True)
+        if name in ("YOUNGER", "OLDER"):
+            self.separator(name)
+            seconds = cursor.number()
+            if not 0 < seconds < 1 << 32:
+                raise ParseError("Invalid search interval parameter.")
+            return Within(name == "YOUNGER", seconds)
         if name in _DATES:
             try:
                 day = parse_date(self.argument(name).decode("ascii"))

@@ -12,6 +12,8 @@ RANGES_MAX = 65536
 
 SequenceSet = tuple[tuple[int, int], ...]
 """Ranges of low and high end, both included, in the order and overlap of the text; either may be `STAR`."""
+SAVED: SequenceSet = ((-1, -1),)
+"""`$`: what the last SEARCH with SAVE has found (RFC 5182). No set in numbers looks like that."""
 
 
 def parse_set(text: bytes) -> SequenceSet:

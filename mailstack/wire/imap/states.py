@@ -45,7 +45,14 @@ ALLOWED: dict[str, frozenset[State]] = {
         ["CHECK", "CLOSE", "UNSELECT", "EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE", "REPLACE"],
         _SELECTED,
     ),
-    **{f"UID {name}": _SELECTED for name in ["EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE", "REPLACE"]},
+    **dict.fromkeys(
+        ["SORT", "THREAD", "UID SORT", "UID THREAD", "CANCELUPDATE"],
+        _SELECTED,
+    ),
+    **{
+        f"UID {name}": _SELECTED
+        for name in ["EXPUNGE", "SEARCH", "FETCH", "STORE", "COPY", "MOVE", "REPLACE"]
+    },
 }
 """Every command there is, with the states that allow it."""
 

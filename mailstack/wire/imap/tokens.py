@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from mailstack.wire.imap import utf7
-from mailstack.wire.imap.sequence import SequenceSet, parse_set
+from mailstack.wire.imap.sequence import SAVED, SequenceSet, parse_set
 
 LITERAL = 0
 """The octet that stands for a literal."""
@@ -149,6 +149,10 @@ class Cursor:
             return parse_set(text)
         except ValueError:
             raise ParseError("Invalid messageset") from None
+
+    def message_set(self) -> SequenceSet:
+        """A sequence set, or `$` (RFC 5182 §2)."""
+        return SAVED if self.take(b"$") else self.sequence_set()
 
 
 class BadMailboxNameError(Exception):

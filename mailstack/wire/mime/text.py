@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import binascii
 import codecs
+import mmap
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.address import parse_addresses
-from mailstack.wire.mime.lines import Data
+from mailstack.wire.mime.lines import PIECE, Data, release
 from mailstack.wire.mime.params import find, parse_token
 from mailstack.wire.mime.structure import Part
 
@@ -21,8 +23,8 @@ _BETWEEN = re.compile(rb"(\?=)[ \t\r\n]+(?==\?[^?]{1,60}\?[bBqQ]\?[^?]*\?=)")
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
 _SOFT_BREAK = re.compile(rb"=[ \t]*\r?\n")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
-_BLANKS = re.compile("[ \t\n]+")
-ADDRESS_FIELDS = frozenset({b"from", b"to", b"cc", b"bcc", b"sender", b"reply-to"})
+_ATOM = re.compile(rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]*")
+_DOTTED = re.compile(rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]*")
 _SLOW_CODECS = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
 
 
@@ -87,55 +89,148 @@ def decode_quoted(data: bytes) -> bytes:
 
 def part_text(part: Part, data: Data) -> str:
     """The text of a leaf part, decoded."""
-    raw = data[part.body : part.end]
-    encoding = part.field(b"content-transfer-encoding")
-    if encoding is not None:
-        match parse_token(encoding).lower():
-            case b"base64":
-                raw = decode_base64(raw)
-            case b"quoted-printable":
-                raw = decode_quoted(raw)
+    return "".join(part_pieces(part, data, part.end - part.body))
+
+
+def part_pieces(part: Part, data: Data, size: int = PIECE) -> Iterator[str]:
+    """The text of a leaf part, decoded, made of some `size` octets at a time."""
     charset = find(part.type.parameters, b"charset") if part.type is not None else None
-    return charset_text(raw, (charset or b"utf-8").decode("ascii", "replace"))
+    if part.end - part.body <= size:
+        raw = b"".join(_decoded(part, data, size))
+        yield charset_text(raw, (charset or b"utf-8").decode("ascii", "replace"))
+        return
+    decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
+    try:
+        info = codecs.lookup((charset or b"utf-8").decode("ascii", "replace")[:60])
+        if info.incrementaldecoder is not None and info.name.replace("_", "-") not in _SLOW_CODECS:
+            decoder = info.incrementaldecoder("replace")
+            decoder.decode(b"")
+    except (LookupError, ValueError, TypeError):
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for raw in _decoded(part, data, size):
+        try:
+            yield decoder.decode(raw)
+        except (ValueError, TypeError):
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            yield decoder.decode(raw)
 
 
-def field_text(value: bytes) -> str:
-    """A field's value, decoded, with runs of blanks as one space."""
-    return " ".join(_BLANKS.split(decode_header(value)))
+def _decoded(part: Part, data: Data, size: int) -> Iterator[bytes]:
+    """The octets of a leaf part without its transfer encoding."""
+    value = part.field(b"content-transfer-encoding")
+    encoding = parse_token(value).lower() if value is not None else b""
+    left = b""
+    for at in range(part.body, part.end, max(size, 1)):
+        raw = left + data[at : min(at + size, part.end)]
+        last = at + size >= part.end
+        if isinstance(data, mmap.mmap):
+            release(data)
+        if encoding == b"base64":
+            # Whole groups of four since the last padding, which ends a group of its own.
+            cut = raw.rfind(b"=") + 1
+            tail = _NOT_BASE64.sub(b"", raw[cut:])
+            keep = 0 if last else len(tail) % 4
+            left = tail[len(tail) - keep :]
+            yield decode_base64(raw[:cut]) + _base64_run(tail[: len(tail) - keep])
+        elif encoding == b"quoted-printable":
+            cut = len(raw) if last else raw.rfind(b"\n") + 1 or len(raw)
+            left = raw[cut:]
+            yield decode_quoted(raw[:cut])
+        else:
+            yield raw
 
 
 def addresses_text(value: bytes) -> str:
-    """An address field's value, decoded, every address as `Name <mailbox@domain>` however it was written."""
-    found = []
+    """An address field's value as FROM and its kin search it, decoded: all addresses as
+    `Name <mailbox@domain>` however it was written, in quotes what needs them, as Dovecot does."""
+    out: list[str] = []
+    group = False
     for item in parse_addresses(value):
         if item.domain is None:
-            found.append(decode_header(item.mailbox or b""))
+            # A group's beginning, or its end.
+            out.append(f"{_quoted(item.mailbox)}: " if item.mailbox is not None else ";")
+            group = item.mailbox is not None
             continue
-        address = f"{_plain(item.mailbox)}@{_plain(item.domain)}"
-        if item.route:
-            address = f"{_plain(item.route)}:{address}"
-        found.append(address if item.name is None else f"{field_text(item.name)} <{address}>")
-    return ", ".join(found)
+        if out and not (group and out[-1].endswith(": ")):
+            out.append(", ")
+        name = f"{decode_header(_quoted(item.name).encode())} " if item.name else ""
+        route = f"{_plain(item.route)}:" if item.route else ""
+        out.append(f"{name}<{route}{_quoted(item.mailbox, dots=True)}@{_plain(item.domain)}>")
+    return "".join(out).replace(": ;", ":;")
+
+
+def _quoted(value: bytes | None, *, dots: bool = False) -> str:
+    """A word as it is, or in quotes when it is not one; encoded words stay as they are. `dots` may stand in a
+    word."""
+    text = value or b""
+    if b"=?" not in text and not (_DOTTED if dots else _ATOM).fullmatch(text):
+        text = b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+    return text.decode("utf-8", "replace")
 
 
 def _plain(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
-def header_text(header: bytes) -> str:
-    """All fields, decoded, a line each; addresses also in their plain form."""
-    lines = []
-    for field in headers.fields(header):
-        value = headers.unfold(field.value)
-        text = field_text(value)
-        lines.append(f"{field.name.decode('utf-8', 'replace')}: {text}" if field.name else text)
-        if field.name in ADDRESS_FIELDS:
-            lines.append(addresses_text(value))
-    return "\n".join(lines)
+class _Fold(dict[int, str]):
+    """Characters that are not ASCII in i;unicode-casemap, as far as they have been met."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        title = char.title()
+        # Only simple mappings count: `\u00df` stays what it is.
+        folded = unicodedata.normalize("NFKD", title if len(title) == 1 else char)
+        folded = folded.encode("utf-8", "surrogatepass").upper().decode("utf-8", "surrogatepass")
+        if len(self) < _FOLDS_MAX:
+            self[code] = folded
+        return folded
+
+
+_FOLDS_MAX = 1 << 14
+_FOLD = _Fold({code: chr(code).upper() for code in range(128)})
 
 
 def fold_case(text: str) -> str:
-    """A form in which texts are equal when they differ in case or composition only (RFC 5051 in spirit)."""
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFKD", text).casefold()
+    """A form in which texts are equal when i;unicode-casemap says so (RFC 5051, RFC 5255 §4.3): in
+    title case, decomposed.
+
+    The order of such texts is the collation's, too.
+    """
+    return text.upper() if text.isascii() else text.translate(_FOLD)
+
+
+def fold_octets(text: str) -> bytes:
+    """`fold_case` in UTF-8."""
+    return fold_case(text).encode("utf-8", "surrogatepass")
+
+
+def searchable_header(header: bytes) -> bytes:
+    """All fields decoded, unfolded and case-folded, in UTF-8, a line each, an empty line before the first:
+    what is kept of a header to be searched."""
+    if b"\r" in header:
+        header = header.replace(b"\r\n", b"\n")
+    if b"\0" in header:
+        header = header.replace(b"\0", b"\x80")  # as Dovecot: what is no text in any case
+    if b"=?" in header or not header.isascii():
+        lines = []
+        for field in headers.fields(header):
+            line = header[field.start : field.end].rstrip(b"\n")
+            if b"=?" in line or not line.isascii():
+                text = decode_header(line.replace(b"\n\t", b" ").replace(b"\n ", b" "))
+                line = fold_octets(text).replace(b"\n", b" ")
+            lines.append(line)
+        header = b"\n".join(lines)
+    header = header.upper().replace(b"\n\t", b" ").replace(b"\n ", b" ")
+    return b"\n" + header.rstrip(b"\n") + b"\n"
+
+
+def field_lines(searchable: bytes, name: bytes) -> Iterator[bytes]:
+    """The values of all fields of a name (case-folded) in a `searchable_header`."""
+    start = searchable.find(b"\n" + name)
+    while start >= 0:
+        start += len(name) + 1
+        end = searchable.find(b"\n", start)
+        value = searchable[start:end].lstrip(b" \t")
+        if value.startswith(b":"):
+            yield value[1:].lstrip(b" \t")
+        start = searchable.find(b"\n" + name, end)

@@ -1,0 +1,95 @@
+"""THREAD and UID THREAD (state: selected; RFC 5256 §3): ORDEREDSUBJECT, REFERENCES, and REFS.
+
+REFS is REFERENCES without the joining of threads by their subjects, and threads stand in the order of their
+newest messages (as in Dovecot).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mailstack.mailbox.imap.search import matching
+from mailstack.mailbox.imap.search_header import Directory
+from mailstack.mailbox.imap.search_query import Progress
+from mailstack.mailbox.imap.sort import Keys
+from mailstack.mailbox.imap.thread_tree import Node, Tree, ordered_subject, written
+from mailstack.storage.maildir.cache import Kind, MessageCache
+from mailstack.wire.imap import commands as c
+from mailstack.wire.mime import headers
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+IDS_MAX = 1000
+"""References of one message that are looked at: the last ones."""
+_MESSAGE_ID = re.compile(rb'<\s*((?:"(?:[^"\\]|\\.)*"|[^<>@"\s]+)@[^<>\s]+)\s*>')
+
+
+async def thread(session: Session, tag: str, command: c.Thread) -> str:
+    found = await matching(session, tag, command)
+    progress = Progress(session, tag)
+    keys = Keys(session, tag)
+    await keys.fill(found)
+    nodes = [Node(at, date) for at, date in zip(found, await keys.dates(found), strict=True)]
+    if command.algorithm != "REFS":
+        answered = await keys.column("ANSWERED", found)
+        for node, subject, reply in zip(nodes, await keys.column("SUBJECT", found), answered, strict=True):
+            node.subject, node.answered = subject, bool(reply)
+    if command.algorithm == "ORDEREDSUBJECT":
+        roots = ordered_subject(nodes)
+    else:
+        tree = await _linked(session, progress, nodes)
+        roots = tree.references() if command.algorithm == "REFERENCES" else tree.refs()
+    uids = session.selected.uids if command.uid else None
+    session.send(b"* THREAD " if roots else b"* THREAD")
+    for count, root in enumerate(roots):
+        session.send(written(root, uids).encode())
+        if not count & 255:
+            await progress.turn(count, len(roots))
+    session.send(b"\r\n")
+    return "OK Thread completed."
+
+
+async def _linked(session: Session, progress: Progress, nodes: list[Node]) -> Tree:
+    """The messages with what they refer to."""
+    view = session.selected
+    cache = await view.box.cache()
+    directory = Directory(view)
+    tree = Tree()
+    try:
+        for count, node in enumerate(nodes):
+            if not count & 15:
+                await progress.turn(count, len(nodes))
+            ids = _ids(directory, cache, view.uids[node.at])
+            tree.add(node, ids[0], ids[1:])
+    finally:
+        directory.close()
+        cache.flush()
+    return tree
+
+
+def _ids(directory: Directory, cache: MessageCache, uid: int) -> list[bytes]:
+    """A message's own identifier (empty: none), and those that it refers to, the nearest last."""
+    kept = cache.get(Kind.THREAD_KEYS, uid)
+    if kept is None:
+        try:
+            kept = ids_of(directory.header(uid))
+        except FileNotFoundError:
+            return [b""]
+        cache.add(Kind.THREAD_KEYS, uid, kept)
+    return kept.split(b"\n")
+
+
+def ids_of(header: bytes) -> bytes:
+    """The identifiers in a header: the message's own, then References, or the first of In-Reply-To; an LF
+    between."""
+    found: dict[bytes, bytes] = {}
+    for field in headers.fields(header):
+        if field.name in (b"message-id", b"references", b"in-reply-to"):
+            found.setdefault(field.name, headers.unfold(field.value))
+    own = _MESSAGE_ID.findall(found.get(b"message-id", b""))[:1] or [b""]
+    references = _MESSAGE_ID.findall(found.get(b"references", b""))[-IDS_MAX:]
+    if not references:
+        references = _MESSAGE_ID.findall(found.get(b"in-reply-to", b""))[:1]
+    return b"\n".join(own + references)
