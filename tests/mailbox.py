@@ -91,10 +91,13 @@ class Mailbox:
 
 @asynccontextmanager
 async def running(
-    folder: Path, extra: str = "", users: str = USERS, tls: bool = False
+    folder: Path, extra: str = "", users: str = USERS, tls: bool = False, whole: bool = False
 ) -> AsyncIterator[Mailbox]:
-    """The service with `extra` lines in its dovecot.conf. With `tls`: STLS and STARTTLS, and `pop3s`."""
-    config_text = CONFIG.replace("home=mail", f"home={folder}/mail") + extra
+    """The service with `extra` lines in its dovecot.conf. With `tls`: STLS and STARTTLS, and `pop3s`.
+
+    `whole`: `extra` is all of dovecot.conf.
+    """
+    config_text = extra if whole else CONFIG.replace("home=mail", f"home={folder}/mail") + extra
     if tls:
         cert, key = certificate(folder)
         config_text += f"ssl = yes\nssl_cert = <{cert}\nssl_key = <{key}\n"

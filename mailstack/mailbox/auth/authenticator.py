@@ -211,7 +211,7 @@ class Authenticator:
         if not found.good:
             for driver, why in found.reports:
                 self._say(found.user, client, driver, why)
-            if found.trouble:
+            if found.trouble and (self._masters.databases or not authzid):
                 self._log.error(f"auth: {_shown(found.user)},{client.rip}: {found.trouble}")
                 return await self.refuse(client, None, b"", Denied.UNAVAILABLE)
             return await self.refuse(client, found.user if found.known else None, mark, Denied.CREDENTIALS)
@@ -219,6 +219,8 @@ class Authenticator:
             self._say(found.user, client, "master", f"not a master user for {_shown(authzid)}")
             return await self.refuse(client, None, b"", Denied.AUTHORIZATION)
         denied = self._restricted(found, client)
+        if denied is Denied.CREDENTIALS and found.trouble:
+            denied = Denied.UNAVAILABLE  # as Dovecot: another passdb might have said otherwise
         master = found.user
         if denied is None and authzid:
             found = await self._chain.run(authzid, None, "", client, user_values(master, "auth_"))

@@ -138,15 +138,13 @@ class Chain:
         """Why the password does not fit; empty: it does, or is not looked at."""
         stored, scheme = row.get("password", ""), database.scheme if database.driver != "static" else "PLAIN"
         if yes(row, "nopassword"):
-            if stored.partition("}")[2] if stored.startswith("{") else stored:
-                raise Unavailable(f"{database.where}: nopassword is set, but there is a password, too")
             return ""
         if password is None:
             if stored and found.stored is None:
                 found.stored, found.stored_text = parse(stored, scheme), stored
             return ""
         if not stored:
-            raise Unavailable(f"{database.where}: no password for {found.user}, and no nopassword")
+            return "no password, and no nopassword"
         return "" if await self._verify(found.user, stored, scheme, password) else _MISMATCH
 
     async def _row(self, database: Database, values: Mapping[str, str]) -> dict[str, str] | None:

@@ -106,7 +106,7 @@ def full_name(fields: Mapping[str, str], user: str) -> str:
     if "user" in fields:
         return fields["user"]
     if "username" in fields:
-        domain = fields.get("domain", "")
+        domain = fields.get("domain", user.partition("@")[2])
         return f"{fields['username']}@{domain}" if domain else fields["username"]
     if "domain" in fields:
         return f"{user.partition('@')[0]}@{fields['domain']}"

@@ -27,6 +27,8 @@ class User:
     name: str
     mail_root: str
     home: str = ""
+    quota_rules: tuple[tuple[str, str], ...] = ()
+    """The fields `quota_rule`…, as they stand."""
 
 
 class Directory:
@@ -163,6 +165,9 @@ class Directory:
             return path.rstrip("/")
 
         root = place(location.path)
-        if location.fs or location.inbox:
+        if location.mbox:
+            root = MailRoot(root, mbox=place(location.mbox))
+        elif location.fs or location.inbox:
             root = MailRoot(root, fs=location.fs, inbox=place(location.inbox) if location.inbox else "")
-        return User(user, root, home)
+        rules = tuple(item for item in fields.items() if item[0].startswith("quota_rule"))
+        return User(user, root, home, rules)
