@@ -1,10 +1,15 @@
-"""mail_location, and a user's own `mail` field: `maildir:PATH[:OPTION=VALUE…]`.
+"""mail_location, and a user's own `mail` field.
+
+`maildir:PATH[:OPTION=VALUE…]`:
 
 | option | |
 |---|---|
 | `LAYOUT=maildir++`, `LAYOUT=fs` | folders as `.A.B`, or as `A/B`; the separator in names is `.` in both |
 | `INBOX=PATH` | a Maildir elsewhere is the INBOX |
 | `INDEX=…` | taken: our index is only a cache, and lies beside the messages |
+
+`mbox:PATH[:INBOX=FILE][:INDEX=PATH]`: the INBOX is FILE (else PATH/inbox), and can be read. What we keep of
+it lies in the INDEX path, else in `PATH/.mailstack`. Other mbox files are not shown.
 
 Everything else is refused: it would put the messages, or what other programs look for, elsewhere.
 """
@@ -14,7 +19,6 @@ from __future__ import annotations
 from mailstack.config.dovecot.model import MailLocation
 
 REASONS = {
-    "mbox": "have Postfix deliver to a Maildir (home_mailbox = Maildir/), or by LMTP",
     "sdbox": "only Dovecot reads dbox",
     "mdbox": "only Dovecot reads dbox",
     "dbox": "only Dovecot reads dbox",
@@ -28,8 +32,10 @@ def parse_location(text: str) -> MailLocation:
     kind, colon, rest = text.partition(":")
     if kind in REASONS:
         raise ValueError(f"{kind} is not supported: {REASONS[kind]}")
+    if kind == "mbox" and rest:
+        return _mbox(rest)
     if kind != "maildir" or not colon or not rest:
-        raise ValueError(f"only maildir:PATH is supported, not {text!r}")
+        raise ValueError(f"only maildir:PATH and mbox:PATH are supported, not {text!r}")
     path, *options = rest.split(":")
     fs, inbox = False, ""
     for option in options:
@@ -44,6 +50,24 @@ def parse_location(text: str) -> MailLocation:
             case _:
                 raise ValueError(f"unsupported option {option}")
     return MailLocation(_checked(path), fs, inbox)
+
+
+def _mbox(rest: str) -> MailLocation:
+    path, *options = rest.split(":")
+    path = _checked(path)
+    inbox, copy = f"{path}/inbox", f"{path}/.mailstack"
+    for option in options:
+        name, _, value = option.partition("=")
+        match name.upper():
+            case "INBOX" if value:
+                inbox = _checked(value)
+            case "INDEX" if value and value.upper() != "MEMORY":
+                copy = _checked(value)
+            case "LAYOUT" if value.lower() == "fs":
+                pass
+            case _:
+                raise ValueError(f"unsupported option {option}")
+    return MailLocation(copy, mbox=inbox)
 
 
 def _checked(path: str) -> str:

@@ -100,6 +100,8 @@ class MailLocation:
     path: str
     fs: bool = False
     inbox: str = ""
+    mbox: str = ""
+    """An mbox file: the INBOX is a copy of it, at `path`, and is only read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,9 @@ async def _prepare(session: Session, event: AppendMessage) -> None:
             box = await session.service.store.open(session.root, event.mailbox)
         except FileNotFoundError:
             raise CommandError(f"NO [TRYCREATE] Mailbox doesn't exist: {event.mailbox}") from None
+        if box.read_only:
+            session.service.store.unpin(box)
+            raise CommandError("NO [NOPERM] Mailbox is read-only.")
         state = session.append = Appending(box)
         state.replaced = replaced
     else:

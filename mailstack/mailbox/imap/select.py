@@ -39,7 +39,8 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
         box = await store.open(session.root, command.mailbox)
     except FileNotFoundError:
         raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {command.mailbox}") from None
-    view = View(box, command.readonly)
+    readonly = command.readonly or box.read_only
+    view = View(box, readonly)
     store.unpin(box)
     session.view = view
     session.keywords_told = ""
@@ -60,7 +61,9 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
         session.condstore = True
     if command.qresync is not None and command.qresync.uid_validity == box.folder.uid_validity:
         await _resynchronize(session, view, command.qresync)
-    return "OK [READ-ONLY] Examine completed." if command.readonly else "OK [READ-WRITE] Select completed."
+    if command.readonly:
+        return "OK [READ-ONLY] Examine completed."
+    return f"OK [READ-{'ONLY' if readonly else 'WRITE'}] Select completed."
 
 
 async def _resynchronize(session: Session, view: View, client: c.Qresync) -> None:

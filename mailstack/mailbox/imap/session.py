@@ -350,6 +350,8 @@ class Session:
                 return f"NO [LIMIT] {error}"
             case FolderGoneError():
                 raise Disconnect("Selected mailbox was deleted, have to disconnect.")
+            case OSError() if error.errno == errno.EROFS:
+                return "NO [NOPERM] Mailbox is read-only."
             case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self.service.log.error(f"imap: {name}: {error}")
                 return "NO [OVERQUOTA] Not enough disk space"

@@ -9,13 +9,17 @@ as the reply to its message.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 from mailstack.mailbox.views import MailStore
 from mailstack.storage.durable import Publication
 from mailstack.storage.maildir.delivery import make_folder
 from mailstack.storage.maildir.names import unique_name
+from mailstack.storage.mbox import Locking, MailboxError, append
 
 SPOOL_FROM = 1 << 20
 """Octets that are held in memory at the most."""
@@ -79,6 +83,22 @@ class Content:
         publication = Publication(_temporary(folder, name), f"{folder}/new/{final}", [], append=True)
         await store.commit.publish(publication)
         await store.delivered(folder, final)
+
+    async def append(self, mbox: str, sender: str, header: bytes, now: float) -> None:
+        """Put `header` and the content into an mbox file, durable on return. Raises `OSError`."""
+        if self._error is not None:
+            raise OSError(self._error.errno, self._error.strerror)
+        try:
+            await asyncio.to_thread(append, mbox, chain((header,), self._pieces()), sender, now, Locking())
+        except MailboxError as error:
+            raise OSError(errno.ENOSPC if error.dsn == "4.2.2" else errno.EIO, str(error)) from None
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The content, from wherever it is."""
+        yield from self._parts
+        if self._spool is not None:
+            for at in range(0, self._size, _COPY):
+                yield os.pread(self._spool.fileno(), min(_COPY, self._size - at), at)
 
     def close(self) -> None:
         """Let the temporary file go."""

@@ -313,8 +313,11 @@ class LmtpSession:
         try:
             if mailbox != tree.INBOX:
                 mailbox = self._mailbox(user.mail_root, mailbox)
-            path = tree.path_of(user.mail_root, mailbox)
-            await transaction.content.deliver(service.store, path, header)
+            if mbox := tree.mbox_of(user.mail_root):
+                await transaction.content.append(mbox, transaction.sender, header, now)
+            else:
+                path = tree.path_of(user.mail_root, mailbox)
+                await transaction.content.deliver(service.store, path, header)
         except OSError as error:
             service.log.error(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
             if error.errno in _FULL:

@@ -33,6 +33,7 @@ class Drop:
             uid for uid, flags in zip(folder.uids, folder.flags, strict=True) if not flags & hidden
         )
         self._sizes: list[int] = []
+        self.read_only = box.read_only
         self.deleted: set[int] = set()
         self.seen: set[int] = set()
 

@@ -327,7 +327,7 @@ class Pop3Session:
             self._counts[3] += await self._send(command.number, None)
             self._counts[2] += 1
             self._last = max(self._last, command.number)
-            if not self._service.pop3.no_flag_updates:
+            if not (self._service.pop3.no_flag_updates or self._open.read_only):
                 self._open.seen.add(command.number)
 
     async def _top(self, command: Command) -> None:
@@ -375,7 +375,9 @@ class Pop3Session:
         return sent
 
     async def _dele(self, command: Command) -> None:
-        if self._usable(command.number):
+        if self._open.read_only:
+            self._conn.error("Mailbox is read-only.", "SYS/PERM")
+        elif self._usable(command.number):
             self._last = max(self._last, command.number)
             self._open.deleted.add(command.number)
             self._conn.ok("Marked to be deleted.")

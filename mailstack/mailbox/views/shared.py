@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +33,7 @@ from mailstack.storage.maildir.names import (
     suffix_of,
     unique_name,
 )
+from mailstack.storage.maildir.tree import mbox_of
 from mailstack.wire.mime.lines import wire_size
 
 if TYPE_CHECKING:
@@ -269,6 +271,16 @@ class SharedMailbox:
 
     # ---- changes
 
+    @property
+    def read_only(self) -> bool:
+        """Whether this is the copy of an mbox file."""
+        return bool(mbox_of(self.root))
+
+    def check_writable(self) -> None:
+        """Raises `OSError` (EROFS) for the copy of an mbox file."""
+        if self.read_only:
+            raise OSError(errno.EROFS, "mbox files are only read")
+
     async def append(self, publication: Publication, in_new: bool) -> int:
         """Publish a message that `prepare` made; durable on return. Its UID. Raises `OSError`."""
         await self.store.commit.publish(publication)
@@ -301,6 +313,7 @@ class SharedMailbox:
         Messages that are gone meanwhile are left out. Those with a modification sequence above
         `unchanged_since` stay as they are and are appended to `refused`. Raises `OSError`.
         """
+        self.check_writable()
         left = list(uids)
         changed: list[int] = []
         failure: OSError | None = None
@@ -362,6 +375,7 @@ class SharedMailbox:
 
     async def expunge(self, uids: Sequence[int]) -> None:
         """Remove messages for good. Raises `OSError` (those before the failure are gone then)."""
+        self.check_writable()
         folder = self.folder
         async with self.lock:
             found = [(uid, folder.file(index)) for uid in uids if (index := folder.index(uid)) >= 0]
@@ -405,6 +419,9 @@ class SharedMailbox:
         Returns pairs of old and new UIDs, ascending; messages that are gone are left out. A copy is all or
         nothing; a move is so for each message. Raises `OSError`, `KeywordsFullError`.
         """
+        target.check_writable()
+        if move:
+            self.check_writable()
         convert = await self._keyword_map(uids, target)
         if move:
             # Two locks are never held at once: moves in both directions between two mailboxes may not wait
@@ -497,6 +514,7 @@ class SharedMailbox:
         self, data: Sequence[bytes | memoryview], flags: int, date: float | None
     ) -> tuple[Publication, bool]:
         """What `append` takes: a message without flags lies in `new/`, one with flags in `cur/`."""
+        self.check_writable()
         publication = prepare_delivery(
             self.folder.path, data, self.store.clock.time(), self.store.hostname, flags=flags or None
         )

@@ -10,7 +10,7 @@ from mailstack.mailbox.views.files import LOCK_WAIT
 from mailstack.mailbox.views.shared import SharedMailbox
 from mailstack.net.clock import Clock
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.maildir import index, prepare_delivery, tree
+from mailstack.storage.maildir import from_mbox, index, prepare_delivery, tree
 from mailstack.storage.maildir.delivery import is_folder, make_folder
 from mailstack.storage.maildir.folder import Folder
 from mailstack.storage.maildir.listing import FolderGoneError
@@ -86,6 +86,8 @@ class MailStore:
         Raises `FileNotFoundError` (no such mailbox), `OSError`.
         """
         path = tree.path_of(root, name)
+        if (mbox := tree.mbox_of(root)) and not from_mbox.is_current(mbox, path):
+            await asyncio.to_thread(from_mbox.update, mbox, path)
         while (loading := self._loading.get(path)) is not None:
             await asyncio.shield(loading)
         box = self._open.get(path)

@@ -31,13 +31,16 @@ class MailboxNameError(ValueError):
 
 
 class MailRoot(str):
-    """A root with options of mail_location. `fs`: `A.B` lies in `A/B`; `inbox`: where the INBOX is."""
+    """A root with options of mail_location. `fs`: `A.B` lies in `A/B`; `inbox`: where the INBOX is; `mbox`:
+    the file that the INBOX is a copy of (see `from_mbox`), then there is nothing else."""
 
     fs: bool
     inbox: str
+    mbox: str
 
-    def __new__(cls, path: str, *, fs: bool = False, inbox: str = "") -> MailRoot:
+    def __new__(cls, path: str, *, fs: bool = False, inbox: str = "", mbox: str = "") -> MailRoot:
         root = super().__new__(cls, path)
+        root.mbox = mbox
         root.fs = fs
         root.inbox = inbox or str(path)
         return root
@@ -46,6 +49,11 @@ class MailRoot(str):
 def inbox_of(root: str) -> str:
     """The directory of the INBOX."""
     return root.inbox if isinstance(root, MailRoot) else root
+
+
+def mbox_of(root: str) -> str:
+    """The mbox file that the INBOX is a copy of, empty where it is none."""
+    return root.mbox if isinstance(root, MailRoot) else ""
 
 
 def _is_fs(root: str) -> bool:
@@ -86,6 +94,8 @@ def path_of(root: str, name: str) -> str:
     if name == INBOX:
         return inbox_of(root)
     check_name(name)
+    if mbox_of(root):
+        raise MailboxNameError("Only the INBOX of mbox files can be read")
     if not _is_fs(root):
         return f"{root}/.{_encode(name)}"
     parts = [_encode(part) for part in name.split(SEPARATOR)]

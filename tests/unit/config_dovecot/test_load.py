@@ -145,7 +145,7 @@ def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
         ("ssl = yes\n", "ssl is not no, but ssl_cert is not set"),
         ("ssl_cert = cert.pem\n", "write it as <file"),
         ("ssl_cert = <nothing.pem\n", "Can't open file"),
-        ("ssl = no\nprotocols = imap\nmail_location = mbox:~/mail\n", "mbox is not supported"),
+        ("ssl = no\nprotocols = imap\nmail_location = mdbox:~/mail\n", "mdbox is not supported"),
         ("ssl = no\nprotocols = imap\n", "only maildir:PATH"),
         ("ssl = no\nmail_location = maildir:~/x:CONTROL=/y\n", "unsupported option CONTROL"),
         ("ssl = no\nmail_location = maildir:~/%x\n", "unsupported variable %x"),

@@ -42,6 +42,8 @@ class Imap:
         ("maildir:/var/vmail/%d/%n/:INDEX=/var/indexes/%u", MailLocation("/var/vmail/%d/%n")),
         ("maildir:~/Maildir:LAYOUT=fs", MailLocation("~/Maildir", True)),
         ("maildir:~/mail:INBOX=~/Maildir:LAYOUT=fs", MailLocation("~/mail", True, "~/Maildir")),
+        ("mbox:~/mail:INBOX=/var/mail/%u", MailLocation("~/mail/.mailstack", mbox="/var/mail/%u")),
+        ("mbox:~/mail/:INDEX=/i/%u", MailLocation("/i/%u", mbox="~/mail/inbox")),
         ("maildir:~/Maildir:LAYOUT=maildir++:INDEX=MEMORY", MailLocation("~/Maildir")),
     ],
 )
@@ -52,13 +54,13 @@ def test_locations(text: str, location: MailLocation) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("mbox:~/mail:INBOX=/var/mail/%u", "mbox is not supported: have Postfix deliver to a Maildir"),
+        ("mbox:~/mail:CONTROL=/x", "unsupported option CONTROL=/x"),
         ("mdbox:~/mdbox", "mdbox is not supported: only Dovecot reads dbox"),
         ("maildir:~/x:CONTROL=/y", "unsupported option CONTROL=/y"),
         ("maildir:~/x:LAYOUT=index", "unsupported option LAYOUT=index"),
         ("maildir:~/x:DIRNAME=.mail", "unsupported option DIRNAME=.mail"),
         ("maildir:x", "the path must begin with / or ~/"),
-        ("", "only maildir:PATH"),
+        ("", "only maildir:PATH and mbox:PATH"),
     ],
 )
 def test_other_locations_are_refused_with_a_reason(text: str, reason: str) -> None:
