@@ -15,6 +15,7 @@ from mailstack.mailbox.imap.attributes import header_of, open_found
 from mailstack.storage.maildir.cache import Kind, MessageCache
 from mailstack.storage.maildir.folder import IN_NEW
 from mailstack.wire.mime import headers
+from mailstack.wire.mime.lines import Data
 from mailstack.wire.mime.text import (
     addresses_text,
     field_lines,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 HEAD = 4096
 """Octets of a file that are read first: most headers are shorter."""
+SMALL = 1 << 16
+"""Octets up to which a message is read at once."""
 CHUNK = 512
 """Messages after which other sessions get a turn."""
 _WORDS = re.compile(rb"[A-Z0-9]+")
@@ -170,23 +173,40 @@ class Directory:
     def close(self) -> None:
         os.close(self._cur)
 
-    def header(self, uid: int) -> bytes:
-        """A message's header. Raises `FileNotFoundError`."""
+    def _open(self, uid: int) -> int:
+        """The message's file, or -1 where it is not at once found."""
         folder = self._view.box.folder
         index = folder.index(uid)
-        if index >= 0 and not folder.flags[index] & IN_NEW:
+        if index < 0 or folder.flags[index] & IN_NEW:
+            return -1
+        try:
+            return os.open(folder.names[index], os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._cur)
+        except FileNotFoundError:
+            return -1
+
+    def message(self, uid: int) -> Data:
+        """A message; a large one is mapped. Raises `FileNotFoundError`."""
+        fd = self._open(uid)
+        if fd >= 0:
             try:
-                fd = os.open(folder.names[index], os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._cur)
-            except FileNotFoundError:
-                pass
-            else:
-                try:
-                    head = os.read(fd, HEAD)
-                finally:
-                    os.close(fd)
-                end = head.find(b"\n\n")
-                if end > 0 and head.find(b"\n\r\n", 0, end) < 0 and head[:1] not in b"\r\n":
-                    return head[: end + 1]
-                if len(head) < HEAD:
-                    return head[: headers.header_end(head)]
+                data = os.read(fd, SMALL)
+            finally:
+                os.close(fd)
+            if len(data) < SMALL:
+                return data
+        return open_found(self._view, uid)
+
+    def header(self, uid: int) -> bytes:
+        """A message's header. Raises `FileNotFoundError`."""
+        fd = self._open(uid)
+        if fd >= 0:
+            try:
+                head = os.read(fd, HEAD)
+            finally:
+                os.close(fd)
+            end = head.find(b"\n\n")
+            if end > 0 and head.find(b"\n\r\n", 0, end) < 0 and head[:1] not in b"\r\n":
+                return head[: end + 1]
+            if len(head) < HEAD:
+                return head[: headers.header_end(head)]
         return header_of(open_found(self._view, uid))

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, assert_never
 
-from mailstack.mailbox.imap.attributes import open_found
 from mailstack.mailbox.imap.fetch import TURN
 from mailstack.mailbox.imap.messages import saved_positions
 from mailstack.mailbox.imap.objectid import email_id
-from mailstack.mailbox.imap.search_header import Headers
+from mailstack.mailbox.imap.search_header import Directory, Headers
 from mailstack.mailbox.imap.search_text import contains
 from mailstack.mailbox.imap.store import SYSTEM_BITS
 from mailstack.wire.imap import search as keys
@@ -219,20 +218,24 @@ class Query:
         """Messages with a text; each is looked at piece by piece."""
         found = []
         uids = self.view.uids
-        for count, at in enumerate(left):
-            await self.progress.turn(count, len(left))
-            try:
-                data = open_found(self.view, uids[at])
-            except FileNotFoundError:
-                continue
-            try:
+        directory = Directory(self.view)
+        try:
+            for count, at in enumerate(left):
+                if not count & 7:
+                    await self.progress.turn(count, len(left))
+                try:
+                    data = directory.message(uids[at])
+                except FileNotFoundError:
+                    continue
                 for outcome in contains(data, wanted, with_header=with_header):
                     if outcome:
                         found.append(at)
                         break
-                    await self.progress.turn(count, len(left))
-            finally:
+                    if not isinstance(data, bytes):
+                        await self.progress.turn(count, len(left))
                 release(data)
+        finally:
+            directory.close()
         return found
 
 

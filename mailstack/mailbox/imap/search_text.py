@@ -8,6 +8,7 @@ are read in pieces.
 
 from __future__ import annotations
 
+import binascii
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ _HIGH = re.compile(rb"[\x80-\xff]+")
 _CHARSET = re.compile(rb'CHARSET\s*=\s*"?([A-Z0-9_.:-]+)')
 _SAFE = re.compile(rb"(?:US-ASCII|UTF-?8|ISO-8859-\d+|LATIN\d|WINDOWS-12\d\d|KOI8-[RU])\Z")
 """Charsets in which ASCII is ASCII and nothing else."""
+_NO_TEXT = re.compile(rb"\nCONTENT-TYPE: ?(?:APPLICATION|IMAGE|AUDIO|VIDEO|FONT)/")
+HIGH_MAX = 16
+"""Runs of octets that are not ASCII whose surroundings are looked at; of more, all of the text is."""
 
 
 def contains(data: Data, wanted: str, *, with_header: bool) -> Iterator[bool]:
@@ -37,8 +41,11 @@ def contains(data: Data, wanted: str, *, with_header: bool) -> Iterator[bool]:
     TEXT (`with_header`) looks into the headers of all parts, BODY into none; both into text and messages
     only.
     """
-    if isinstance(data, bytes) and wanted.isascii() and not _may_hold(data, wanted.encode(), with_header):
-        return
+    if isinstance(data, bytes) and wanted.isascii():
+        outcome = _look(data, wanted.encode(), with_header)
+        if outcome is not None:
+            yield outcome
+            return
     yield from _in_part(parse(data), data, wanted, with_header)
 
 
@@ -60,47 +67,104 @@ def _in_part(part: Part, data: Data, wanted: str, with_header: bool) -> Iterator
             end = text[len(text) - len(wanted) + 1 :] if len(wanted) > 1 else ""
 
 
-def _may_hold(data: bytes, wanted: bytes, with_header: bool) -> bool:
-    """False: the message certainly does not hold these ASCII octets, in upper case."""
+def _look(data: bytes, wanted: bytes, with_header: bool) -> bool | None:
+    """Whether the message holds these ASCII octets (in upper case), by a look at it; None: read it."""
     # Blanks in headers are not what they are in the octets, so that only words count there.
-    words = _WORDS.findall(wanted) if with_header else [wanted]
+    words = sorted(_WORDS.findall(wanted), key=len, reverse=True) if with_header else [wanted]
     octets = data.upper()
-    if b"BASE64" in octets or _all_in(words, octets):
-        return True
     alien = False
-    if octets.count(b"CHARSET") != octets.count(b"CHARSET=UTF-8") + octets.count(b'CHARSET="UTF-8"'):
+    charset_count = octets.count(b"CHARSET")
+    if charset_count and charset_count != octets.count(b"CHARSET=UTF-8") + octets.count(b'CHARSET="UTF-8"'):
         charsets = _CHARSET.findall(octets)
         if len(charsets) != octets.count(b"CHARSET") or not all(map(_SAFE.match, charsets)):
-            return True
+            return None
         alien = any(charset not in (b"UTF-8", b"US-ASCII") for charset in charsets)
-    if not data.isascii() and (alien or _all_in_folded(words, data)):
-        return True
+    plain_octets = data.isascii()
+    if _all_in(words, octets):
+        body = _plain_body(octets) if plain_octets and not with_header else 0
+        return octets.find(wanted, body) >= 0 if body else None
+    if _has_encoded_text(octets):
+        return None
+    if not plain_octets and (alien or _all_in_folded(words, data, octets)):
+        return None
     if b"QUOTED-PRINTABLE" in octets:
-        plain = decode_quoted(data)
-        if _all_in(words, plain.upper()):
-            return True
-        if not plain.isascii() and (alien or _all_in_folded(words, plain)):
-            return True
-    return with_header and b"=?" in data and _all_in(words, fold_octets(decode_header(data)))
+        plain = _unquoted(data)
+        upper = plain.upper()
+        if _all_in(words, upper):
+            return None
+        if not plain.isascii() and (alien or _all_in_folded(words, plain, upper)):
+            return None
+    if with_header and b"=?" in data and _all_in(words, octets + _encoded_words(data)):
+        return None
+    return False
 
 
 def _all_in(words: list[bytes], octets: bytes) -> bool:
     return all(word in octets for word in words)
 
 
-def _all_in_folded(words: list[bytes], octets: bytes) -> bool:
-    """Whether the words are in text in UTF-8, where `e` may be the beginning of an e with an accent."""
-    octets_around = 4 * max(map(len, words), default=0)
+def _plain_body(octets: bytes) -> int:
+    """Where the body begins of a message that is nothing but text as it stands; 0: it may be more."""
+    end = octets.find(b"\n\n")
+    head = octets[: end + 1]
+    types = head.count(b"CONTENT-TYPE")
+    if b"\r" in head or b"ENCODING" in head or types > 1 or head[:1] == b"\n":
+        return 0
+    return end + 2 if end > 0 and (not types or b"\nCONTENT-TYPE: TEXT/" in head) else 0
+
+
+def _has_encoded_text(octets: bytes) -> bool:
+    """Whether a part may be text in base64: any is that does not say that it is something else."""
+    at = octets.find(b"BASE64")
+    while at >= 0:
+        start = max(octets.rfind(b"\n\n", 0, at) + 1, octets.rfind(b"\n--", 0, at) + 1, 0)
+        end = octets.find(b"\n\n", at)
+        head = octets[start : end if end >= 0 else len(octets)]
+        if head.count(b"CONTENT-TYPE") != 1 or not _NO_TEXT.search(head):
+            return True
+        at = octets.find(b"BASE64", start + len(head))
+    return False
+
+
+def _unquoted(data: bytes) -> bytes:
+    """`decode_quoted`, quicker where the input is not odd."""
+    if any(odd in data for odd in (b"= ", b"=\t", b"==", b"=\r")):
+        return decode_quoted(data)
+    return binascii.a2b_qp(data)
+
+
+def _encoded_words(data: bytes) -> bytes:
+    """What stands in all lines with encoded words, decoded and case-folded."""
+    lines = []
+    at = data.find(b"=?")
+    while at >= 0:
+        start, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+        while end >= 0 and data[end + 1 : end + 2] in (b" ", b"\t"):
+            end = data.find(b"\n", end + 1)
+        end = len(data) if end < 0 else end
+        lines.append(decode_header(data[start:end]))
+        at = data.find(b"=?", end)
+    return fold_octets("\n".join(lines))
+
+
+def _all_in_folded(words: list[bytes], octets: bytes, upper: bytes) -> bool:
+    """Whether the words are in text in UTF-8 (`upper`: in upper case), where `e` may be the beginning of an e
+    with an accent."""
+    around = 4 * max(map(len, words), default=0)
     pieces: list[bytes] = []
-    size = 0
-    for found in _HIGH.finditer(octets):
-        piece = octets[max(0, found.start() - octets_around) : found.end() + octets_around]
-        size += len(piece)
-        if size > len(octets):
+    at = 0
+    while at < len(octets):
+        try:
+            octets[at:].decode("ascii")
+            break
+        except UnicodeDecodeError as error:
+            found = _HIGH.match(octets, at + error.start)
+            assert found is not None
+        if len(pieces) == HIGH_MAX:
             pieces = [octets]
             break
-        pieces.append(piece)
+        pieces.append(octets[max(0, found.start() - around) : found.end() + around])
+        at = found.end()
     text = b"\0".join(pieces).decode("utf-8", "replace")
     folded = unicodedata.normalize("NFKD", text).upper().encode("utf-8", "replace")
-    upper = octets.upper()
     return all(word in folded or word in upper for word in words)

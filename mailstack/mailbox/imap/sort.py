@@ -19,7 +19,7 @@ from mailstack.mailbox.views.shared import SharedMailbox
 from mailstack.storage.maildir.cache import Kind
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.sort import Criterion, base_subject
-from mailstack.wire.mime.address import parse_addresses
+from mailstack.wire.mime.address import Address, parse_addresses
 from mailstack.wire.mime.dates import parse_date_time
 from mailstack.wire.mime.text import field_lines
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
     from mailstack.mailbox.views import View
 
-FIELDS = ("DATE", "SUBJECT", "FROM", "TO", "CC", "DISPLAYFROM", "DISPLAYTO", "ANSWERED")
-"""What is kept of a message, in this order, an LF between: see `keys_of`."""
 ORDERS_MAX = 4
 """Orders of a mailbox that are remembered."""
 RUN = 1 << 13
@@ -56,9 +54,7 @@ async def in_order(session: Session, tag: str, program: tuple[Criterion, ...], f
     orders = _orders.setdefault(view.box, {})
     uids, order = orders.get(program, (None, ()))
     if uids is not view.uids or len(order) != view.count:
-        keys = Keys(session, tag)
-        await keys.fill(found)
-        ordered = await keys.sorted(program, found)
+        ordered = await Keys(session, tag).sorted(program, found)
         if whole:
             orders.pop(program, None)
             orders[program] = (view.uids, array("I", ordered))
@@ -81,42 +77,33 @@ class Keys:
         self._progress = Progress(session, tag)
         self._headers = Headers(self._view, self._progress)
 
-    async def fill(self, found: Sequence[int]) -> None:
-        """Keep the keys of these positions, as far as the cache takes them."""
+    async def column(self, name: str, found: Sequence[int]) -> list[bytes]:
+        """One of the keys in `_KEYS` of these positions; kept from then on, as far as the cache takes it."""
+        kind, read = _KEYS[name]
         cache = await self._headers.cache()
         uids = self._view.uids
-        missing = [at for at in found if not cache.has(Kind.SORT_KEYS, uids[at])]
-        if not missing:
-            return
-        await self._headers.fill(missing)
-        for count, at in enumerate(missing):
-            if not count & 63:
-                await self._progress.turn(count, len(found))
-            try:
-                cache.add(Kind.SORT_KEYS, uids[at], keys_of(self._headers.text(uids[at])))
-            except FileNotFoundError:
-                continue
-        cache.flush()
-
-    async def column(self, name: str, found: Sequence[int]) -> list[bytes]:
-        """One of `FIELDS` of these positions."""
-        cache = await self._headers.cache()
-        uids, place = self._view.uids, FIELDS.index(name)
+        missing = [at for at in found if not cache.has(kind, uids[at])]
+        if missing:
+            await self._headers.fill(missing)
         values = []
         for count, at in enumerate(found):
-            if not count & 1023:
+            if not count & 127:
                 await self._progress.turn(count, len(found))
-            payload = cache.get(Kind.SORT_KEYS, uids[at])
-            if payload is None:
-                payload = self._missing(uids[at])
-            values.append(payload.split(b"\n", place + 1)[place])
+            value = cache.get(kind, uids[at])
+            if value is None:
+                try:
+                    value = read(self._headers.text(uids[at])).replace(b"\n", b" ")
+                except FileNotFoundError:
+                    value = b""
+                else:
+                    cache.add(kind, uids[at], value)
+            values.append(value)
+        cache.flush()
         return values
 
-    def _missing(self, uid: int) -> bytes:
-        try:
-            return keys_of(self._headers.text(uid))
-        except FileNotFoundError:
-            return b"\n" * len(FIELDS)
+    async def subjects(self, found: Sequence[int]) -> list[tuple[bytes, bool]]:
+        """Base subjects, and whether each was a reply or was forwarded."""
+        return [(value[1:], value[:1] == _ANSWERED) for value in await self.column("SUBJECT", found)]
 
     async def dates(self, found: Sequence[int]) -> list[int]:
         """When the messages were sent, in seconds since 1970; when they came, where that is not known."""
@@ -135,6 +122,8 @@ class Keys:
                 values = await self._each(_size(self._view), found)
             elif name == "DATE":
                 values = await self.dates(found)
+            elif name == "SUBJECT":
+                values = [value[1:] for value in await self.column(name, found)]
             else:
                 values = await self.column(name, found)
             keys: dict[int, Any] = dict(zip(found, values, strict=True))
@@ -192,35 +181,59 @@ def _size(view: View) -> Callable[[int], int]:
     return size
 
 
-def keys_of(header: bytes) -> bytes:
-    """What a message with this `searchable_header` is sorted by: `FIELDS`, an LF between."""
-    date = parse_date_time(next(field_lines(header, b"DATE"), b""))
+_ANSWERED = b"1"
+
+
+def _date(header: bytes) -> bytes:
+    """Seconds since 1970; empty when it cannot be read."""
+    seconds = parse_date_time(next(field_lines(header, b"DATE"), b""))
+    return b"" if seconds is None else b"%d" % seconds
+
+
+def _subject(header: bytes) -> bytes:
+    """The base subject behind one octet: `_ANSWERED`, or not."""
     base, answered = base_subject(next(field_lines(header, b"SUBJECT"), b"").decode("utf-8", "replace"))
-    senders = _address(header, b"FROM")
-    receivers = _address(header, b"TO")
-    copied = _address(header, b"CC")
-    fields = (
-        b"%d" % date if date is not None else b"",
-        base.encode("utf-8", "replace"),
-        senders[0],
-        receivers[0],
-        copied[0],
-        senders[1],
-        receivers[1],
-        b"1" if answered else b"",
-    )
-    return b"\n".join(field.replace(b"\n", b" ") for field in fields)
+    return (_ANSWERED if answered else b"0") + base.encode("utf-8", "replace")
 
 
-def _address(header: bytes, name: bytes) -> tuple[bytes, bytes]:
-    """The mailbox of the first address (what FROM, TO and CC compare), and what a reader would see of it
-    (RFC 5957 §3)."""
+def _first_address(header: bytes, name: bytes) -> Address | None:
     value = next(field_lines(header, name), b"")
     addresses = parse_addresses(value) if value else []
-    if not addresses:
-        return b"", b""
-    first = addresses[0]
-    mailbox = first.mailbox or b""
-    if first.name:
-        return mailbox, first.name
-    return mailbox, mailbox + b"@" + first.domain if mailbox and first.domain is not None else mailbox
+    return addresses[0] if addresses else None
+
+
+def _mailbox(name: bytes) -> Callable[[bytes], bytes]:
+    """The mailbox of the first address in a field, which is what FROM, TO and CC compare."""
+
+    def read(header: bytes) -> bytes:
+        first = _first_address(header, name)
+        return (first.mailbox or b"") if first is not None else b""
+
+    return read
+
+
+def _display(name: bytes) -> Callable[[bytes], bytes]:
+    """What a reader would see of the first address in a field (RFC 5957 §3)."""
+
+    def read(header: bytes) -> bytes:
+        first = _first_address(header, name)
+        if first is None:
+            return b""
+        mailbox = first.mailbox or b""
+        return first.name or (
+            mailbox + b"@" + first.domain if mailbox and first.domain is not None else mailbox
+        )
+
+    return read
+
+
+_KEYS: dict[str, tuple[Kind, Callable[[bytes], bytes]]] = {
+    "SUBJECT": (Kind.SUBJECT_KEY, _subject),
+    "DATE": (Kind.DATE_KEY, _date),
+    "FROM": (Kind.FROM_KEY, _mailbox(b"FROM")),
+    "TO": (Kind.TO_KEY, _mailbox(b"TO")),
+    "CC": (Kind.CC_KEY, _mailbox(b"CC")),
+    "DISPLAYFROM": (Kind.DISPLAYFROM_KEY, _display(b"FROM")),
+    "DISPLAYTO": (Kind.DISPLAYTO_KEY, _display(b"TO")),
+}
+"""The keys that are read from `searchable_header`s, and where each is kept."""

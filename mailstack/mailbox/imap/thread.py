@@ -30,12 +30,10 @@ async def thread(session: Session, tag: str, command: c.Thread) -> str:
     found = await matching(session, tag, command)
     progress = Progress(session, tag)
     keys = Keys(session, tag)
-    await keys.fill(found)
     nodes = [Node(at, date) for at, date in zip(found, await keys.dates(found), strict=True)]
     if command.algorithm != "REFS":
-        answered = await keys.column("ANSWERED", found)
-        for node, subject, reply in zip(nodes, await keys.column("SUBJECT", found), answered, strict=True):
-            node.subject, node.answered = subject, bool(reply)
+        for node, subject in zip(nodes, await keys.subjects(found), strict=True):
+            node.subject, node.answered = subject
     if command.algorithm == "ORDEREDSUBJECT":
         roots = ordered_subject(nodes)
     else:

@@ -43,8 +43,15 @@ class Kind(IntEnum):
     HEADER_TEXT = 4
     """The header as it is searched: `name: text` lines in UTF-8, decoded, case-folded, see the owner."""
     PREVIEW = 5
-    SORT_KEYS = 6
+    SUBJECT_KEY = 6
+    """What messages are sorted by, one of the keys each; see the owner."""
     THREAD_KEYS = 7
+    DATE_KEY = 8
+    FROM_KEY = 9
+    TO_KEY = 10
+    CC_KEY = 11
+    DISPLAYFROM_KEY = 12
+    DISPLAYTO_KEY = 13
 
 
 class MessageCache:
