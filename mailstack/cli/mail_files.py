@@ -23,8 +23,6 @@ User = Annotated[
     str, typer.Argument(metavar="USER@DOMAIN", help="Whose; without @DOMAIN of the primary domain.")
 ]
 FORMATS = ("mbox", "maildir", "eml")
-TOLD_EVERY = 100
-"""Messages between two words on how far it is."""
 SHOWN = 20
 """Messages that are named of those that were refused."""
 
@@ -131,8 +129,7 @@ class _Import:
                     self.refused.append((message.source, reason))
                     continue
                 self.counts[name] = self.counts.get(name, 0) + 1
-                if self.total % TOLD_EVERY == 0:
-                    self._progress.step(f"{_messages(self.total)}, now {message.source}")
+                self._progress.far(f"{_messages(self.total)}, now {message.source}")
 
     def data(self) -> dict[str, object]:
         return {
@@ -257,8 +254,7 @@ def _write(
         else:
             writer.write(message)
             written += 1
-        if (written + skipped) % TOLD_EVERY == 0:
-            progress.step(f"{name}: {_messages(written + skipped)}")
+        progress.far(f"{name}: {_messages(written + skipped)}")
     return written, skipped
 
 

@@ -46,7 +46,7 @@ def verify(ctx: typer.Context, user: User, mailbox: Which = None) -> Result:
 
             def told(done: int, count: int, name: str = name) -> None:
                 counts[name] = done
-                progress.step(f"{name}: {done} of {count} messages")
+                progress.far(f"{name}: {done} of {count} messages")
 
             found += problems(account, name, structure=True, told=told)
         progress.step("the files")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 SPINNER_AFTER = 0.6
 """Seconds of work before a spinner appears: what is over sooner needs none."""
+FAR_EVERY, SPINNER_EVERY = 2.0, 0.1
+"""Seconds between two words on how far something is: in lines, and beside a spinner."""
 
 STYLES = {
     "ok": "green",
@@ -234,6 +236,7 @@ class Progress:
         self._timer: threading.Timer | None = None
         self._spinner: Status | None = None
         self._late = console.verbose
+        self._far = self._started
 
     def __enter__(self) -> Progress:
         if self._shown and not self._late:
@@ -263,6 +266,13 @@ class Progress:
                 self._console.say(line)
             else:
                 self._held.append(line)
+
+    def far(self, text: str) -> None:
+        """How far it is; of what changes many times a second something is shown every `FAR_EVERY` seconds."""
+        now = time.monotonic()
+        if now - self._far >= (SPINNER_EVERY if self._spinner is not None else FAR_EVERY):
+            self._far = now
+            self.step(text)
 
     def _show(self) -> None:
         spinner = _spinner(self._what) if colourful(sys.stderr) else None

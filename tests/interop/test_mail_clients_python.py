@@ -120,7 +120,9 @@ def test_aioimaplib(client: imapclient.IMAPClient, stack: Stack, tls: ssl.SSLCon
         assert (fetched.result, bytes(fetched.lines[1])) == ("OK", ALTERNATIVE)
         assert (await one.move("1", "Trash")).result == "OK"
         assert (await one.search("ALL")).lines[0] == b""
-        await two.logout()
-        await one.logout()
+        for used in (two, one):
+            await used.logout()
+            used.protocol.transport.abort()  # which the library leaves to the garbage collector
+        await asyncio.sleep(0.05)
 
     asyncio.run(run())
