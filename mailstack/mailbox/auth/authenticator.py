@@ -208,36 +208,41 @@ class Authenticator:
 
     async def finish(self, found: Found, client: Client, authzid: str, mark: bytes) -> User | Denied:
         """From what the passdbs say to who is in."""
-        if not found.good:
+        master = bool(authzid and self._masters.databases)
+        if not found.good and not (master and found.verified):
             for driver, why in found.reports:
                 self._say(found.user, client, driver, why)
-            if found.trouble and (self._masters.databases or not authzid):
+            if found.trouble and (master or not authzid):
                 self._log.error(f"auth: {_shown(found.user)},{client.rip}: {found.trouble}")
                 return await self.refuse(client, None, b"", Denied.UNAVAILABLE)
             return await self.refuse(client, found.user if found.known else None, mark, Denied.CREDENTIALS)
-        if authzid and not self._masters.databases:
+        if authzid and not master:
             self._say(found.user, client, "master", f"not a master user for {_shown(authzid)}")
             return await self.refuse(client, None, b"", Denied.AUTHORIZATION)
         denied = self._restricted(found, client)
         if denied is Denied.CREDENTIALS and found.trouble:
             denied = Denied.UNAVAILABLE  # as Dovecot: another passdb might have said otherwise
-        master = found.user
-        if denied is None and authzid:
-            found = await self._chain.run(authzid, None, "", client, user_values(master, "auth_"))
-            denied = Denied.AUTHORIZATION if not found.known else self._restricted(found, client)
+        login = found.user
+        if denied is None and master:
+            # Where the master's passdb goes on (`pass = yes`), others have to know the user.
+            if found.good:
+                found = Found(authzid, good=True)
+            else:
+                found = await self._chain.run(authzid, None, "", client, user_values(login, "auth_"))
+                denied = self._restricted(found, client) if found.good else Denied.CREDENTIALS
         if denied is not None:
             return await self.refuse(client, None, b"", denied)
-        user = await self.user(found)
+        user = await self.user(found, checked=not (master and not found.verified))
         if isinstance(user, Denied):
             return await self.refuse(client, None, b"", user)
         if client.counted:
-            self.guard.succeeded(master, client.rip)
+            self.guard.succeeded(login, client.rip)
         return user
 
-    async def user(self, found: Found) -> User | Denied:
-        """Where the mail of somebody who is in lies."""
+    async def user(self, found: Found, *, checked: bool = True) -> User | Denied:
+        """Where the mail of somebody who is in lies; not `checked`: a passdb has not been asked about him."""
         name = self.directory.canonical(found.user) or found.user
-        arguments = (name, found.userdb, SESSION_SQL_TIMEOUT)
+        arguments = (name, found.userdb if checked else None, SESSION_SQL_TIMEOUT)
         try:
             if self.directory.waits:
                 loop = asyncio.get_running_loop()

@@ -35,6 +35,8 @@ class Found:
     user: str
     known: bool = False
     """Some database has the user."""
+    verified: bool = False
+    """Some database has found the password good, whatever follows from that."""
     good: bool = False
     why: str = _UNKNOWN
     trouble: str = ""
@@ -88,6 +90,7 @@ class Chain:
                 rule = database.result_success if good else database.result_failure
                 if good and database.deny:
                     rule = "return-fail"
+                found.verified = found.verified or (good and not database.deny)
                 compare = compare and not good
             if rule in ("return-ok", "continue-ok"):
                 found.good = True

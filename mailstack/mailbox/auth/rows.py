@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mailstack.config.dovecot import Database
-from mailstack.config.dovecot.variables import expand
+from mailstack.config.dovecot.variables import expand, user_values
 from mailstack.mailbox.auth.passwd_file import Entry, PasswdFile
 
 FILES_LIMIT = 256
@@ -38,7 +38,7 @@ class Files:
             file = self._files[path] = PasswdFile(Path(path))
         try:
             return file.find(key)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             if path != str(database.file):
                 return None  # a domain that has no file has no users
             raise Unavailable(f"{database.where}: {path}: No such file or directory") from None
@@ -81,6 +81,8 @@ def merged(database: Database, own: Mapping[str, str], values: Mapping[str, str]
     found = {name: expand(value, values) for name, value in (database.fields or {}).items()}
     for name, value in own.items():
         _put(found, name, value)
+    if "user" in found or "username" in found or "domain" in found:
+        values = {**values, **user_values(full_name(found, values["user"]))}
     for name, value in (database.override or {}).items():
         _put(found, name, expand(value, values))
     return found
