@@ -89,7 +89,8 @@ login_trusted_networks =
 mail_home =
     home of users without one
 mail_location =
-    maildir:PATH, with LAYOUT=fs, INBOX=PATH, INDEX=; mbox, dbox and other options are an error
+    maildir:PATH with LAYOUT=fs, INBOX=PATH, INDEX=; mbox:PATH with INBOX=FILE, read-only; others are an \
+error
 mail_max_userip_connections = 10
     for each of imap and pop3
 pop3_client_workarounds =
@@ -108,6 +109,8 @@ pop3_uidl_format = %08Xu%08Xv
     %u, %v, %f
 protocols =
     imap, pop3, lmtp
+quota_full_tempfail = no
+    LMTP answers 452 4.2.2 instead of 552 5.2.2 where a quota is used up
 recipient_delimiter = +
     of LMTP addresses
 ssl = yes
@@ -488,7 +491,6 @@ body_bytes=%{fetch_body_bytes}
     mail_temp_scan_interval = 1 weeks
     maildir_broken_filename_sizes = no
     master_user_separator =
-    quota_full_tempfail = no
     ssl_cipher_list = \
 ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!RC4:!ADH:!LOW@STRENGTH
     ssl_prefer_server_ciphers = no
@@ -530,5 +532,13 @@ def _read() -> Iterator[DovecotSetting]:
 
 SETTINGS = MappingProxyType({setting.name: setting for setting in _read()})
 
-PLUGIN: frozenset[str] = frozenset()
+PLUGIN: frozenset[str] = frozenset(
+    {
+        "quota",
+        "quota_exceeded_message",
+        "quota_grace",
+        "quota_rule",
+        *(f"quota_rule{number}" for number in range(2, 100)),
+    }
+)
 """Settings of `plugin { … }` that something here acts on."""

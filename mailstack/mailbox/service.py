@@ -19,6 +19,7 @@ from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
 from mailstack.mailbox.lmtp import LmtpSettings
 from mailstack.mailbox.pop3 import Pop3Settings
+from mailstack.mailbox.quota import Quotas
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
@@ -80,6 +81,8 @@ class MailboxService:
         self.tls = tls
         self._expiring = [box for box in config.mailboxes if box.autoexpunge or box.autoexpunge_max_mails]
         self.auth.configure(config)
+        self.quotas = Quotas(config.plugin, self.log)
+        self.store.counting = self.quotas.active
         self.settings = ImapSettings(
             greeting=config.login_greeting,
             mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
@@ -111,6 +114,7 @@ class MailboxService:
             autosubscribe=config.lda_mailbox_autosubscribe,
             auto_mailboxes=frozenset(box.name for box in config.mailboxes if box.auto != "no"),
             user_concurrency=config.lmtp_user_concurrency_limit,
+            quota_full_tempfail=config.quota_full_tempfail,
             verbose_replies=config.lmtp_verbose_replies,
         )
 

@@ -118,6 +118,7 @@ class _Loader:
             lmtp_save_to_detail_mailbox=self.value("lmtp_save_to_detail_mailbox", values.boolean, "lmtp"),
             lmtp_user_concurrency_limit=self.value("lmtp_user_concurrency_limit", values.number, "lmtp"),
             lmtp_verbose_replies=self.value("lmtp_verbose_replies", values.boolean, "lmtp"),
+            quota_full_tempfail=self.value("quota_full_tempfail", values.boolean, "lmtp"),
             lda_mailbox_autocreate=self.value("lda_mailbox_autocreate", values.boolean, "lmtp"),
             lda_mailbox_autosubscribe=self.value("lda_mailbox_autosubscribe", values.boolean, "lmtp"),
             mail_max_userip_connections={

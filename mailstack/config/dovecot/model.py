@@ -168,6 +168,7 @@ class DovecotConfig:
     lmtp_save_to_detail_mailbox: bool
     lmtp_user_concurrency_limit: int
     lmtp_verbose_replies: bool
+    quota_full_tempfail: bool
     lda_mailbox_autocreate: bool
     lda_mailbox_autosubscribe: bool
     mail_max_userip_connections: Mapping[str, int]

@@ -13,6 +13,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import quota
 from mailstack.mailbox.imap.catenate import pieces_of_url
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import positions
@@ -190,6 +191,8 @@ async def finished(session: Session, tag: str) -> str:
             raise state.error
         if state.replaced is not None and session.selected.box.folder.index(state.replaced) < 0:
             raise CommandError("NO [EXPUNGEISSUED] The message has been expunged meanwhile.")
+        sizes = [spool.size for spool, _, _ in state.messages]
+        await quota.admit(session, box.folder.path, sizes)
         now = store.clock.time()
         work: list[tuple[Publication, bool]] = [
             (spool.publication(now, store.hostname, bits or None, date), not bits)
@@ -199,6 +202,7 @@ async def finished(session: Session, tag: str) -> str:
             uids = [await box.append(*work[0])]
         else:
             uids = await _append_all(box, work)
+        quota.added(session, [spool.size for spool, _, _ in state.messages])
         code = f"[APPENDUID {box.folder.uid_validity} {format_set(uids)}]"
         if state.replaced is None:
             return f"OK {code} Append completed."

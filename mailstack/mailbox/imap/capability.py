@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap.quota import CAPABILITIES as QUOTA
+
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
@@ -40,6 +42,9 @@ AFTER_LOGIN = (
     "STATUS=SIZE",
     "LITERAL+",
     "SPECIAL-USE",
+    "CREATE-SPECIAL-USE",
+    "METADATA",
+    "LIST-METADATA",
     "CONDSTORE",
     "QRESYNC",
     "OBJECTID",
@@ -57,6 +62,8 @@ def capabilities(session: Session) -> list[str]:
         if session.rev2:
             # RFC 9051 §6.3.1 has LITERAL- in it; RFC 7888 §5 forbids to announce both.
             names[names.index("LITERAL+")] = "LITERAL-"
+        if session.service.quotas.active:
+            names += QUOTA
         return [*names, f"APPENDLIMIT={session.service.settings.message_limit}"]
     names = list(BEFORE_LOGIN)
     if session.service.tls is not None and not session.secured:

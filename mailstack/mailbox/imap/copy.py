@@ -1,12 +1,17 @@
-"""COPY and MOVE, by number and UID (state: selected; RFC 3501 §6.4.7, RFC 6851, COPYUID RFC 4315 §3)."""
+"""COPY and MOVE, by number and UID (state: selected; RFC 3501 §6.4.7, RFC 6851, COPYUID RFC 4315 §3).
+
+A move within the account leaves its quota as it is; a copy is counted.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import quota
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.expunge import highest
 from mailstack.mailbox.imap.messages import positions
+from mailstack.mailbox.views.shared import sizes_of
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.sequence import format_set
 
@@ -28,7 +33,13 @@ async def copy(session: Session, tag: str, command: c.Copy) -> str:
     try:
         if not found:
             return "OK No messages found."
-        pairs = await view.box.transfer([view.uids[at] for at in found], target, command.move)
+        uids = [view.uids[at] for at in found]
+        sizes = [] if command.move or not session.service.quotas.active else sizes_of(view.box, uids)
+        if sizes:
+            await quota.admit(session, target.folder.path, sizes)
+        pairs = await view.box.transfer(uids, target, command.move)
+        if sizes:
+            quota.added(session, sizes_of(target, [new for _, new in pairs]))
     finally:
         store.unpin(target)
     if not pairs:

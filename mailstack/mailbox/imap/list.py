@@ -1,5 +1,6 @@
 """LIST LSUB STATUS. State: authenticated. RFC 3501 §6.3.8 to §6.3.10; LIST as RFC 5258 extends it, with
-SPECIAL-USE (RFC 6154) and STATUS (RFC 5819), whose SIZE is RFC 8438; CHILDREN (RFC 3348) always.
+SPECIAL-USE (RFC 6154) and STATUS (RFC 5819), whose SIZE is RFC 8438; METADATA (RFC 9590),
+DELETED-STORAGE (RFC 9208 §5.2); CHILDREN (RFC 3348) always.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.metadata import send_metadata, special_uses
 from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.mailbox.views import SharedMailbox
 from mailstack.storage.maildir import subscriptions, tree
@@ -29,7 +31,7 @@ async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
     if "SUBSCRIBED" in command.selection:
         names = {tree.canonical(name) for name in subscribed}
     recursive = "RECURSIVEMATCH" in command.selection
-    special = _special_uses(session)
+    special = special_uses(session, existing)
     # A parent that is no mailbox is listed too, when the pattern means it but not its children.
     shown = _with_parents(names if "SUBSCRIBED" not in command.selection or recursive else ())
     patterns = [command.reference + pattern for pattern in command.patterns]
@@ -55,6 +57,8 @@ async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
         session.send(line + b"\r\n")
         if command.status and name in existing:
             await _send_status(session, name, command.status)
+        if command.metadata is not None and name in existing:
+            send_metadata(session, name, command.metadata)
         if session.full:
             await session.flush()
     return "OK List completed."
@@ -62,7 +66,7 @@ async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
 
 async def lsub(session: Session, tag: str, command: c.Lsub) -> str:
     names = {tree.canonical(name) for name in subscriptions.read(session.root)}
-    special = _special_uses(session)
+    special = special_uses(session, [name for name in names if tree.exists(session.root, name)])
     pattern = command.reference + command.pattern
     for name in _sorted(names | _with_parents(names)):
         if not matches(pattern, name):
@@ -115,16 +119,14 @@ def _status_value(box: SharedMailbox, item: str) -> int | str:
             return sum(1 for flags in folder.flags if not flags & SEEN)
         case "DELETED":
             return sum(1 for flags in folder.flags if flags & DELETED)
+        case "DELETED-STORAGE":
+            return sum(box.wire_size(at) for at, flags in enumerate(folder.flags) if flags & DELETED)
         case "HIGHESTMODSEQ":
             return folder.highest_modseq
         case "MAILBOXID":
             return f"({mailbox_id(folder)})"
         case _:
             return sum(box.wire_size(index) for index in range(len(folder.uids)))
-
-
-def _special_uses(session: Session) -> dict[str, tuple[str, ...]]:
-    return {item.name: item.special_use for item in session.service.settings.mailboxes if item.special_use}
 
 
 def _with_parents(names: Iterable[str]) -> set[str]:

@@ -1,4 +1,7 @@
-"""CREATE DELETE RENAME SUBSCRIBE UNSUBSCRIBE. State: authenticated. RFC 3501 §6.3.3 to §6.3.7."""
+"""CREATE DELETE RENAME SUBSCRIBE UNSUBSCRIBE. State: authenticated. RFC 3501 §6.3.3 to §6.3.7.
+
+CREATE with what the mailbox is for: RFC 6154 §3.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.metadata import checked_uses
 from mailstack.mailbox.imap.objectid import mailbox_id
-from mailstack.storage.maildir import subscriptions, tree
+from mailstack.storage.maildir import metadata, quota, subscriptions, tree
 from mailstack.storage.maildir.names import unique_name
 from mailstack.wire.imap import commands as c
 
@@ -20,8 +24,15 @@ async def create(session: Session, tag: str, command: c.Create) -> str:
     name = command.mailbox
     if len(name) > 1 and name.endswith(tree.SEPARATOR) and not name.endswith(tree.SEPARATOR * 2):
         name = name[:-1]
+    uses = checked_uses(command.uses)
     if tree.canonical(name) == tree.INBOX or not tree.create(session.root, name):
         raise CommandError("NO [ALREADYEXISTS] Mailbox already exists")
+    if uses:
+        try:
+            metadata.change(tree.path_of(session.root, name), {metadata.SPECIAL_USE: " ".join(uses).encode()})
+        except OSError:
+            await _remove(session, name)
+            raise
     box = await session.service.store.open(session.root, name)
     session.service.store.unpin(box)
     return f"OK [MAILBOXID ({mailbox_id(box.folder)})] Create completed."
@@ -32,7 +43,6 @@ async def delete(session: Session, tag: str, command: c.Delete) -> str:
     if name == tree.INBOX:
         raise CommandError("NO [CANNOT] INBOX can't be deleted.")
     root = session.root
-    store = session.service.store
     if not tree.exists(root, name):
         if any(other.startswith(name + tree.SEPARATOR) for other in tree.names(root)):
             raise CommandError("NO [HASCHILDREN] Mailbox has children, delete them first.")
@@ -40,10 +50,18 @@ async def delete(session: Session, tag: str, command: c.Delete) -> str:
     path = tree.path_of(root, name)
     if session.view is not None and session.view.box.folder.path == path:
         session.leave()
-    away = tree.delete(root, name, unique_name(store.clock.time(), store.hostname))
+    await _remove(session, name)
+    if session.service.quotas.active:
+        quota.forget(root)
+    return "OK Delete completed."
+
+
+async def _remove(session: Session, name: str) -> None:
+    store = session.service.store
+    path = tree.path_of(session.root, name)
+    away = tree.delete(session.root, name, unique_name(store.clock.time(), store.hostname))
     store.deleted(path)
     await asyncio.to_thread(tree.purge, away)
-    return "OK Delete completed."
 
 
 async def rename(session: Session, tag: str, command: c.Rename) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mailstack.mailbox import auth as mailbox_auth
 from mailstack.mailbox.auth import Authenticator, Denied, Exchange
+from mailstack.mailbox.quota import Quotas
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
@@ -67,6 +68,11 @@ class User(Protocol):
         """The Maildir++ root: the folder that holds the INBOX's `cur`, `new` and `tmp`."""
         ...
 
+    @property
+    def quota_rules(self) -> tuple[tuple[str, str], ...]:
+        """The userdb's fields `quota_rule`…"""
+        ...
+
 
 class Refusal(Enum):
     """Why nobody has logged in; the session answers with the response code of RFC 5530."""
@@ -95,6 +101,9 @@ class ImapService(Protocol):
     def store(self) -> MailStore:
         """The process's mailboxes; shared with LMTP and POP3."""
         ...
+
+    @property
+    def quotas(self) -> Quotas: ...
 
     @property
     def clock(self) -> Clock: ...

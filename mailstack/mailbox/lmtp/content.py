@@ -41,6 +41,11 @@ class Content:
         self._lines = 0
         self._error: OSError | None = None
 
+    @property
+    def size(self) -> int:
+        """Octets so far: with CRLF while they are in memory, with LF when they are on disk."""
+        return self._size
+
     def add(self, data: bytes, folder: str) -> None:
         """More content, lines ending in CRLF, cut anywhere; `folder`: where to make the temporary file."""
         if not self.head:
@@ -66,13 +71,15 @@ class Content:
             self._error = error
             self._parts.clear()
 
-    async def deliver(self, store: MailStore, folder: str, header: bytes) -> None:
-        """Put `header` and the content into the Maildir `folder`, durable on return. Raises `OSError`."""
+    async def deliver(self, store: MailStore, folder: str, header: bytes) -> str:
+        """Put `header` and the content into the Maildir `folder`, durable on return; the file's name.
+
+        Raises `OSError`.
+        """
         if self._error is not None:
             raise OSError(self._error.errno, self._error.strerror)
         if self._spool is None:
-            await store.deliver(folder, [header, *self._parts])
-            return
+            return await store.deliver(folder, [header, *self._parts])
         now = store.clock.time()
         name = unique_name(now, store.hostname)
         header = header.replace(b"\r\n", b"\n")
@@ -83,6 +90,7 @@ class Content:
         publication = Publication(_temporary(folder, name), f"{folder}/new/{final}", [], append=True)
         await store.commit.publish(publication)
         await store.delivered(folder, final)
+        return final
 
     async def append(self, mbox: str, sender: str, header: bytes, now: float) -> None:
         """Put `header` and the content into an mbox file, durable on return. Raises `OSError`."""

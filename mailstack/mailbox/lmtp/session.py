@@ -21,11 +21,14 @@ from typing import Protocol
 from mailstack.mailbox.auth import Unavailable, User
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.lmtp.content import Content
+from mailstack.mailbox.quota import OverQuotaError, Quotas
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream
 from mailstack.storage.maildir import subscriptions, tree
+from mailstack.storage.maildir.names import size_in_name
+from mailstack.storage.maildir.quota import Usage
 from mailstack.wire.mime.dates import write_date
 from mailstack.wire.smtp import events
 from mailstack.wire.smtp.address import quote
@@ -82,6 +85,8 @@ class LmtpSettings:
     """Mailboxes that every user has (`auto = create`)."""
     user_concurrency: int = 0
     """Messages that are on their way to one user at once, in all sessions; 0: any number."""
+    quota_full_tempfail: bool = False
+    """Answer 452 instead of 552 where a quota is used up."""
     verbose_replies: bool = False
     """Tell the client why a message could not be stored."""
 
@@ -97,6 +102,9 @@ class LmtpService(Protocol):
 
     @property
     def store(self) -> MailStore: ...
+
+    @property
+    def quotas(self) -> Quotas: ...
 
     @property
     def clock(self) -> Clock: ...
@@ -317,7 +325,16 @@ class LmtpSession:
                 await transaction.content.append(mbox, transaction.sender, header, now)
             else:
                 path = tree.path_of(user.mail_root, mailbox)
-                await transaction.content.deliver(service.store, path, header)
+                if service.quotas.active:
+                    coming = Usage(len(header) + transaction.content.size, 1)
+                    await service.quotas.admit(user, path, coming, grace=True)
+                stored = await transaction.content.deliver(service.store, path, header)
+                if service.quotas.active:
+                    service.quotas.changed(user, Usage(size_in_name(stored, "S") or 0, 1))
+        except OverQuotaError as error:
+            service.log.info(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
+            code, status = (452, "4.2.2") if self._settings.quota_full_tempfail else (552, "5.2.2")
+            return Reply(code, status, f"<{recipient.address}> {error}")
         except OSError as error:
             service.log.error(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
             if error.errno in _FULL:

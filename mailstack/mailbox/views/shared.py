@@ -14,7 +14,7 @@ from mailstack.mailbox.views.files import in_batch, patient, rename, transfer_fi
 from mailstack.mailbox.views.view import Change, View
 from mailstack.storage.durable import Publication
 from mailstack.storage.maildir import cache as cache_file
-from mailstack.storage.maildir import index, prepare_delivery
+from mailstack.storage.maildir import index, prepare_delivery, quota
 from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.folder import IN_NEW, Delta, Folder
 from mailstack.storage.maildir.listing import (
@@ -379,6 +379,7 @@ class SharedMailbox:
         folder = self.folder
         async with self.lock:
             found = [(uid, folder.file(index)) for uid in uids if (index := folder.index(uid)) >= 0]
+            sizes = {uid: quota.file_size(path) or 0 for uid, path in found} if self.store.counting else {}
             outcomes = await in_batch(len(found), lambda: [unlink(path) for _, path in found])
             gone: list[int] = []
             failure: OSError | None = None
@@ -393,9 +394,19 @@ class SharedMailbox:
                     failure = outcome
             self._removed(gone)
         if gone:
+            self._discount(sizes.get(uid, 0) for uid in gone)
             self.notify()
         if failure is not None:
             raise failure
+
+    def _discount(self, sizes: Iterable[int]) -> None:
+        """Messages of these sizes on disk are gone from the account."""
+        if self.store.counting:
+            each = list(sizes)
+            try:
+                quota.change(self.root, quota.Usage(-sum(each), -len(each)))
+            except OSError as error:
+                self.store.on_problem(f"{self.root}/{quota.FILE}: not updated: {error}")
 
     async def _unlink_renamed(self, path: str) -> OSError | None:
         base = split_name(os.path.basename(path))[0]
@@ -519,3 +530,15 @@ class SharedMailbox:
             self.folder.path, data, self.store.clock.time(), self.store.hostname, flags=flags or None
         )
         return (replace(publication, mtime=date) if date is not None else publication), not flags
+
+
+def sizes_of(box: SharedMailbox, uids: Iterable[int]) -> list[int]:
+    """Octets on disk of the messages that are still there."""
+    folder = box.folder
+    sizes = []
+    for uid in uids:
+        at = folder.index(uid)
+        size = quota.file_size(folder.file(at)) if at >= 0 else None
+        if size is not None:
+            sizes.append(size)
+    return sizes

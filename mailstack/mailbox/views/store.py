@@ -41,6 +41,8 @@ class MailStore:
         self.clock = clock
         self.hostname = hostname
         self.on_problem = on_problem
+        self.counting = False
+        """Accounts have a quota: what goes is written down in `maildirsize`."""
         self._watcher: Watcher | None = None
         self._open: dict[str, SharedMailbox] = {}
         self._loading: dict[str, asyncio.Future[None]] = {}
@@ -64,12 +66,17 @@ class MailStore:
                 asyncio.get_running_loop().remove_reader(self._watcher.fileno)
             self._watcher.close()
 
-    async def deliver(self, root: str, data: Sequence[bytes | memoryview], mailbox: str = tree.INBOX) -> None:
-        """Put a message into a mailbox of the account at `root`: durable on return. Raises `OSError`."""
+    async def deliver(self, root: str, data: Sequence[bytes | memoryview], mailbox: str = tree.INBOX) -> str:
+        """Put a message into a mailbox of the account at `root`: durable on return; the file's name.
+
+        Raises `OSError`.
+        """
         path = tree.path_of(root, mailbox)
         publication = prepare_delivery(path, data, self.clock.time(), self.hostname)
         await self.commit.publish(publication)
-        await self.delivered(path, os.path.basename(publication.final))
+        name = os.path.basename(publication.final)
+        await self.delivered(path, name)
+        return name
 
     async def delivered(self, path: str, name: str) -> None:
         """A file `name` has been published in `path`/new by this process: tell who has the folder open."""

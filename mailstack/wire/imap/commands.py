@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mailstack.wire.imap.fetch import FetchItem
+from mailstack.wire.imap.metadata import GetMetadata, SetMetadata, Wanted
+from mailstack.wire.imap.quota import GetQuota, GetQuotaRoot, SetQuota
 from mailstack.wire.imap.search import Key, Returns
 from mailstack.wire.imap.sequence import SequenceSet
 from mailstack.wire.imap.sort import Criterion
@@ -75,7 +77,10 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Create:
+    """`uses`: what the mailbox is for (RFC 6154 §3)."""
+
     mailbox: str
+    uses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE."""
+    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE, RFC 9590's
+    METADATA."""
 
     reference: str
     patterns: tuple[str, ...]
@@ -105,6 +111,7 @@ class List:
     returns: frozenset[str] = frozenset()
     status: tuple[str, ...] = ()
     extended: bool = False
+    metadata: Wanted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +229,9 @@ Command = (
     | Fetch
     | Store
     | Copy
+    | GetMetadata
+    | SetMetadata
+    | GetQuota
+    | GetQuotaRoot
+    | SetQuota
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mailstack.wire.imap import commands as c
+from mailstack.wire.imap import metadata, quota
 from mailstack.wire.imap.fetch import parse_items
 from mailstack.wire.imap.search import Key, Returns, parse_keys, parse_partial, parse_returns
 from mailstack.wire.imap.sort import parse_program
@@ -19,6 +20,7 @@ STATUS_ITEMS = frozenset(
         "UNSEEN",
         "SIZE",
         "DELETED",
+        "DELETED-STORAGE",
         "HIGHESTMODSEQ",
         "MAILBOXID",
         "APPENDLIMIT",
@@ -126,8 +128,19 @@ def _qresync(cursor: Cursor) -> c.Qresync:
 
 
 def _create(cursor: Cursor) -> c.Command:
+    """With RFC 6154's `(USE (\\Sent))`."""
     cursor.space()
-    return c.Create(cursor.mailbox())
+    mailbox = cursor.mailbox()
+    uses: tuple[str, ...] = ()
+    if cursor.take(b" ("):
+        while not cursor.take(b")"):
+            name = cursor.word()
+            if name != "USE":
+                raise ParseError(f"Unknown parameter {name}")
+            cursor.space()
+            uses = cursor.flag_list()
+            cursor.take(b" ")
+    return c.Create(mailbox, uses)
 
 
 def _delete(cursor: Cursor) -> c.Command:
@@ -165,6 +178,7 @@ def _list(cursor: Cursor) -> c.Command:
     selection: frozenset[str] = frozenset()
     returns: set[str] = set()
     status: tuple[str, ...] = ()
+    wanted: metadata.Wanted | None = None
     extended = False
     if cursor.take(b"("):
         extended = True
@@ -196,11 +210,14 @@ def _list(cursor: Cursor) -> c.Command:
             if option == "STATUS":
                 cursor.space()
                 status = _status_items(cursor)
+            elif option == "METADATA":
+                cursor.space()
+                wanted = metadata.parse_wanted(cursor)
             elif option not in LIST_RETURN:
                 raise ParseError(f"Unknown return option {option}.")
             returns.add(option)
             cursor.take(b" ")
-    return c.List(reference, tuple(patterns), selection, frozenset(returns), status, extended)
+    return c.List(reference, tuple(patterns), selection, frozenset(returns), status, extended, wanted)
 
 
 def _invalid(text: str) -> str:
@@ -413,6 +430,11 @@ PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
     "LIST": _list,
     "LSUB": _lsub,
     "STATUS": _status,
+    "GETMETADATA": metadata.parse_get,
+    "SETMETADATA": metadata.parse_set,
+    "GETQUOTA": quota.parse_get,
+    "GETQUOTAROOT": quota.parse_get_root,
+    "SETQUOTA": quota.parse_set,
     "SEARCH": _search(uid=False),
     "UID SEARCH": _search(uid=True),
     "SORT": _sort(uid=False),

@@ -1,0 +1,102 @@
+"""Who may have how much: the settings of Dovecot's `quota` plugin, for the process.
+
+`plugin { quota = maildir:User quota  quota_rule = *:storage=1G }`; a userdb field `quota_rule` (and those
+with a number behind) wins over the setting of the same name. `count:` and `maildir:` are both kept in
+`maildirsize`. Without a `quota` nothing is limited or counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from mailstack.net.log import Log
+from mailstack.storage.maildir import quota as stored
+from mailstack.storage.maildir.quota import Quota, RuleError, Usage, parse_rules
+
+RULE = re.compile(r"quota_rule[2-9]?|quota_rule[1-9][0-9]")
+EXCEEDED = "Quota exceeded (mailbox for user is full)"
+_BACKENDS = ("maildir", "count")
+
+
+class Limited(Protocol):
+    """A user, as far as a quota is concerned."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def mail_root(self) -> str: ...
+
+    @property
+    def quota_rules(self) -> tuple[tuple[str, str], ...]:
+        """The userdb's fields `quota_rule`…"""
+        ...
+
+
+class OverQuotaError(Exception):
+    """There is no room for it; the text is for the user (`quota_exceeded_message`)."""
+
+
+class Quotas:
+    """The quotas of one configuration."""
+
+    def __init__(self, plugin: Mapping[str, str], log: Log) -> None:
+        self._log = log
+        self.message = plugin.get("quota_exceeded_message", EXCEEDED)
+        self._rules = {key: value for key, value in plugin.items() if RULE.fullmatch(key)}
+        self._grace = plugin.get("quota_grace", "10%").replace("%%", "%")
+        backend, _, rest = plugin.get("quota", "").partition(":")
+        self._name = rest.partition(":")[0]
+        self.active = backend in _BACKENDS
+        if backend and not self.active:
+            log.warning(f"plugin {{ quota = {backend}: }} is not supported: there is no quota")
+        if self.active:
+            try:
+                self._parsed = parse_rules(self._name, self._texts({}), self._grace)
+            except RuleError as error:
+                log.error(f"plugin {{ quota_rule }}: {error}")
+                self._parsed = Quota(self._name)
+
+    def of(self, user: Limited) -> Quota | None:
+        """The user's quota; None when there are none at all. A rule of his that is wrong is logged and has no
+        effect."""
+        if not self.active or not user.quota_rules:
+            return self._parsed if self.active else None
+        try:
+            return parse_rules(self._name, self._texts(dict(user.quota_rules)), self._grace)
+        except RuleError as error:
+            self._log.error(f"user {user.name}: {error}")
+            return self._parsed
+
+    def _texts(self, own: Mapping[str, str]) -> list[str]:
+        rules = {**self._rules, **own}
+        return [rules[key].replace("%%", "%") for key in sorted(rules)]
+
+    async def admit(self, user: Limited, folder: str, more: Usage, *, grace: bool = False) -> None:
+        """Raises `OverQuotaError` when that much may not be put into the folder, `OSError`.
+
+        Nothing is refused before the account has been counted anew.
+        """
+        quota = self.of(user)
+        root = user.mail_root
+        if quota is None:
+            return
+        mailbox = quota.mailbox_at(root, folder)
+        if not any(quota.limits(mailbox)):
+            return
+        for measure in (stored.usage, stored.recount):
+            now = await asyncio.to_thread(measure, root, quota)
+            if not quota.exceeded(mailbox, now, more, grace=grace):
+                return
+        raise OverQuotaError(self.message)
+
+    def changed(self, user: Limited, difference: Usage) -> None:
+        """Something has come or gone. Counting is not what a delivery may fail of."""
+        if self.active:
+            try:
+                stored.change(user.mail_root, difference)
+            except OSError as error:
+                self._log.error(f"{user.mail_root}/{stored.FILE}: not updated: {error}")
