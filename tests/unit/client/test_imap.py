@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from mailstack.client import imap
+from mailstack.client.account import Account
 from mailstack.client.errors import ClientError
 from mailstack.client.imap import Counts, Cursor
+from mailstack.client.stored import Stored
 from tests.unit.client.scripted import Scripted, endpoints
 
 OPENING = r"""
@@ -147,6 +149,41 @@ def test_nothing_within_the_time(playing: Playing) -> None:
     server.close()
 
 
+def test_flags_that_change_during_a_listing_are_no_message(playing: Playing) -> None:
+    told = listing("M4", 1, (5, "one"), (6, "two"))
+    told = told.replace("S: M4 OK", r"S: * 1 FETCH (UID 5 FLAGS (\\Flagged))" + "\nS: M4 OK")
+    server, session = playing(told + "\nC: M5 LOGOUT")
+    with session:
+        assert [item.subject for item in session.messages()] == ["one", "two"]
+    server.close()
+
+
+def test_messages_that_others_remove_during_a_listing_are_no_error(playing: Playing) -> None:
+    told = listing("M4", 1, (5, "one")).replace("S: M4 OK done", "S: M4 NO [EXPUNGEISSUED] Some are gone.")
+    server, session = playing(told + "\nC: M5 LOGOUT")
+    with session:
+        assert [item.uid for item in session.messages()] == [5]
+    server.close()
+
+
+def test_a_large_mailbox_is_looked_through_in_pieces(
+    playing: Playing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those behind the one that is found are not asked for."""
+    monkeypatch.setattr(imap, "WINDOW", 1)
+    search = "C: M4 UID SEARCH UID 1:\\*\nS: * SEARCH 5 7 9\nS: M4 OK done"
+    pieces = [
+        listing("M5", 1, (5, "no")).replace("1:", "5:5", 1).replace(r"\*", "", 1),
+        listing("M6", 1, (7, "yes")).replace("1:", "7:7", 1).replace(r"\*", "", 1),
+    ]
+    server, session = playing("\n".join([search, *pieces, whole("M7", 7, "yes"), "C: M8 LOGOUT"]))
+    with session:
+        found = session.wait(None, 10, subject=re.compile("yes"))
+    server.close()
+    assert found is not None
+    assert found.uid == 7
+
+
 def test_expunged_while_it_was_found(playing: Playing) -> None:
     gone = "C: M5 UID FETCH 6 .*\nS: M5 OK done"
     server, session = playing(
@@ -231,3 +268,61 @@ def test_cursors_that_are_none(text: str) -> None:
 
 def test_cursors_read_back() -> None:
     assert Cursor.parse(str(Cursor(1700000000, 42)).strip()).after(42) == Cursor(1700000000, 43)
+
+
+def append_dialogue(capability: str, *lines: str) -> str:
+    return OPENING.replace(
+        "M2 OK [CAPABILITY IMAP4rev1", f"M2 OK [CAPABILITY IMAP4rev1 {capability}"
+    ) + "\n".join(lines)
+
+
+def test_append_in_one_go_or_when_the_server_asks(authority: Path, server_tls: ssl.SSLContext) -> None:
+    messages = [
+        Stored(b"A: 1\r\n\r\n", ("\\Seen", "kw", "\\Recent"), 0.0),
+        Stored(b"B: 2\r\n\r\n"),
+    ]
+    first = r'APPEND Gr&APwA3w- \(\\Seen kw\) " 1-Jan-1970 00:00:00 \+0000" \{8%s\}'
+    together = append_dialogue(
+        "LITERAL+",
+        "C: M3 " + first % r"\+",
+        "C: A: 1", "C: ", "C: ",
+        r"C: M4 APPEND Gr&APwA3w- \{8\+\}",
+        "C: B: 2", "C: ", "C: ",
+        "S: M3 OK [APPENDUID 1 1] done",
+        "S: M4 NO [LIMIT] no room",
+        "C: M5 LOGOUT",
+    )  # fmt: skip
+    apart = append_dialogue(
+        "",
+        "C: M3 " + first % "",
+        "S: + go on",
+        "C: A: 1", "C: ", "C: ",
+        "S: M3 OK done",
+        r"C: M4 APPEND Gr&APwA3w- \{8\}",
+        "S: M4 NO [LIMIT] no room",
+        "C: M5 LOGOUT",
+    )  # fmt: skip
+    for dialogue in (together, apart):
+        server = Scripted(dialogue, server_tls)
+        with Account.open(endpoints("imaps", server.port, authority), USER) as account:
+            outcome = [(one.raw, why) for one, why in account.append("Grüß", messages)]
+        server.close()
+        assert outcome == [(messages[0].raw, ""), (messages[1].raw, "NO [LIMIT] no room")]
+
+
+def test_mailboxes_that_can_be_selected(authority: Path, server_tls: ssl.SSLContext) -> None:
+    server = Scripted(
+        OPENING
+        + r"""
+        C: M3 LIST "" \*
+        S: * LIST (\\HasNoChildren) "/" "B&APw-ro/Eins"
+        S: * LIST (\\Noselect \\HasChildren) "/" B&APw-ro
+        S: * LIST () "/" inbox
+        S: M3 OK done
+        C: M4 LOGOUT
+        """,
+        server_tls,
+    )
+    with Account.open(endpoints("imaps", server.port, authority), USER) as account:
+        assert account.mailboxes() == (["INBOX", "Büro/Eins"], "/")
+    server.close()
