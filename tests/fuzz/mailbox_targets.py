@@ -6,20 +6,18 @@ import tempfile
 from pathlib import Path
 
 from mailstack.storage.maildir import cache, index, uidlist
-from mailstack.wire.imap.section import locate
-from mailstack.wire.imap.server import (
-    AppendData,
-    AppendMessage,
-    BadCommand,
-    ClientLine,
-    CommandEvent,
-    NeedData,
-)
+from mailstack.wire.imap.append import AppendData, AppendMessage, AppendText, AppendUrl
+from mailstack.wire.imap.fetch import Binary
+from mailstack.wire.imap.section import find_part, locate
+from mailstack.wire.imap.server import BadCommand, ClientLine, CommandEvent, NeedData
 from mailstack.wire.imap.server import ServerConnection as ImapConnection
 from mailstack.wire.imap.states import State as ImapState
 from mailstack.wire.imap.structure import body, envelope
+from mailstack.wire.imap.urlauth import BadUrlError, parse_url
+from mailstack.wire.mime.binary import DamagedError, Storable, UnknownEncodingError, decoded
 from mailstack.wire.mime.lines import wire, wire_pieces, wire_size
-from mailstack.wire.mime.structure import Part, parse
+from mailstack.wire.mime.preview import CHARACTERS, preview
+from mailstack.wire.mime.structure import PARTS_MAX, Part, parse
 from mailstack.wire.mime.text import part_text, searchable_header
 from mailstack.wire.pop3 import server as pop3
 from mailstack.wire.pop3.events import NEED_DATA, Auth, AuthResponse, Closed, Command
@@ -52,9 +50,11 @@ def _imap(octets: bytes, flags: int, width: int) -> tuple[list[object], bytes]:
                 continue
             said.append(event)
             match event:
-                case AppendMessage(size=size) if flags & 32 and size % 2:
+                case AppendMessage(size=size) | AppendText(size=size) if flags & 32 and size % 2:
                     connection.refuse_literal()
-                case AppendMessage():
+                case AppendUrl(url=url) if len(url) % 2:
+                    connection.refuse_literal()
+                case AppendMessage(catenate=False) | AppendText():
                     connection.accept_literal()
                 case ClientLine():
                     connection.resume()
@@ -121,6 +121,10 @@ def mime(data: bytes) -> None:
     assert wire_size(data) == len(wire(data))
     first, count = len(data) % 7, len(data) % 11 * 3
     assert b"".join(wire_pieces(data, 0, len(data), first, count)) == wire(data)[first : first + count]
+    assert len(preview(root, data)) <= CHARACTERS
+    whole, cut = Storable(), Storable()
+    pieces = [cut.add(data[at : at + 7]) for at in range(0, len(data), 7)]
+    assert whole.add(data) + whole.finish() == b"".join(pieces) + cut.finish()
     searchable_header(data[: root.body])
 
 
@@ -159,6 +163,10 @@ def _balanced(text: bytes) -> None:
 def sections(data: bytes) -> None:
     """What FETCH may ask for can be read or is a refusal; what is found lies within the message."""
     question, _, message = data.partition(b"\0")
+    try:
+        parse_url(question.decode("latin-1"))
+    except BadUrlError as error:
+        assert str(error)
     connection = ImapConnection()
     connection.state = ImapState.SELECTED
     connection.receive_data(b"a FETCH 1 " + question.replace(b"\n", b" ") + b"\r\n")
@@ -166,7 +174,14 @@ def sections(data: bytes) -> None:
     if isinstance(event, CommandEvent):
         root = parse(message)
         for item in getattr(event.command, "items", ()):
-            if hasattr(item, "part"):
+            if isinstance(item, Binary):
+                part = find_part(root, item.part)
+                try:
+                    size = sum(map(len, decoded(part, message, header=not item.part))) if part else 0
+                    assert size <= len(message) * 2 + 60 * PARTS_MAX
+                except (UnknownEncodingError, DamagedError):
+                    pass
+            elif hasattr(item, "part"):
                 found = locate(root, message, item)
                 if not isinstance(found, bytes):
                     assert 0 <= found[0] <= found[1] <= len(message)

@@ -30,7 +30,6 @@ ADDRESSES = (
     b"@bar",
     b"<foo",
     b"a b <c@d",
-    b'"unterminated <a@b>',
     b"u@[127.0.0.1]",
     b"u@[broken",
     b"J\xc3\xbcrgen <j\xc3\xbc@x>",
@@ -277,17 +276,9 @@ class Maker:
     def multipart(self, depth: int) -> tuple[bytes, bytes]:
         """Content-Type and body."""
         chance = self.random
-        boundary = chance.choice(
-            (
-                b"b%d" % depth,
-                b"b",
-                b"--b",
-                b"a b",
-                b"=_x",
-                b"c" * 60,
-                b"b%d-" % depth,
-                b"'()+_,-./:=?",
-            )
+        # None begins another one: whose part it is then, the two servers see otherwise.
+        boundary = b"%d" % depth + chance.choice(
+            (b"b", b"b-", b"--b", b"a b", b"=_x", b"b" * 60, b"'()+_,-./:=?", b"")
         )
         quoted = b'"%b"' % boundary if chance.random() < 0.8 or not boundary.isalnum() else boundary
         kind = (

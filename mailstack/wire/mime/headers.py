@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
+_FIELD = re.compile(
+    rb"(\r?\n)|(?:([^:\n]*+):([^\n]*+(?:\n[ \t][^\n]*+)*+)|([^\n]*+(?:\n[ \t][^\n]*+)*+))(?:\n|\Z)"
+)
+"""The empty line; or a field's name and value, or a line that is none; with the lines that continue it."""
 
 
 class Field(NamedTuple):
@@ -24,30 +28,28 @@ class Field(NamedTuple):
 
 def fields(header: bytes) -> Iterator[Field]:
     """The fields of a header, in order; ends at the empty line or where the octets end."""
-    at, size = 0, len(header)
-    while at < size:
-        end = header.find(b"\n", at) + 1 or size
-        if header[at] in b"\r\n" and header[at:end] in (b"\n", b"\r\n"):
+    carriage = b"\r" in header
+    make = tuple.__new__
+    for found in _FIELD.finditer(header):
+        last, name, value, line = found.groups()
+        start, end = found.span()
+        if last is not None or start == end:
             return
-        # A line that begins with a blank continues the field.
-        while end < size and header[end] in b" \t":
-            end = header.find(b"\n", end) + 1 or size
-        text = header[at:end]
-        if text.endswith(b"\n"):
-            text = text[:-2] if text.endswith(b"\r\n") else text[:-1]
-        colon = text.find(b":")
-        line_end = text.find(b"\n")
-        if colon < 0 or (0 <= line_end < colon):
-            yield Field(b"", text, at, end)
+        text = line if name is None else value
+        if carriage and text.endswith(b"\r") and header.endswith(b"\n", start, end):
+            text = text[:-1]
+        if name is None:
+            yield make(Field, (b"", text, start, end))
         else:
-            yield Field(text[:colon].rstrip(b" \t").lower(), text[colon + 1 :], at, end)
-        at = end
+            yield make(Field, (name.rstrip(b" \t").lower(), text, start, end))
 
 
 def unfold(value: bytes) -> bytes:
     """The value on one line: line ends go, the blanks that follow them stay; so do blanks at the end, and all
     but one where there is nothing else on the first line."""
     text = value.lstrip(b" \t")
+    if text and b"\n" not in text and text[0] != 13:
+        return text
     value = text if text and text[0] not in b"\r\n" else value[1:] if value[:1] in (b" ", b"\t") else value
     if b"\n" in value:
         value = _FOLD.sub(b"", value).replace(b"\r\n", b"").replace(b"\n", b"")

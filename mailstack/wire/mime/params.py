@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from mailstack.wire.mime.rfc822 import BAD, END, MORE, Lexer
 
 Parameters = tuple[tuple[bytes, bytes], ...]
+REPEATED_MAX = 120
+"""Octets of a value that is remembered because it comes again in the next messages."""
 PARAMETERS_MAX = 1000
 _T = rb"[A-Za-z0-9!#$%&'+\-^_`{|}~.\x80-\xff]+"
 # What nearly every Content-Type looks like; anything else takes the slow way.
@@ -31,6 +34,10 @@ _BROKEN_TYPE = ContentType(b"", b"", ())
 
 def parse_content_type(value: bytes) -> ContentType:
     """A Content-Type value, unfolded."""
+    return _repeated_type(value) if len(value) < REPEATED_MAX else _content_type(value)
+
+
+def _content_type(value: bytes) -> ContentType:
     found = _SIMPLE.match(value)
     if found is not None:
         pairs = _SIMPLE_PARAMETER.findall(found[3])
@@ -50,6 +57,9 @@ def parse_content_type(value: bytes) -> ContentType:
     if result == MORE and not lexer.next_is(b";"):
         return _BROKEN_TYPE
     return ContentType(b"".join(main), b"".join(sub), _parameters(lexer))
+
+
+_repeated_type = lru_cache(1024)(_content_type)
 
 
 def parse_disposition(value: bytes) -> tuple[bytes, Parameters]:
