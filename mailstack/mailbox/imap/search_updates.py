@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.search_query import Query, leaves
-from mailstack.mailbox.views.view import Updates
+from mailstack.mailbox.views.view import Updates, View
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap import search as keys
 from mailstack.wire.imap.sequence import SAVED, format_set
@@ -71,19 +71,23 @@ async def tell_changed(session: Session) -> None:
     """After the client has heard of new messages and flags: what that changes in results."""
     view = session.selected
     folder = view.box.folder
+    news: dict[tuple[int, int], list[int]] = {}
     for tag, watched in list(session.searches.items()):
         highest = folder.highest_modseq
         if highest == watched.modseq and (not view.count or view.uids[view.count - 1] <= watched.last):
             continue
-        candidates = []
-        for at in range(view.count):
-            uid = view.uids[at]
-            index = at if view.uids is folder.uids else folder.index(uid)
-            if uid > watched.last or (index >= 0 and folder.modseqs[index] > watched.modseq):
-                candidates.append(at)
-        found = {
-            view.uids[at] for at in await Query(session, tag, watched.charset).run(watched.key, candidates)
-        }
+        since = (watched.modseq, watched.last)
+        if since not in news:
+            news[since] = _news(view, *since)
+        candidates = news[since]
+        try:
+            matching = await Query(session, tag, watched.charset).run(watched.key, candidates)
+        except OSError as error:
+            session.service.log.error(f"imap: {folder.path}: {error}")
+            session.line(f'* NO [NOUPDATE "{tag}"] Cannot keep the result up to date.')
+            del session.searches[tag]
+            continue
+        found = {view.uids[at] for at in matching}
         asked = {view.uids[at] for at in candidates}
         removed, added = sorted(asked & watched.members - found), sorted(found - watched.members)
         watched.members.difference_update(removed)
@@ -93,6 +97,18 @@ async def tell_changed(session: Session) -> None:
             if uids:
                 numbers = uids if watched.uid else [view.number(uid) for uid in uids]
                 _tell(session, tag, watched, word, numbers)
+
+
+def _news(view: View, modseq: int, last: int) -> list[int]:
+    """Positions of the messages behind a UID, and of those changed after a modification sequence."""
+    folder = view.box.folder
+    if view.uids is folder.uids:
+        modseqs = folder.modseqs
+        return [at for at in range(view.count) if modseqs[at] > modseq or view.uids[at] > last]
+    pairs = ((at, folder.index(view.uids[at])) for at in range(view.count))
+    return [
+        at for at, index in pairs if view.uids[at] > last or (index >= 0 and folder.modseqs[index] > modseq)
+    ]
 
 
 def _tell(session: Session, tag: str, watched: Watched, word: str, numbers: list[int]) -> None:

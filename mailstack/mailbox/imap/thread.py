@@ -6,6 +6,7 @@ newest messages (as in Dovecot).
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 IDS_MAX = 1000
 """References of one message that are looked at: the last ones."""
+FEW = 2000
+"""Messages up to which threads are put together at once; of more beside the sessions."""
 _MESSAGE_ID = re.compile(rb'<\s*((?:"(?:[^"\\]|\\.)*"|[^<>@"\s]+)@[^<>\s]+)\s*>')
 
 
@@ -34,27 +37,31 @@ async def thread(session: Session, tag: str, command: c.Thread) -> str:
     if command.algorithm != "REFS":
         for node, subject in zip(nodes, await keys.subjects(found), strict=True):
             node.subject, node.answered = subject
-    if command.algorithm == "ORDEREDSUBJECT":
-        roots = ordered_subject(nodes)
-    else:
-        tree = await _linked(session, progress, nodes)
-        roots = tree.references() if command.algorithm == "REFERENCES" else tree.refs()
+    tree = Tree()
+    if command.algorithm != "ORDEREDSUBJECT":
+        await _link(session, progress, tree, nodes)
     uids = session.selected.uids if command.uid else None
-    session.send(b"* THREAD " if roots else b"* THREAD")
-    for count, root in enumerate(roots):
-        session.send(written(root, uids).encode())
-        if not count & 255:
-            await progress.turn(count, len(roots))
-    session.send(b"\r\n")
+
+    def written_threads() -> bytes:
+        match command.algorithm:
+            case "ORDEREDSUBJECT":
+                roots = ordered_subject(nodes)
+            case "REFERENCES":
+                roots = tree.references()
+            case _:
+                roots = tree.refs()
+        return "".join(written(root, uids) for root in roots).encode()
+
+    threads = await asyncio.to_thread(written_threads) if len(nodes) > FEW else written_threads()
+    session.send(b"* THREAD %b\r\n" % threads if threads else b"* THREAD\r\n")
     return "OK Thread completed."
 
 
-async def _linked(session: Session, progress: Progress, nodes: list[Node]) -> Tree:
-    """The messages with what they refer to."""
+async def _link(session: Session, progress: Progress, tree: Tree, nodes: list[Node]) -> None:
+    """Add the messages with what they refer to."""
     view = session.selected
     cache = await view.box.cache()
     directory = Directory(view)
-    tree = Tree()
     try:
         for count, node in enumerate(nodes):
             if not count & 15:
@@ -64,7 +71,6 @@ async def _linked(session: Session, progress: Progress, nodes: list[Node]) -> Tr
     finally:
         directory.close()
         cache.flush()
-    return tree
 
 
 def _ids(directory: Directory, cache: MessageCache, uid: int) -> list[bytes]:

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from mailstack.wire.mime import headers
 from mailstack.wire.mime.address import parse_addresses
 from mailstack.wire.mime.lines import PIECE, Data, release
 from mailstack.wire.mime.params import find, parse_token
@@ -211,17 +210,16 @@ def searchable_header(header: bytes) -> bytes:
         header = header.replace(b"\r\n", b"\n")
     if b"\0" in header:
         header = header.replace(b"\0", b"\x80")  # as Dovecot: what is no text in any case
-    if b"=?" in header or not header.isascii():
-        lines = []
-        for field in headers.fields(header):
-            line = header[field.start : field.end].rstrip(b"\n")
-            if b"=?" in line or not line.isascii():
-                text = decode_header(line.replace(b"\n\t", b" ").replace(b"\n ", b" "))
-                line = fold_octets(text).replace(b"\n", b" ")
-            lines.append(line)
-        header = b"\n".join(lines)
-    header = header.upper().replace(b"\n\t", b" ").replace(b"\n ", b" ")
-    return b"\n" + header.rstrip(b"\n") + b"\n"
+    plain = header.replace(b"\n\t", b" ").replace(b"\n ", b" ").rstrip(b"\n")
+    if b"=?" in plain or not plain.isascii():
+        lines = [
+            fold_octets(decode_header(line)).replace(b"\n", b" ")
+            if b"=?" in line or not line.isascii()
+            else line.upper()
+            for line in plain.split(b"\n")
+        ]
+        return b"\n" + b"\n".join(lines) + b"\n"
+    return b"\n" + plain.upper() + b"\n"
 
 
 def field_lines(searchable: bytes, name: bytes) -> Iterator[bytes]:
