@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,3 +150,49 @@ def test_standard_input_and_output(
     assert main(["-p", project.name, "mail", "show", "zs", "--raw"]) == 0
     assert capfdbinary.readouterr()[0] == b"Subject: \xe9\n\nbody\n"
     assert main(["-p", project.name, "-o", "json", "mail", "export", "zs", "-"]) == 2
+
+
+DOVECOT = """\
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = /dev/stderr
+ssl = no
+first_valid_uid = 0
+mail_location = maildir:~/
+userdb {{
+  driver = static
+  args = uid=root gid=root home={folder}/home/%u
+}}
+"""
+
+
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("doveadm") is None, reason="doveadm is missing")
+@pytest.mark.parametrize(
+    ("user", "mailbox", "status"),
+    [("zs@alpha.test", "INBOX", 0), ("nobody@alpha.test", "INBOX", 67), ("zs@alpha.test", "Nix", 68)],
+)
+def test_dovecots_own_doveadm(
+    user: str, mailbox: str, status: int, process_projects: Projects, tmp_path: Path
+) -> None:
+    project = process_projects.open()
+    project.up()
+    rendered = project.rendered()["dovecot/conf.d/10-master.conf"].decode()
+    found = re.search(r"unix_listener (\S+/doveadm-server)", rendered)
+    assert found is not None
+    (tmp_path / "dovecot.conf").write_text(DOVECOT.format(folder=tmp_path))
+    command = [
+        "doveadm",
+        "-c",
+        str(tmp_path / "dovecot.conf"),
+        "force-resync",
+        "-S",
+        found[1],
+        "-u",
+        user,
+        mailbox,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == status, done.stderr
+    if status == 0:
+        assert (project.state_dir / "mail" / "alpha.test" / "zs" / "mailstack.index").exists()

@@ -28,6 +28,7 @@ from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.mailbox.auth.rows import Unavailable
 from mailstack.mailbox.auth.users import Directory
 from mailstack.storage.maildir import tree, verify
+from mailstack.storage.maildir.listing import read_listing
 from mailstack.storage.maildir.tree import MailboxNameError
 
 USAGE = "usage: doveadm --config DIR verify|force-resync -u USER [MAILBOX]"
@@ -100,20 +101,30 @@ def _force_resync(config: DovecotConfig, user: str, mailbox: str) -> int:
     paths = [listener.path for listener in config.unix_listeners if listener.service == "doveadm"]
     if not paths:
         raise CommandError(EX_TEMPFAIL, f"{config.path}: service doveadm has no unix_listener")
+    root = _root(config, user)
+    try:
+        names = tree.names(root) if mailbox == "*" else [mailbox]
+        for name in names:
+            _resync(str(paths[0]), user, name)
+            listing = read_listing(tree.path_of(root, name))
+            line = {"mailbox": name, "messages": len(listing.new) + len(listing.cur)}
+            sys.stdout.write(json.dumps(line) + "\n")
+    except MailboxNameError as error:
+        raise CommandError(EX_NOTFOUND, str(error)) from None
+    return 0
+
+
+def _resync(path: str, user: str, mailbox: str) -> None:
+    """Have the service index one mailbox anew. Raises `CommandError`, `OSError`."""
     if any(char in user + mailbox for char in "\t\n\r"):
         raise CommandError(EX_USAGE, "a control character in a name")
-    reply = _ask(str(paths[0]), f"VERSION\tdoveadm-server\t1\t0\n\t{user}\tforce-resync\t{mailbox}\n")
-    lines = reply.split("\n")
-    if len(lines) < 4 or lines[-2] != "+":
-        said = lines[-2] if len(lines) > 1 else ""
+    reply = _ask(path, f"VERSION\tdoveadm-server\t1\t0\n\t{user}\tforce-resync\t{mailbox}\n")
+    said = reply.rpartition("\n\n")[2].strip()
+    if said != "+":
         reasons = {"-NOUSER": f"{user}: no such user", "-NOTFOUND": f"{mailbox}: no such mailbox"}
         raise CommandError(
             _STATUSES.get(said, EX_TEMPFAIL), reasons.get(said, f"the service answers {said or 'nothing'}")
         )
-    for line in lines[1:-3]:
-        name, _, count = line.rpartition("\t")
-        sys.stdout.write(json.dumps({"mailbox": name, "messages": int(count)}) + "\n")
-    return 0
 
 
 def _ask(path: str, question: str) -> str:
