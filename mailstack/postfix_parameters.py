@@ -110,6 +110,10 @@ _MILTERS = ("smtpd", "pickup")
 _REWRITE = ("smtpd", "cleanup", "qmgr")
 _QMGR = ("qmgr",)
 _LOCAL = ("local",)
+_REPEATED = (
+    "\\t\\40!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    "[\\\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
+)
 _SAFE = "1234567890!@%-_=+:,./abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _VIRTUAL = ("virtual",)
 _LMTP = ("lmtp",)
@@ -216,6 +220,9 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtpd_proxy_options", _L, "", _SMTPD, "speed_adjust: it is called when the message is in"),
     _P("smtpd_proxy_timeout", _T, "100s", _SMTPD, "the deadline of its connection and of each answer", 1),
     _P("smtpd_command_filter", _S, "", _SMTPD, "a table: command line to the command that it becomes"),
+    _P("smtpd_reject_footer", _S, "", _SMTPD, "what refusals end with; $localtime, $client_name…"),
+    _P("smtpd_reject_footer_maps", _L, "", _SMTPD, "the same, by the whole of the reply"),
+    _P("smtpd_expansion_filter", _S, _REPEATED, _SMTPD, "characters of foreign data that replies repeat"),
     _P("smtpd_noop_commands", _L, "", _SMTPD, "commands that are answered 250 and do nothing"),
     _P("smtpd_forbidden_commands", _L, "CONNECT GET POST regexp:{{/^[^A-Z]/ Bogus}}", _SMTPD,
        "commands that end the session"),

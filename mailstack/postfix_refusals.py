@@ -94,8 +94,6 @@ for Postfix's own tests
     destination_concurrency_feedback_debug fault_injection_code
 of Postfix's queue file format
     backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
-replies have no footer
-    smtpd_reject_footer smtpd_reject_footer_maps
 a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
 always no: an alias's owner stays what it is
@@ -150,8 +148,6 @@ there is no proxymap: proxy: in front of a table is left out, and every table ma
     proxy_read_maps proxy_write_maps proxymap_service_name proxywrite_service_name
 answers of the DNS count as they are; reject_rbl_client LIST=127.0.0.2 chooses among those of a list
     smtpd_dns_reply_filter
-replies name clients in printable ASCII, whatever is set; other characters become _
-    smtpd_expansion_filter
 there is no verbose log of single peers; notify_classes sends transcripts of sessions that go wrong
     debug_peer_level debug_peer_list
 mail counts as 8-bit where it has such octets, whatever its headers say

@@ -199,8 +199,10 @@ def _parameters(config_dir: Path, options: Options) -> None:
             continue
         print_lines([_formatted(name, value(name), flags)])
     if not defaults:
+        from mailstack.postfix_refusals import REFUSED
+
         for name, text in raw.items():
-            if name not in builtin | of_services | users:
+            if name not in builtin | of_services | users and name not in REFUSED:
                 warn(NAME, f"{path}: unused parameter: {name}={text}")
 
 

@@ -297,6 +297,22 @@ CASES += [
     client("reject_maps_rbl"),
     *(Case({"smtpd_client_restrictions": "reject_maps_rbl", "maps_rbl_domains": names})
       for names in ("good.test, bl.test", "good.test")),
+    # Footers, and what replies repeat.
+    *(Case({"smtpd_reject_footer": footer, **more}, lines)
+      for footer in ("call 555", "\\c; call 555", "one\\ntwo\\nthree", "\\c; one\\ntwo", "$client_address at $server_name",
+                     "$client [$helo_name] <$sender> <$recipient> $recipient_domain", "${sender?{mail}:{none}}",
+                     "$nosuch", "$myorigin", "100$$", "odd $", "", "a\\n", "\\c", "t\\tx")
+      for more in ({}, {"soft_bounce": "yes"})
+      for lines in (["NOOP", "FROB", "MAIL", "EHLO x$y`z", "MAIL FROM:<>", "RCPT TO:<nobody@dgtlinux.com>", "DATA",
+                     "RCPT TO:<zs@dgtlinux.com>", "RCPT TO:<bob@other.test>", "RCPT TO:<a\"b@far.test>", "AUTH PLAIN", "BDAT x", "QUIT"],)),
+    Case({"smtpd_reject_footer": "other", "smtpd_reject_footer_maps":
+"pcre:{dir}/footers"},
+         ["FROB", "RCPT TO:<x@y>", "EHLO", "DATA", "VRFY a", "QUIT"]),
+    *(Case({"smtpd_hard_error_limit": "1", "smtpd_reject_footer": "bye $client_address"}, ["FROB", "FROB", "FROB"]),
+      Case({"smtpd_client_restrictions": "reject", "smtpd_delay_reject": "no", "smtpd_reject_footer": "no"}, ["HELO x"]),
+      *(Case({"smtpd_expansion_filter": allowed, "smtpd_reject_footer": "<$sender> $helo_name"},
+             ["EHLO helo.test", "MAIL FROM:<a+b=c@d-e.test>", "RCPT TO:<x@far.test>"])
+        for allowed in ("abc", "a-z", "\\141\\142@", "^]-\\\\", "."))),
 ]  # fmt: skip
 CASES.append(Case({"smtpd_per_request_deadline": "yes", "smtpd_timeout": "2s"}))
 DRIPPED = len(CASES) - 1
@@ -371,6 +387,9 @@ def _write(directory: Path, extra: str) -> None:
     (directory / "main.cf").write_text(text)
     (directory / "patterns").write_text("/^client\\.test$/ REJECT by pattern\n")
     (directory / "commands").write_text("/^(MAIL FROM:\\S+) .*$/ $1\n/^HELP/ NOOP\n/^BAD(.*)/ $1\n")
+    (directory / "footers").write_text(
+        "/^500 5.5.2 Error: command not recognized$/ \\c, and why?\n/^503 (.*)/ $1 $$client\n/^501/ a\\nb\n"
+    )
     (directory / "networks").write_text("127.0.0.8/29 REJECT by network\n")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mailstack.mta.smtpd.accounting import Accounting
 from mailstack.mta.smtpd.authentication import Authentication
@@ -15,6 +15,7 @@ from mailstack.mta.smtpd.certificate import read_certificate
 from mailstack.mta.smtpd.peer import UNKNOWN
 from mailstack.mta.smtpd.reception import Origin, Transaction
 from mailstack.mta.smtpd.settings import Settings
+from mailstack.mta.smtpd.templates import session_names
 from mailstack.mta.smtpd.verdicts import Certificate, Deferrals
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import Driven
@@ -24,6 +25,7 @@ from mailstack.wire.smtp import Limits, Mode, Reply, ServerConnection, State
 if TYPE_CHECKING:
     from mailstack.mta.milter import Chain
     from mailstack.mta.smtpd.proxy import ProxiedTransaction
+    from mailstack.mta.smtpd.verdicts import Client
     from mailstack.mta.smtpd.worker import Shared
 
 WRITE_TIMEOUT = 60.0
@@ -53,6 +55,8 @@ class Connection:
         self._engine.dsn = settings.dsn
         if settings.oddities is not None:
             settings.oddities.apply(self._engine, lambda text: self._log.info(f"{self.peer}: {text}"))
+        if settings.footers is not None:
+            self._engine.footer = self._with_footer
         self._hidden = settings.discarded_keywords
         """EHLO keywords that this client is not told of."""
         self._engine.asks_unknown = settings.milters is not None
@@ -143,6 +147,19 @@ class Connection:
         self._stream.write(data)
         if self._stream.congested:
             await self._stream.drain(min(WRITE_TIMEOUT, self._settings.timeout))
+
+    def _with_footer(self, reply: Reply) -> Reply:
+        footers = self._settings.footers
+        if footers is None:
+            return reply
+        transaction, asked = self._transaction, self.recipient
+        # The first that has been taken: one that is refused just now is none.
+        self.recipient = (
+            transaction.recipients[0] if transaction is not None and transaction.recipients else None
+        )
+        names = session_names(cast("Client", self))
+        self.recipient = asked
+        return footers.add(reply, names, self._shared.clock.time(), self._log.warning)
 
     def _reply(self, verb: str, reply: Reply) -> None:
         if self._settings.soft_bounce:

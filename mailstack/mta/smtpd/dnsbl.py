@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from mailstack.config.errors import ConfigError
-from mailstack.config.postfix.expand import ExpansionError, expand
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, OpenTable
+from mailstack.mta.smtpd.templates import fill, session_names, unfit
 from mailstack.mta.smtpd.verdicts import (
     PERMIT,
     Client,
@@ -41,8 +41,6 @@ _LABEL = {
     "recipient": "Recipient address",
 }
 _STATUS = re.compile(r"([45]\d\d) (?:([245]\.\d{1,3}\.\d{1,3})(?:\s+|\Z))?(.*)\Z", re.DOTALL)
-_NOT_FIT = re.compile(r"[^\t -~]")
-"""What a reply does not repeat of foreign data (smtpd_expansion_filter)."""
 Pattern = tuple[frozenset[int], ...]
 """What each octet of an answer may be."""
 
@@ -73,6 +71,7 @@ class DnsLists:
         self._authorised = authorised
         self._replies = AddressMaps(conf.list("rbl_reply_maps"), open_table)
         self._default = conf.raw("default_rbl_reply")
+        self._unfit = unfit(conf)
         self._code = conf.int("maps_rbl_reject_code")
 
     def check(self, word: str, name: str) -> SlowCheck | None:
@@ -152,13 +151,13 @@ class DnsLists:
             "rbl_txt": reason,
             "rbl_what": what,
             "rbl_class": label,
-            **_session_names(client),
+            **session_names(client),
         }
         template = self._replies.get(name.lower()) if self._replies else None
         for one in (template, self._default):
             if one is None:
                 continue
-            text = _fill(one, names)
+            text = fill(one, names, self._unfit)
             if text is None:
                 client.warn(f"bad rbl reply template for domain {name}: {one}")
                 continue
@@ -232,42 +231,3 @@ def _domain(name: str) -> str:
     if not name or name.startswith("[") or ":" in name or name[-1].isdigit():
         return ""
     return name
-
-
-def _session_names(client: Client) -> dict[str, str]:
-    """What a template may name of the session; nothing of main.cf, which is nobody's business."""
-    names = {
-        "client": f"{client.client_name}[{client.client_address}]",
-        "client_address": client.client_address,
-        "client_name": client.client_name,
-        "client_port": client.client_port,
-        "reverse_client_name": client.reverse_client_name,
-        "server_address": client.server_address,
-        "server_port": client.server_port,
-        "helo_name": client.helo,
-    }
-    for name, address in (("sender", client.sender), ("recipient", client.recipient)):
-        if address is None:
-            names |= {name: "", f"{name}_name": "", f"{name}_domain": ""}
-            continue
-        local, _, domain = address.rpartition("@") if "@" in address else (address, "", "")
-        names |= {name: address or "<>", f"{name}_name": local or "<>", f"{name}_domain": domain}
-    return names
-
-
-def _fill(template: str, names: Mapping[str, str]) -> str | None:
-    """The template with its `$names`; None where it cannot be read or names something unknown."""
-    unknown = False
-
-    def look(name: str) -> str | None:
-        nonlocal unknown
-        if name not in names:
-            unknown = True
-            return None
-        return _NOT_FIT.sub("_", names[name]).replace("$", "$$")
-
-    try:
-        text = expand(template, look, ())
-    except ExpansionError:
-        return None
-    return None if unknown else text

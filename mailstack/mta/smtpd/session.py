@@ -134,6 +134,7 @@ class Session(Commands):
         refusal = self._admit()
         try:
             if refusal is not None:
+                refusal = self._with_footer(refusal)
                 if self._engine.transcript is not None:
                     self._engine.transcript.append(refusal.encode())
                 self._stream.write(refusal.encode())

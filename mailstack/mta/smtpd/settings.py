@@ -29,6 +29,7 @@ from mailstack.mta.smtpd.keywords import KEYWORDS, KeywordMaps, Oddities, keywor
 from mailstack.mta.smtpd.networks import ClientList, NetworkList
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.restrictions import Compiler, Restrictions
+from mailstack.mta.smtpd.templates import Footers
 from mailstack.mta.smtpd.verdicts import PERMIT, Check, Client, Phase, Verdict
 from mailstack.mta.verify.sender import ProbeSender
 from mailstack.mta.verp import default_delimiters
@@ -56,6 +57,8 @@ class Settings:
     banner: str
     queue_directory: str
     restrictions: dict[Phase, Restrictions]
+    footers: Footers | None
+    """What refusals end with."""
     recipient_phases: tuple[Phase, ...]
     """The restriction lists that a recipient is put before, in order."""
     delay_reject: bool
@@ -219,6 +222,7 @@ def _load(
         banner=conf.str("smtpd_banner"),
         queue_directory=conf.str("queue_directory"),
         restrictions={phase: compiler.compile(name, phase) for phase, name in lists.items()},
+        footers=Footers.load(conf, open_table),
         recipient_phases=_recipient_phases(conf),
         delay_reject=conf.bool("smtpd_delay_reject"),
         reject_unlisted_recipient=conf.bool("smtpd_reject_unlisted_recipient"),

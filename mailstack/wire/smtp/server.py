@@ -111,6 +111,7 @@ class ServerConnection(CommandReaders):
         "chunking",
         "commands",
         "denial",
+        "footer",
         "foreign",
         "helo_required",
         "ignored",
@@ -151,6 +152,8 @@ class ServerConnection(CommandReaders):
         """A command line has ended in a bare LF."""
         self.soft_bounce = False
         """Refusals are temporary: 4xx in place of 5xx (Postfix `soft_bounce`)."""
+        self.footer: Callable[[Reply], Reply] | None = None
+        """What a refusal becomes before it is sent."""
         self.denial: Reply | None = None
         """What every command but QUIT is told, where the client is not welcome."""
         self.chunking = True
@@ -246,7 +249,7 @@ class ServerConnection(CommandReaders):
         """Send the greeting; one that is not positive ends the session, unless there is a `denial`."""
         if self.state is not State.START:
             raise LocalError("the greeting has been sent")
-        self._out.append(reply.encode())
+        self._out.append(self._spoken(reply))
         self.state = State.IDLE
         if not reply.positive and self.denial is None and not self.stays:
             self.close()
@@ -263,7 +266,7 @@ class ServerConnection(CommandReaders):
             if reply.code in (421, 521):
                 self.close()
             return
-        self._out.append(reply.encode())
+        self._out.append(reply.encode() if self.footer is None else self._spoken(reply))
         if verb == "CONTENT" and self._last:
             self._replies_due -= 1
             if self._replies_due <= 0:
@@ -294,7 +297,7 @@ class ServerConnection(CommandReaders):
 
     def say(self, reply: Reply) -> None:
         """Send a reply that answers nothing (421 on a time-out or at shutdown) and end the session."""
-        self._out.append(reply.encode())
+        self._out.append(self._spoken(reply))
         self.close()
 
     def close(self) -> None:
@@ -310,7 +313,7 @@ class ServerConnection(CommandReaders):
         if self._awaiting != "XCLIENT":
             raise LocalError("no XCLIENT waits for a reply")
         self._awaiting = ""
-        self._out.append(greeting.encode())
+        self._out.append(self._spoken(greeting))
         self.hello = ""
         self.authenticated = False
         self._end_transaction()
@@ -326,6 +329,11 @@ class ServerConnection(CommandReaders):
         self._end_transaction()
         self.state = State.IDLE
         self.hello = ""
+
+    def _spoken(self, reply: Reply) -> bytes:
+        if self.footer is not None and reply.code >= 400:
+            reply = self.footer(reply)
+        return reply.encode()
 
     def _advance(self, verb: str, reply: Reply) -> None:
         if verb == "AUTH":
@@ -481,7 +489,7 @@ class ServerConnection(CommandReaders):
         refused as a whole: that is how many a client waits for (RFC 2033 §4.2)."""
         self._awaiting = ""
         times = self.recipients if self._last and self.mode is Mode.LMTP else 1
-        self._out.append(reply.encode() * max(times, 1))
+        self._out.append(self._spoken(reply) * max(times, 1))
         self._discard()
 
     def _content_end(self) -> Event:
@@ -496,7 +504,7 @@ class ServerConnection(CommandReaders):
     def _refuse(self, verb: str, reply: Reply, line: str) -> Event:
         if self.soft_bounce:
             reply = reply.softened()
-        self._out.append(reply.encode())
+        self._out.append(self._spoken(reply))
         shown = _escaped(line[:_QUOTED_LINE]) if reply is FOREIGN else _printable(line[:_QUOTED_LINE])
         return events.Refused(verb, reply, shown)
 
