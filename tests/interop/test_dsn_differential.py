@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
@@ -125,18 +126,17 @@ def both(
     directory: Path, work: Callable[[World], Found], extra: str = "", warning: str = "0h"
 ) -> list[Found]:
     """What `work` makes of Postfix and of ours, side by side."""
-    folders = (directory / "postfix", directory / "ours")
-    for folder in folders:
-        folder.mkdir()
-    for folder in folders:
-        let_daemons_in(folder)
+    let_daemons_in(directory)
 
     def run(start: Callable[..., AbstractContextManager[World]], folder: Path) -> Found:
+        folder.mkdir()
+        let_daemons_in(folder)
         with start(folder, extra, warning=warning) as world:
             return work(world)
 
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(run, (postfix, ours), folders))
+    # Not in `directory`: the names of Postfix's sockets have to be short.
+    with TemporaryDirectory(prefix="dsn-") as name, ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, (postfix, ours), (Path(name) / "postfix", Path(name) / "ours")))
 
 
 def _settled(world: World, at_least: int) -> list[bytes]:
