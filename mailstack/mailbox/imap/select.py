@@ -14,16 +14,11 @@ from mailstack.mailbox.imap.expunge import deleted_uids
 from mailstack.mailbox.imap.messages import missing_uids
 from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.mailbox.views import View
-from mailstack.storage.maildir.names import SEEN
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.sequence import SequenceSet, format_ranges, positions_of_uids
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
-
-
-_UNSEEN = bytes(not octet & SEEN for octet in range(256))
-"""System flags -> 1 where \\Seen is missing."""
 
 
 async def select(session: Session, tag: str, command: c.Select) -> str:
@@ -48,7 +43,7 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
     session.line(f"* {view.count} EXISTS")
     if not session.rev2:
         session.line(f"* {view.recent_count()} RECENT")
-    unseen = box.folder.system_flags().translate(_UNSEEN).find(1) + 1
+    unseen = box.folder.first_unseen() + 1
     if unseen and not (session.rev2 or session.uidonly):
         session.line(f"* OK [UNSEEN {unseen}] First unseen.")
     session.line(f"* OK [UIDVALIDITY {box.folder.uid_validity}] UIDs valid")

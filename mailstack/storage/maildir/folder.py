@@ -36,11 +36,13 @@ from mailstack.storage.maildir.listing import (
     read_listing,
     stamp_of,
 )
-from mailstack.storage.maildir.names import INFO, flags_of, size_in_name, split_name, suffix_of
+from mailstack.storage.maildir.names import INFO, SEEN, flags_of, size_in_name, split_name, suffix_of
 from mailstack.storage.maildir.numbers import Before, Numbers
 from mailstack.storage.maildir.uidlist import FILE
 
 IN_NEW = 1 << 32
+_UNSEEN = bytes(not octet & SEEN for octet in range(256))
+"""System flags -> 1 where \\Seen is missing."""
 CHANGES_LOST = 1 << 32
 """Modification sequences that may have been given since the index was written, should the clock be wrong."""
 
@@ -62,6 +64,7 @@ class Folder:
 
     __slots__ = (
         "_by_base",
+        "_first_unseen",
         "clock",
         "dates",
         "flags",
@@ -93,6 +96,8 @@ class Folder:
         self.highest_modseq = 1
         self.unsaved = False
         self._by_base: dict[str, int] | None = None
+        self._first_unseen = (-1, -1)
+        """The sequence at which it was looked for, and the position."""
         self.keywords = Keywords(path)
         self.recent_from = 1
         self.problems: list[str] = []
@@ -451,6 +456,13 @@ class Folder:
         """One octet a message: its system flags, without \\Recent. For counting and finding in bulk."""
         octets = memoryview(self.flags).cast("B")
         return bytes(octets[:: self.flags.itemsize] if sys.byteorder == "little" else octets[7::8])
+
+    def first_unseen(self) -> int:
+        """The position of the first message without \\Seen, or -1; kept until something changes."""
+        if self._first_unseen[0] != self.highest_modseq:
+            found = self.system_flags().translate(_UNSEEN).find(1)
+            self._first_unseen = (self.highest_modseq, found)
+        return self._first_unseen[1]
 
     def size_in_name(self, index: int, key: str) -> int | None:
         """`S` or `W` of the file's name, else of the uidlist's extension fields, else None."""

@@ -146,3 +146,21 @@ def test_an_index_of_unsure_times_is_no_listing(tmp_path: Path) -> None:
     after = opened(tmp_path)
     assert list(after.uids) == [1, 2]
     assert after.modseqs[0] == before.modseqs[0]
+
+
+def test_the_first_unseen_message_is_found_again_after_every_change(tmp_path: Path) -> None:
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / name).mkdir()
+    for number, flags in enumerate(("S", "", "S")):
+        (tmp_path / "cur" / f"{number}.M1.x:2,{flags}").touch()
+    folder = Folder(str(tmp_path))
+    folder.load(lambda: 1)
+    found = [folder.first_unseen()]
+    folder.set_name(1, "1.M1.x:2,S", SEEN)
+    found.append(folder.first_unseen())
+    (tmp_path / "cur" / "9.M1.x:2,").touch()
+    folder.added("9.M1.x:2,", False)
+    found.append(folder.first_unseen())
+    folder.forget([1])
+    found.append(folder.first_unseen())
+    assert found == [1, -1, 3, 2]
