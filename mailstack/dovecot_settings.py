@@ -93,6 +93,10 @@ mail_location =
 error
 mail_max_userip_connections = 10
     for each of imap and pop3
+mail_server_admin =
+    the URI that METADATA tells as the server's /shared/admin
+mail_server_comment =
+    METADATA tells it as the server's /shared/comment
 pop3_client_workarounds =
     outlook-no-nuls, oe-ns-eoh
 pop3_delete_type = default
@@ -121,6 +125,11 @@ ssl_cert =
     `<FILE`
 ssl_cert_username_field = commonName
     of a client's certificate: a name or a number (`x500UniqueIdentifier`, `2.5.4.45`)
+ssl_cipher_list = \
+ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!RC4:!ADH:!LOW@STRENGTH
+    TLS 1.2; not set: OpenSSL's own
+ssl_dh =
+    `<FILE`
 ssl_key =
     `<FILE`
 ssl_min_protocol = TLSv1.2
@@ -261,6 +270,8 @@ ssl_crypto_device =
     only ``: no engines of OpenSSL
 ssl_options =
     only `no_compression`: there is no compression; tickets are in use
+ssl_prefer_server_ciphers = no
+    only `yes`: the server's order counts
 state_dir = /var/lib/dovecot
     any value: nothing is kept there
 stats_writer_socket_path = stats-writer
@@ -448,19 +459,14 @@ for connections to other servers, which are none
 OpenSSL's own choice is secure
     ssl_cipher_suites =
     ssl_curve_list =
-    ssl_dh =
 nothing is chrooted
     mail_chroot =
-plugins of Dovecot's cannot be loaded; what they do and is honoured here needs none
-    mail_plugins =
 one process with one owner; a session sees its user's Maildir only
     mail_access_groups =
     mail_full_filesystem_access = no
 no server metadata, no dict
     dict_db_config =
     mail_attribute_dict =
-    mail_server_admin =
-    mail_server_comment =
 LMTP delivers here; the MTA's transport tables say where else mail goes
     lmtp_proxy = no
 connections begin with the protocol itself
@@ -491,9 +497,6 @@ body_bytes=%{fetch_body_bytes}
     mail_temp_scan_interval = 1 weeks
     maildir_broken_filename_sizes = no
     master_user_separator =
-    ssl_cipher_list = \
-ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!RC4:!ADH:!LOW@STRENGTH
-    ssl_prefer_server_ciphers = no
 ids come from pop3_uidl_format, or from `P` of dovecot-uidlist where another server has put them
     pop3_reuse_xuidl = no
     pop3_save_uidl = no
@@ -503,6 +506,8 @@ the detail is that of RCPT TO
     lda_original_recipient_header =
 nothing is sent: there is no Sieve, and the MTA bounces
     postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
+plugins of Dovecot's cannot be loaded
+    mail_plugins =
 """
 
 
@@ -542,3 +547,6 @@ PLUGIN: frozenset[str] = frozenset(
     }
 )
 """Settings of `plugin { … }` that something here acts on."""
+
+BUILT_IN = frozenset(("imap_quota", "imap_zlib", "quota"))
+"""Words of mail_plugins that ask for what is here in any case."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections import Counter
+from pathlib import Path
 from typing import Protocol
 
 from mailstack.config.dovecot import DovecotConfig
@@ -88,6 +89,14 @@ class MailboxService:
             mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
             idle_notify_interval=config.imap_idle_notify_interval,
             line_limit=config.imap_max_line_length,
+            server_entries=tuple(
+                (f"/shared/{name}", value)
+                for name, value in (
+                    ("comment", config.mail_server_comment),
+                    ("admin", config.mail_server_admin),
+                )
+                if value
+            ),
         )
         expiring = [box for box in config.mailboxes if box.name.upper() == "INBOX" and box.autoexpunge]
         self.pop3 = Pop3Settings(
@@ -220,8 +229,27 @@ def tls_context(config: DovecotConfig) -> ssl.SSLContext | None:
     """The context for ssl_cert and ssl_key; None with `ssl = no`. Raises `OSError`, `ssl.SSLError`."""
     if config.ssl_cert is None or config.ssl_key is None:
         return None
-    context = server_context(config.ssl_cert, config.ssl_key)
-    channel.remember(context, config.ssl_cert)
+    context = _context(config, config.ssl_cert, config.ssl_key)
+    if config.ssl_names:
+        named = {name: _context(config, cert, key) for name, (cert, key) in config.ssl_names.items()}
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            name = (name or "").lower()
+            chosen = named.get(name) or named.get(f"*.{name.partition('.')[2]}")
+            if chosen is not None:
+                connection.context = chosen
+
+        context.sni_callback = choose
+    return context
+
+
+def _context(config: DovecotConfig, cert: Path, key: Path) -> ssl.SSLContext:
+    context = server_context(cert, key)
+    if config.ssl_cipher_list:
+        context.set_ciphers(config.ssl_cipher_list)
+    if config.ssl_dh is not None:
+        context.load_dh_params(str(config.ssl_dh))
+    channel.remember(context, cert)
     if config.ssl_ca is not None:
         context.load_verify_locations(config.ssl_ca)
         context.verify_mode = ssl.CERT_OPTIONAL

@@ -133,7 +133,13 @@ class Server:
         """Shake hands with another certificate from the next connection on (reload)."""
         if self._tls is None:
             raise ValueError(f"{self.name} does not begin with TLS")
-        self._tls.sni_callback = lambda connection, name, context: setattr(connection, "context", tls)
+
+        def replaced(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+            connection.context = tls
+            chosen: int | None = tls.sni_callback(connection, name or "", tls) if tls.sni_callback else None
+            return chosen
+
+        self._tls.sni_callback = replaced
 
     def stop(self) -> None:
         """Accept no more; sessions go on."""

@@ -13,11 +13,11 @@ from mailstack.config.dovecot import values, variables
 from mailstack.config.dovecot.databases import read_database
 from mailstack.config.dovecot.listeners import read_listeners
 from mailstack.config.dovecot.location import parse_location
-from mailstack.config.dovecot.model import DovecotConfig, Mailbox, MailLocation
+from mailstack.config.dovecot.model import Database, DovecotConfig, Mailbox, MailLocation
 from mailstack.config.dovecot.own import read_own
 from mailstack.config.dovecot.syntax import Origin, Section, Setting, parse
 from mailstack.config.errors import ConfigError
-from mailstack.dovecot_settings import PLUGIN, SETTINGS
+from mailstack.dovecot_settings import BUILT_IN, PLUGIN, SETTINGS
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ _MECHANISMS = (
     "OAUTHBEARER",
     "ANONYMOUS",
 )
+_SYSTEM_DRIVERS = frozenset(("pam", "shadow", "passwd", "bsdauth", "nss"))
 _DELETE_TYPES = ("default", "expunge", "flag")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
@@ -86,6 +87,9 @@ class _Loader:
             ssl_cert=cert,
             ssl_key=key,
             ssl_min_protocol=self.value("ssl_min_protocol", lambda s: values.choice(s, *_TLS_VERSIONS)),
+            ssl_cipher_list=self._set("ssl_cipher_list") if ssl != "no" else "",
+            ssl_dh=self._file("ssl_dh") if ssl != "no" and self._set("ssl_dh") else None,
+            ssl_names=self._local_names() if ssl != "no" else {},
             disable_plaintext_auth=self.value("disable_plaintext_auth", values.boolean),
             auth_anonymous_username=self.value("auth_anonymous_username", Setting.content),
             auth_mechanisms=self.value("auth_mechanisms", self._mechanisms),
@@ -103,8 +107,8 @@ class _Loader:
             auth_username_chars=frozenset(self.value("auth_username_chars", Setting.content)),
             auth_failure_delay=self.value("auth_failure_delay", values.seconds),
             auth_verbose=self.value("auth_verbose", values.boolean),
-            passdbs=tuple(read_database(section) for section in self.root.all("passdb")),
-            userdbs=tuple(read_database(section) for section in self.root.all("userdb")),
+            passdbs=self._databases("passdb"),
+            userdbs=self._databases("userdb"),
             mail_location=location.path,
             mail_layout=location,
             mail_home=self.value("mail_home", lambda s: values.template(s, "und")),
@@ -118,6 +122,8 @@ class _Loader:
             lmtp_save_to_detail_mailbox=self.value("lmtp_save_to_detail_mailbox", values.boolean, "lmtp"),
             lmtp_user_concurrency_limit=self.value("lmtp_user_concurrency_limit", values.number, "lmtp"),
             lmtp_verbose_replies=self.value("lmtp_verbose_replies", values.boolean, "lmtp"),
+            mail_server_comment=self.value("mail_server_comment", Setting.content, "imap"),
+            mail_server_admin=self.value("mail_server_admin", Setting.content, "imap"),
             quota_full_tempfail=self.value("quota_full_tempfail", values.boolean, "lmtp"),
             lda_mailbox_autocreate=self.value("lda_mailbox_autocreate", values.boolean, "lmtp"),
             lda_mailbox_autosubscribe=self.value("lda_mailbox_autosubscribe", values.boolean, "lmtp"),
@@ -191,8 +197,39 @@ class _Loader:
             raise setting.origin.error("pop3_uidl_format needs %u or %f, or messages would share an id")
         return text
 
-    def _file(self, key: str) -> Path | None:
+    def _set(self, key: str) -> str:
+        """A setting's text where the file has it, else nothing, whatever the default."""
         setting = self.root.get(key)
+        return setting.text if setting is not None else ""
+
+    def _local_names(self) -> Mapping[str, tuple[Path, Path]]:
+        """`local_name HOST… { ssl_cert ssl_key }`."""
+        found: dict[str, tuple[Path, Path]] = {}
+        for section in self.root.all("local_name"):
+            if "ssl_cert" not in section.settings and "ssl_key" not in section.settings:
+                continue
+            files = self._file("ssl_cert", section), self._file("ssl_key", section)
+            if files[0] is not None and files[1] is not None:
+                found |= {name.lower(): (files[0], files[1]) for name in section.name.split()}
+        return found
+
+    def _databases(self, kind: str) -> tuple[Database, ...]:
+        """All but those that ask for the machine's own accounts, where they only say who may come in."""
+        found = []
+        for section in self.root.all(kind):
+            driver = section.get("driver")
+            plain = section.settings.keys() <= {"driver", "args", "name", "override_fields", "default_fields"}
+            if driver is not None and driver.text in _SYSTEM_DRIVERS and plain:
+                self.warnings.append(
+                    f"{driver.origin}: {kind} {{ driver = {driver.text} has no effect: the machine's own "
+                    "accounts are not asked (use passwd-file, static or sql)"
+                )
+                continue
+            found.append(read_database(section))
+        return tuple(found)
+
+    def _file(self, key: str, section: Section | None = None) -> Path | None:
+        setting = (section or self.root).get(key)
         if setting is None or not setting.text:
             raise ConfigError(self.root.origin.path, 0, f"ssl is not no, but {key} is not set")
         if not setting.file:
@@ -230,7 +267,6 @@ class _Loader:
         """One namespace is what we have: the inbox, with `.` between names and nothing before them."""
         allowed = {
             "inbox": ("yes",),
-            "separator": ("", "."),
             "prefix": ("",),
             "type": ("private",),
             "location": ("",),
@@ -240,7 +276,12 @@ class _Loader:
             "disabled": ("no",),
             "ignore_on_failure": ("no",),
         }
-        if setting.key not in allowed:
+        if setting.key == "separator":
+            if setting.text not in ("", "."):
+                self.warnings.append(
+                    f"{setting.origin}: namespace {{ separator has no effect: it is always ."
+                )
+        elif setting.key not in allowed:
             self.warnings.append(f"{setting.origin}: namespace {{ {setting.key} has no effect here")
         elif setting.text not in allowed[setting.key]:
             raise setting.origin.error(f"namespace {{ {setting.key} = {setting.text} is not supported")
@@ -286,7 +327,8 @@ class _Loader:
                     if setting.key not in PLUGIN
                 ]
             elif section.type in ("local", "local_name", "remote", "dict"):
-                if section.settings or section.sections:
+                known = {"ssl_cert", "ssl_key"} if section.type == "local_name" else set()
+                if section.settings.keys() - known or section.sections:
                     self.warnings.append(f"{section.origin}: section {section.type} has no effect here")
             elif section.type not in ("passdb", "userdb", "namespace", "service"):
                 raise section.origin.error(f"Unknown section {section.type}")
@@ -295,6 +337,10 @@ class _Loader:
         known = SETTINGS.get(setting.key)
         if known is None:
             self.warnings.append(f"{setting.origin}: setting {setting.key} is unknown here and has no effect")
+        elif setting.key == "mail_plugins":
+            for word in setting.content().replace(",", " ").split():
+                if word not in BUILT_IN:
+                    self.warnings.append(f"{setting.origin}: mail_plugins: {word} has no effect: {known.doc}")
         elif known.values:
             value = f"<{setting.text}" if setting.file else setting.content()
             if not any(values.same(value, allowed) for allowed in (*known.values, known.default)):

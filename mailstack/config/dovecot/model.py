@@ -134,6 +134,11 @@ class DovecotConfig:
     ssl_cert: Path | None
     ssl_key: Path | None
     ssl_min_protocol: str
+    ssl_cipher_list: str
+    """Empty: OpenSSL's own."""
+    ssl_dh: Path | None
+    ssl_names: Mapping[str, tuple[Path, Path]]
+    """Certificate and key by the name that a client asks for (`local_name`), in lower case."""
     disable_plaintext_auth: bool
     auth_anonymous_username: str
     auth_mechanisms: tuple[str, ...]
@@ -169,6 +174,8 @@ class DovecotConfig:
     lmtp_user_concurrency_limit: int
     lmtp_verbose_replies: bool
     quota_full_tempfail: bool
+    mail_server_comment: str
+    mail_server_admin: str
     lda_mailbox_autocreate: bool
     lda_mailbox_autosubscribe: bool
     mail_max_userip_connections: Mapping[str, int]

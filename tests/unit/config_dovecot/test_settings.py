@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def test_the_page_is_the_table() -> None:
 
 def warned() -> Iterator[tuple[str, str]]:
     for one in SETTINGS.values():
-        if one.values:
+        if one.values and one.name != "mail_plugins":
             yield one.name, "yes" if one.default == "no" and "no" in one.values else "17 weeks"
 
 
@@ -84,3 +86,91 @@ def test_defaults_and_what_is_so_in_any_case_give_no_warning(tmp_path: Path) -> 
     ]
     (tmp_path / "dovecot.conf").write_text("\n".join(["ssl = no", *lines, ""]))
     assert load(tmp_path).warnings == ()
+
+
+TUTORIAL = """\
+protocols = imap pop3 lmtp
+mail_location = maildir:/var/mail/vhosts/%d/%n
+mail_privileged_group = mail
+first_valid_uid = 1000
+auth_mechanisms = plain login
+mail_plugins = $mail_plugins quota
+passdb {
+  driver = passwd-file
+  args = scheme=SHA512-CRYPT username_format=%u users
+}
+userdb {
+  driver = static
+  args = uid=vmail gid=vmail home=/var/mail/vhosts/%d/%n
+}
+namespace inbox {
+  inbox = yes
+  type = private
+  separator = /
+  mailbox Trash {
+    auto = subscribe
+    special_use = \\Trash
+    autoexpunge = 30d
+  }
+}
+service lmtp {
+  unix_listener /var/spool/postfix/private/dovecot-lmtp {
+    mode = 0600
+    user = postfix
+    group = postfix
+  }
+}
+service auth {
+  unix_listener /var/spool/postfix/private/auth {
+    mode = 0666
+  }
+}
+ssl = required
+ssl_cert = <cert.pem
+ssl_key = <cert.pem
+ssl_min_protocol = TLSv1.2
+ssl_prefer_server_ciphers = yes
+protocol imap {
+  mail_plugins = $mail_plugins imap_quota
+  mail_max_userip_connections = 20
+}
+protocol lmtp {
+  postmaster_address = postmaster@example.com
+  mail_plugins = $mail_plugins sieve
+}
+log_path = /var/log/dovecot.log
+"""
+
+
+def test_a_configuration_as_tutorials_have_it_starts_and_tells_what_it_does_not_do(tmp_path: Path) -> None:
+    path = tmp_path / "dovecot.conf"
+    path.write_text(TUTORIAL)
+    (tmp_path / "cert.pem").touch()
+    told = [warning.removeprefix(f"{path}:") for warning in load(tmp_path).warnings]
+    assert told == [
+        f"50: setting log_path has no effect: {SETTINGS['log_path'].doc}",
+        f"47: setting postmaster_address has no effect: {SETTINGS['postmaster_address'].doc}",
+        f"48: mail_plugins: sieve has no effect: {SETTINGS['mail_plugins'].doc}",
+        "18: namespace { separator has no effect: it is always .",
+    ]
+
+
+STOCK = Path("/usr/share/dovecot")
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not (STOCK / "dovecot.conf").exists(), reason="dovecot-core is missing")
+def test_debian_s_own_configuration_starts(tmp_path: Path) -> None:
+    shutil.copytree(STOCK / "conf.d", tmp_path / "conf.d")
+    text = (STOCK / "dovecot.conf").read_text()
+    (tmp_path / "dovecot.conf").write_text(text.replace(f"{STOCK}/protocols.d", str(tmp_path / "none")))
+    tls = tmp_path / "conf.d" / "10-ssl.conf"
+    tls.write_text(re.sub(r"</etc/dovecot/private/\S+", "<../cert.pem", tls.read_text()))
+    (tmp_path / "cert.pem").touch()
+    config = load(tmp_path)
+    told = [re.sub(r"^.*/([^/]+):\d+: ", r"\1: ", warning) for warning in config.warnings]
+    assert [line.partition(" has no effect")[0] for line in told] == [
+        "auth-system.conf.ext: passdb { driver = pam",
+        "auth-system.conf.ext: userdb { driver = passwd",
+    ]
+    assert config.mail_layout.mbox == "/var/mail/%u"
