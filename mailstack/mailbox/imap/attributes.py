@@ -6,7 +6,6 @@ ENVELOPE, BODY, BODYSTRUCTURE and PREVIEW are read out of a message once and kep
 from __future__ import annotations
 
 import asyncio
-import mmap
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,9 @@ KINDS = {
     "PREVIEW": Kind.PREVIEW,
 }
 """The attributes that are kept, with the names of their records."""
+
+LARGE = 1 << 16
+"""Octets from which a message's structure is read on another thread: it may be of thousands of parts."""
 
 Reader = Callable[[int, int], bytes]
 """From a message's index in the folder and its UID to `NAME value`. Raises `FileNotFoundError`."""
@@ -100,7 +102,7 @@ class Attributes:
 
     def is_large(self, uid: int) -> bool:
         """Whether the message is to be prepared before its structure is asked for."""
-        return isinstance(self.data(uid), mmap.mmap) and self._root is None
+        return len(self.data(uid)) > LARGE and (self._root is None or self._last != uid)
 
     def _kept(self, name: str) -> Reader:
         cache, kind, label = self._cache, KINDS[name], name.encode("ascii") + b" "
