@@ -76,6 +76,8 @@ def _converse(octets: bytes, flags: int, width: int) -> tuple[list[object], byte
                 if isinstance(event, events.ContentEnd) and event.too_big:
                     _forget_content(said)
                 said.append(event)
+            if connection._content is not None and connection._content.too_big:
+                _forget_content(said)
             _answer(connection, event, refuse=bool(flags & 32))
         out += connection.data_to_send()
         held = len(connection._buffer) - connection._position
