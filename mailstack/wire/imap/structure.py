@@ -153,9 +153,8 @@ def _described(part: Part) -> dict[bytes, bytes]:
     for name, value, _, _ in part.fields:
         if name[:8] != b"content-":
             continue
-        if name not in found or name == b"content-disposition":
-            found[name] = unfold(value)
-        elif name == b"content-language" and not parse_languages(found[name]):
+        unreadable = name == b"content-language" and name in found and not parse_languages(found[name])
+        if name not in found or name == b"content-disposition" or unreadable:
             found[name] = unfold(value)
     return found
 
