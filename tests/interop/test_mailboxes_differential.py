@@ -25,6 +25,8 @@ pytestmark = [
 ]
 
 PLUGIN = """\
+mail_server_comment = Mail for all
+mail_server_admin = mailto:postmaster@mail.test
 plugin {
   quota = maildir:User quota
   quota_rule = *:storage=1M:messages=4
@@ -73,6 +75,7 @@ COMMANDS = [
     b'SETMETADATA INBOX (/private/comment/ "x")',
     b'SETMETADATA "" (/shared/comment "x")',
     b"GETMETADATA INBOX comment",
+    b'GETMETADATA "" (/shared/comment /shared/admin)',
     b"SETMETADATA INBOX (/private/comment NIL)",
     b"GETMETADATA INBOX /private/comment",
     b"RENAME Alone Other",
@@ -100,8 +103,9 @@ COMMANDS = [
 
 def shown(command: bytes, answer: str) -> list[str]:
     """The untagged answers of these commands as a set, then OK, NO or BAD with its response code."""
-    answer = re.sub(r"\{(\d+)\}\r\n(.*?)(?=[ )])", lambda found: f'"{found[2]}"', answer, flags=re.S)
-    answer = re.sub(r'"My"? comment"?', '"My comment"', answer)
+    while literal := re.search(r"\{(\d+)\}\r\n", answer):
+        end = literal.end() + int(literal[1])
+        answer = f'{answer[: literal.start()]}"{answer[literal.end() : end]}"{answer[end:]}'
     if b"CHILDREN" not in command and re.search(rb"LIST \(|RETURN|\(INBOX", command):
         answer = re.sub(r" ?\\Has(No)?Children", "", answer)  # we tell it always (RFC 5258 §4 allows it)
     answer = answer.replace('"CHILDINFO"', "CHILDINFO")

@@ -1,7 +1,8 @@
 """GETMETADATA SETMETADATA (RFC 5464) and METADATA in LIST (RFC 9590). State: authenticated.
 
-Entries below /private and /shared of a mailbox are the user's, who is alone with it. Of the server's, only
-those below /private can be set. /private/specialuse is what the mailbox is for (RFC 6154 §4).
+Entries below /private and /shared of a mailbox are the user's, who is alone with it. Of the server's, those
+below /private can be set, and dovecot.conf says /shared/comment and /shared/admin. /private/specialuse is
+what the mailbox is for (RFC 6154 §4).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ async def getmetadata(session: Session, tag: str, command: GetMetadata) -> str:
         entries = _with_use(session, command.mailbox, metadata.read(folder))
     else:
         entries = metadata.read(session.root, metadata.SERVER_FILE)
+        entries.update({name: text.encode() for name, text in session.service.settings.server_entries})
     longest = send_entries(session, command.mailbox, entries, wanted)
     code = f"[METADATA LONGENTRIES {longest}] " if longest else ""
     return f"OK {code}Getmetadata completed."

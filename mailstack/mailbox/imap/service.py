@@ -51,6 +51,8 @@ class ImapSettings:
     """Octets of one command line without its literals (imap_max_line_length)."""
     message_limit: int = 1 << 30
     """Octets of one appended message."""
+    server_entries: tuple[tuple[str, str], ...] = ()
+    """METADATA of the server: its shared entries and their values."""
     failures_limit: int = 10
     """Failed logins on one connection before it is closed."""
 

@@ -102,8 +102,8 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE, RFC 9590's
-    METADATA."""
+    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE, and
+    RFC 9590's METADATA."""
 
     reference: str
     patterns: tuple[str, ...]
