@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.dovecot.variables import expand, unknown
-from mailstack.mailbox.auth import Authenticator, Client, Denied, User, authenticator
+from mailstack.mailbox.auth import Authenticator, Client, Denied, User, schemes
 from mailstack.mailbox.auth.guard import LOCK_TIME, USER_FAILURES
 from mailstack.wire.sasl import Credentials
 from tests.mailbox import CONFIG, running
@@ -133,13 +133,13 @@ def test_guessing_waits_locks_and_ends(tmp_path: Path) -> None:
 
 def test_nobody_takes_as_long_as_a_wrong_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
-    verify = authenticator.Stored.verify
+    verify = schemes.Stored.verify
 
-    def counted(stored: authenticator.Stored, password: str, user: str = "") -> bool:
+    def counted(stored: schemes.Stored, password: str, user: str = "") -> bool:
         checked.append(stored.scheme)
         return verify(stored, password, user)
 
-    monkeypatch.setattr(authenticator.Stored, "verify", counted)
+    monkeypatch.setattr(schemes.Stored, "verify", counted)
     hashed = "{SHA256-CRYPT}$5$gkLsoOivKq9LTS6n$DH4aLiL9C5w7f1yyedVA4l62.UipgmEAVeLYfwrw1a7"
 
     async def check() -> None:

@@ -20,7 +20,9 @@ from mailstack.wire.sasl_server import (
     mechanism,
 )
 
-AROUND = Surroundings("3rfcNHYJY1ZVvWVs7j", b"<1896.697170952@postoffice.reston.mci.net>", {}, anonymous="anon")
+AROUND = Surroundings(
+    "3rfcNHYJY1ZVvWVs7j", b"<1896.697170952@postoffice.reston.mci.net>", {}, anonymous="anon"
+)
 BOUND = Surroundings("ours", b"", {"tls-unique": b"\1\2\3"}, plus=True)
 
 
@@ -40,8 +42,7 @@ BOUND = Surroundings("ours", b"", {"tls-unique": b"\1\2\3"}, plus=True)
             "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
             "W22ZaJ0SNY7soEsUEjb6gQ==",
             b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
-            b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
-            b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+            b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
             b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
         ),
     ],
@@ -67,9 +68,7 @@ def scram(server: ScramServer, header: bytes, bound: bytes, password: str = "pen
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), b"salt", 1000)
     key = hmac.digest(salted, b"Client Key", "sha256")
     final = b"c=" + b64encode(header + bound) + b",r=theirsours"
-    signature = hmac.digest(
-        hashlib.sha256(key).digest(), b",".join((bare, challenge.data, final)), "sha256"
-    )
+    signature = hmac.digest(hashlib.sha256(key).digest(), b",".join((bare, challenge.data, final)), "sha256")
     proof = bytes(a ^ b for a, b in zip(key, signature, strict=True))
     return server.step(final + b",p=" + b64encode(proof))
 
