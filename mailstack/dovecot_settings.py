@@ -472,31 +472,6 @@ LMTP delivers here; the MTA's transport tables say where else mail goes
 connections begin with the protocol itself
     haproxy_timeout = 3 secs
     haproxy_trusted_networks =
-not honoured
-    imap_capability =
-    imap_client_workarounds =
-    imap_id_log =
-    imap_id_retain = no
-    imap_id_send = name *
-    imap_literal_minus = no
-    imap_logout_format = in=%i out=%o deleted=%{deleted} expunged=%{expunged} trashed=%{trashed} \
-hdr_count=%{fetch_hdr_count} hdr_bytes=%{fetch_hdr_bytes} body_count=%{fetch_body_count} \
-body_bytes=%{fetch_body_bytes}
-    imap_metadata = no
-    imap_urlauth_host =
-    imap_urlauth_logout_format = in=%i out=%o
-    lmtp_rcpt_check_quota = no
-    log_timestamp = %b %d %H:%M:%S
-    login_log_format = %$: %s
-    login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
-    mail_log_prefix = %s(%u)<%{pid}><%{session}>:
-    mail_max_keyword_length = 50
-    mail_max_lock_timeout = 0
-    mail_nfs_storage = no
-    mail_shared_explicit_inbox = no
-    mail_temp_scan_interval = 1 weeks
-    maildir_broken_filename_sizes = no
-    master_user_separator =
 ids come from pop3_uidl_format, or from `P` of dovecot-uidlist where another server has put them
     pop3_reuse_xuidl = no
     pop3_save_uidl = no
@@ -508,6 +483,47 @@ nothing is sent: there is no Sieve, and the MTA bounces
     postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
 plugins of Dovecot's cannot be loaded
     mail_plugins =
+what is announced is what works
+    imap_capability =
+no client of today needs them
+    imap_client_workarounds =
+sessions' ends and IDs are not logged
+    imap_id_log =
+    imap_logout_format = in=%i out=%o deleted=%{deleted} expunged=%{expunged} trashed=%{trashed} \
+hdr_count=%{fetch_hdr_count} hdr_bytes=%{fetch_hdr_bytes} body_count=%{fetch_body_count} \
+body_bytes=%{fetch_body_bytes}
+    imap_urlauth_logout_format = in=%i out=%o
+nothing is proxied
+    imap_id_retain = no
+ID names mailstack
+    imap_id_send = name *
+log lines have Dovecot's default form, with syslog's time
+    log_timestamp = %b %d %H:%M:%S
+    login_log_format = %$: %s
+    login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
+    mail_log_prefix = %s(%u)<%{pid}><%{session}>:
+a keyword may be as long as a command line
+    mail_max_keyword_length = 50
+locks are waited for as long as the code says
+    mail_max_lock_timeout = 0
+a mailbox belongs to one process at a time
+    mail_nfs_storage = no
+tmp/ is not cleaned up: what was left there is yours to look at
+    mail_temp_scan_interval = 1 weeks
+sizes in the names of files are believed
+    maildir_broken_filename_sizes = no
+LITERAL+ takes literals of any size
+    imap_literal_minus = no
+METADATA needs no setting
+    imap_metadata = no
+URLs name the host that the client asks
+    imap_urlauth_host =
+the quota is looked at when the message is there
+    lmtp_rcpt_check_quota = no
+there are no shared namespaces
+    mail_shared_explicit_inbox = no
+auth_master_user_separator is the one that counts
+    master_user_separator =
 """
 
 

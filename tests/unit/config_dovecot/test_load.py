@@ -150,7 +150,10 @@ def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
         ("ssl = no\nmail_location = maildir:~/x:CONTROL=/y\n", "unsupported option CONTROL"),
         ("ssl = no\nmail_location = maildir:~/%x\n", "unsupported variable %x"),
         ("ssl = no\nauth_mechanisms = plain gssapi\n", "unsupported mechanism GSSAPI"),
-        ("ssl = no\npassdb {\n  driver = pam\n  result_failure = return-fail\n}\n", "driver pam is not supported"),
+        (
+            "ssl = no\npassdb {\n  driver = pam\n  result_failure = return-fail\n}\n",
+            "driver pam is not supported",
+        ),
         ("ssl = no\npassdb {\n  driver = passwd-file\n}\n", "args has to name one file"),
         ("ssl = no\npassdb {\n  driver = static\n  frob = yes\n}\n", "Unknown setting: passdb { frob"),
         ("ssl = no\nuserdb {\n  driver = static\n  deny = yes\n}\n", "Unknown setting: userdb { deny"),
