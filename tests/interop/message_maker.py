@@ -191,14 +191,15 @@ class Maker:
         out = []
         for name in (b"From", b"Sender", b"Reply-To", b"To", b"Cc", b"Bcc"):
             out += [self.field(name, self.addresses()) for _ in range(chance.choice((0, 0, 1, 1, 1, 2)))]
-        for name, make in (
+        makers: tuple[tuple[bytes, Callable[[], bytes]], ...] = (
             (b"Date", lambda: chance.choice(DATES)),
             (b"Subject", lambda: self.words(6)),
             (b"Message-ID", lambda: chance.choice((b"<a@b>", b"a b", b"", b"<\xe4@b>", b'<"q"@b>'))),
             (b"In-Reply-To", lambda: self.words(2)),
             (b"References", lambda: self.words(3)),
             (b"X-Other", lambda: self.words(9)),
-        ):
+        )
+        for name, make in makers:
             out += [self.field(name, make()) for _ in range(chance.choice((0, 1, 1, 1, 2)))]
         if chance.random() < 0.05:
             out.append(

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap import search as k
+from mailstack.wire.imap.append import AppendData, AppendEnd, AppendMessage
 from mailstack.wire.imap.fetch import Attribute, Section
 from mailstack.wire.imap.sequence import STAR
-from mailstack.wire.imap.append import AppendData, AppendEnd, AppendMessage
 from mailstack.wire.imap.server import (
     NEED_DATA,
     BadCommand,
