@@ -129,10 +129,12 @@ class Site:
         return self.run_directory / "saslauthd" / "mux"
 
     @property
-    def doveadm_socket(self) -> PurePosixPath:
-        """The socket on which the mailbox service is asked to look after mailboxes (Dovecot's protocol)."""
-        folder = self.run_directory / "dovecot" if self.kind == "host" else self.run_directory
-        return folder / "doveadm-server"
+    def doveadm_socket(self) -> PurePosixPath | None:
+        """The socket on which the mailbox service is asked to look after mailboxes (Dovecot's protocol).
+
+        None on a host: Dovecot has one in its base_dir by itself, and will not have it named twice.
+        """
+        return None if self.kind == "host" else self.run_directory / "doveadm-server"
 
     def listening(self, service: ServiceName) -> tuple[Listener, ...]:
         """What `service` binds; empty when it is not offered."""
