@@ -163,8 +163,10 @@ class World:
 
     def send(self, mail: str, rcpts: list[str], content: bytes) -> list[bytes]:
         """One transaction; the replies to its commands."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock,
+            sock.makefile("rb") as stream,
+        ):
             reply(stream)
             replies = []
             for line in ["EHLO client.test", f"MAIL FROM:{mail}", *(f"RCPT TO:{to}" for to in rcpts), "DATA"]:
@@ -178,8 +180,10 @@ class World:
 
     def talk(self, lines: list[bytes]) -> list[bytes]:
         """The greeting, and one reply to each line; stops where the server hangs up."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock,
+            sock.makefile("rb") as stream,
+        ):
             replies = [reply(stream)]
             for line in lines:
                 sock.sendall(line + b"\r\n")

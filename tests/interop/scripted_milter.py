@@ -141,9 +141,8 @@ class ScriptedMilter:
             thread.start()
 
     def _serve(self, sock: socket.socket, script: Script, told: list[tuple[str, list[str]]]) -> None:
-        stream = sock.makefile("rb")
         counts: dict[str, int] = {}
-        with sock, suppress(OSError):
+        with sock, sock.makefile("rb") as stream, suppress(OSError):
             while len(head := stream.read(4)) == 4:
                 packet = stream.read(struct.unpack("!I", head)[0])
                 letter, data = chr(packet[0]), packet[1:]

@@ -56,9 +56,8 @@ class ScriptedProxy:
             self._threads[-1].start()
 
     def _serve(self, connection: socket.socket, lines: list[str]) -> None:
-        with connection:
+        with connection, connection.makefile("rb") as stream:
             connection.settimeout(20)
-            stream = connection.makefile("rb")
 
             def answer(verb: str) -> bool:
                 reply = self._replies.get(verb, "500 5.5.2 what?")

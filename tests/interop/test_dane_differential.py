@@ -293,8 +293,10 @@ class World:
     def run(self) -> dict[str, tuple[list[str], list[str], list[str | None]]]:
         """What became of each case's message: outcome, trust, SNI."""
         for name in CASES:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
-                stream = sock.makefile("rb")
+            with (
+                socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock,
+                sock.makefile("rb") as stream,
+            ):
                 reply(stream)
                 recipient = f"RCPT TO:<a@{_name(name)}.test>"
                 for text in ["EHLO client.test", "MAIL FROM:<zs@x.test>", recipient, "DATA"]:

@@ -124,8 +124,10 @@ class World:
         return results
 
     def _send(self, mail: Mail) -> list[str]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock,
+            sock.makefile("rb") as stream,
+        ):
             replies = [_reply(stream)]
             lines = ["EHLO client.test", f"MAIL FROM:<{mail.sender}>"]
             lines += [f"RCPT TO:<{recipient}>" for recipient in mail.recipients]

@@ -274,8 +274,10 @@ class Side:
         self.milter.begin(case.script)
         self.second.begin(case.second or Script())
         replies, ids = [], []
-        with socket.create_connection(("127.0.0.1", self.ports[number]), timeout=20) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.ports[number]), timeout=20) as sock,
+            sock.makefile("rb") as stream,
+        ):
             replies.append(_reply(stream.readline))
             for line in case.lines:
                 raw = line.encode() if isinstance(line, str) else line

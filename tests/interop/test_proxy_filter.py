@@ -164,8 +164,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 def converse(port: int, lines: Lines) -> list[bytes]:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-        stream = sock.makefile("rb")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock, sock.makefile("rb") as stream:
         replies = [_reply(stream.readline)]
         for line in lines:
             data = line.encode() if isinstance(line, str) else line

@@ -331,8 +331,10 @@ class Pair:
 
 def converse(port: int, lines: Sequence[bytes | str], source: str, ahead: bytes = b"") -> list[bytes]:
     """Greeting and replies; stops where the server hangs up."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0)) as sock:
-        stream = sock.makefile("rb")
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0)) as sock,
+        sock.makefile("rb") as stream,
+    ):
         if ahead:
             sock.sendall(ahead)
         replies = [_reply(stream.readline)]
@@ -498,8 +500,10 @@ def test_a_proxy_that_speaks_for_itself_is_understood(pair: Pair) -> None:
 def test_a_command_that_never_ends_has_a_deadline(pair: Pair) -> None:
     """Slowloris: an octet now and then does not keep a session for ever."""
     for ports in (pair.theirs, pair.ours):
-        with socket.create_connection(("127.0.0.1", ports[DRIPPED]), timeout=20) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", ports[DRIPPED]), timeout=20) as sock,
+            sock.makefile("rb") as stream,
+        ):
             assert _reply(stream.readline).startswith(b"220 ")
             begun = time.monotonic()
             sock.settimeout(0.2)

@@ -610,8 +610,10 @@ class World:
 
     def send(self, name: str) -> None:
         scenario = SCENARIOS[name]
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock,
+            sock.makefile("rb") as stream,
+        ):
             reply(stream)
             rcpts = [f"RCPT TO:<{user}@{_domain(name)}>" for user in scenario.recipients]
             for text in ["EHLO client.test", f"MAIL FROM:<zs@x.test>{scenario.parameters}", *rcpts, "DATA"]:

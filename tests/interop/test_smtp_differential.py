@@ -80,8 +80,10 @@ class Server:
 
     def converse(self, lines: list[bytes | str], where: int) -> list[bytes]:
         """The greeting and one reply per line, queue ids taken out; stops where the server hangs up."""
-        with socket.create_connection(("127.0.0.1", self.ports[where]), timeout=15) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.ports[where]), timeout=15) as sock,
+            sock.makefile("rb") as stream,
+        ):
             replies = [_reply(stream.readline)]
             for line in lines:
                 data = line.encode() if isinstance(line, str) else line

@@ -150,8 +150,7 @@ def handshake(port: int, offer: Offer) -> str:
         context.set_ciphers(ciphers)
     if curve:
         context.set_ecdh_curve(curve)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-        stream = sock.makefile("rb")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock, sock.makefile("rb") as stream:
         if not _reply(stream.readline).startswith(b"220 "):
             return "no greeting"
         sock.sendall(b"EHLO x\r\n")

@@ -282,8 +282,10 @@ class World:
 
     def ask(self, service: str, sender: str, recipients: list[str]) -> list[str]:
         """The replies to MAIL and to each RCPT."""
-        with socket.create_connection(("127.0.0.1", self.ports[service]), timeout=60) as sock:
-            stream = sock.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.ports[service]), timeout=60) as sock,
+            sock.makefile("rb") as stream,
+        ):
             reply(stream)
             replies = []
             for line in (
