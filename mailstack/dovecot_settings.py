@@ -502,9 +502,9 @@ log lines have Dovecot's default form, with syslog's time
     login_log_format = %$: %s
     login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
     mail_log_prefix = %s(%u)<%{pid}><%{session}>:
-a keyword may be as long as a command line
+a keyword may be as long as the command it stands in
     mail_max_keyword_length = 50
-locks are waited for as long as the code says
+locks of other programs are waited for up to ten seconds
     mail_max_lock_timeout = 0
 a mailbox belongs to one process at a time
     mail_nfs_storage = no
@@ -512,9 +512,9 @@ tmp/ is not cleaned up: what was left there is yours to look at
     mail_temp_scan_interval = 1 weeks
 sizes in the names of files are believed
     maildir_broken_filename_sizes = no
-LITERAL+ takes literals of any size
+LITERAL+ is announced, and LITERAL- to clients that have enabled IMAP4rev2
     imap_literal_minus = no
-METADATA needs no setting
+METADATA is always there
     imap_metadata = no
 URLs name the host that the client asks
     imap_urlauth_host =
