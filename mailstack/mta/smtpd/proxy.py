@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NoReturn, Self
 
 from mailstack.config.postfix.main_cf import MainCf
-from mailstack.mta.cleanup.headers import received_header
 from mailstack.mta.smtpd.reception import (
     NO_STORAGE,
     TOO_BIG,
@@ -217,22 +216,7 @@ class ProxiedTransaction(Transaction):
         return True  # nobody looks at them here
 
     def _header(self, origin: Origin) -> bytes:
-        settings = self._settings
-        comments = [f"using {origin.tls}"] if origin.tls and settings.tls_header else []
-        if origin.sasl_user and settings.auth_header:
-            comments.append(f"Authenticated sender: {origin.sasl_user}")
-        received = received_header(
-            helo=origin.helo,
-            client_name=origin.client_name,
-            client_address=origin.client_address,
-            comments=comments,
-            host=settings.host,
-            mail_name=settings.mail_name,
-            protocol=origin.protocol,
-            queue_id="",
-            recipient=self.recipients[0] if len(self.recipients) == 1 else "",
-            now=self.arrival,
-        )
+        received = self._received_field(origin, "")
         return received if self._changes is None else self._changes.prepended + received
 
     async def finish(self, origin: Origin, *, too_big: bool, milters: ContentFilter | None = None) -> Reply:

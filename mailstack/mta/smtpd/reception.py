@@ -198,16 +198,13 @@ class Transaction:
         self._parts.clear()
         self.held = 0
 
-    def _clean(self, origin: Origin) -> list[bytes]:
-        """The parts held, with their headers in order. Raises what `Cleanup.headers` raises."""
-        settings, cleanup = self._settings, self._settings.cleanup
-        head = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if head[:1] in _MAILBOX_LINE and _MAILBOX_LINES.match(head):
-            head = _MAILBOX_LINES.sub(_mailbox_lines, head, 1)
+    def _received_field(self, origin: Origin, queue_id: str) -> bytes:
+        """Our Received: field; `queue_id` may be empty."""
+        settings = self._settings
         comments = [f"using {origin.tls}"] if origin.tls and settings.tls_header else []
         if origin.sasl_user and settings.auth_header:
             comments.append(f"Authenticated sender: {origin.sasl_user}")
-        received = received_header(
+        return received_header(
             helo=origin.helo,
             client_name=origin.client_name,
             client_address=origin.client_address,
@@ -215,10 +212,18 @@ class Transaction:
             host=settings.host,
             mail_name=settings.mail_name,
             protocol=origin.protocol,
-            queue_id=self.name(),
+            queue_id=queue_id,
             recipient=self.recipients[0] if len(self.recipients) == 1 else "",
             now=self.arrival,
         )
+
+    def _clean(self, origin: Origin) -> list[bytes]:
+        """The parts held, with their headers in order. Raises what `Cleanup.headers` raises."""
+        settings, cleanup = self._settings, self._settings.cleanup
+        head = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if head[:1] in _MAILBOX_LINE and _MAILBOX_LINES.match(head):
+            head = _MAILBOX_LINES.sub(_mailbox_lines, head, 1)
+        received = self._received_field(origin, self.name())
         if cleanup.checks is not None:
             self._inspector = cleanup.inspector(
                 self.queue_id, self._described(origin), self._shared.cleanup_log
