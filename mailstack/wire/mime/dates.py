@@ -23,14 +23,8 @@ def parse_sent_date(value: bytes) -> int | None:
     found = _DATE.match(_COMMENT.sub(b" ", value).strip())
     if found is None:
         return None
-    day, month, year = int(found[1]), _MONTHS.get(found[2].lower(), 0), int(found[3])
-    if year < 50:
-        year += 2000
-    elif year < 1000:
-        year += 1900
-    if not month or not 1 <= day <= calendar.monthrange(year, month)[1]:
-        return None
-    return calendar.timegm((year, month, day, 0, 0, 0)) // 86400
+    day = _day(found)
+    return None if day is None else calendar.timegm((*day, 0, 0, 0)) // 86400
 
 
 def parse_date_time(value: bytes) -> int | None:
@@ -38,15 +32,9 @@ def parse_date_time(value: bytes) -> int | None:
     found = _TIME.match(_COMMENT.sub(b" ", value).strip() if b"(" in value else value.strip())
     if found is None:
         return None
-    day, month, year = int(found[1]), _MONTHS.get(found[2].lower(), 0), int(found[3])
-    if year < 50:
-        year += 2000
-    elif year < 1000:
-        year += 1900
+    day = _day(found)
     hour, minute, second = int(found[4]), int(found[5]), int(found[6] or 0)
-    if not month or not 1 <= day <= calendar.monthrange(year, month)[1]:
-        return None
-    if hour > 23 or minute > 59 or second > 60:
+    if day is None or hour > 23 or minute > 59 or second > 60:
         return None
     zone = found[7] or b""
     if zone[:1] in b"+-" and zone:
@@ -54,7 +42,17 @@ def parse_date_time(value: bytes) -> int | None:
         offset = -offset if zone[:1] == b"-" else offset
     else:
         offset = _ZONES.get(zone.lower(), 0) * 60
-    return calendar.timegm((year, month, day, hour, minute, second)) - offset * 60
+    return calendar.timegm((*day, hour, minute, second)) - offset * 60
+
+
+def _day(found: re.Match[bytes]) -> tuple[int, int, int] | None:
+    """Year, month and day of the first three groups, years as RFC 5322 §4.3 reads them; None for no day."""
+    day, month, year = int(found[1]), _MONTHS.get(found[2].lower(), 0), int(found[3])
+    if year < 50:
+        year += 2000
+    elif year < 1000:
+        year += 1900
+    return (year, month, day) if month and 1 <= day <= calendar.monthrange(year, month)[1] else None
 
 
 _DAY_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
