@@ -174,34 +174,6 @@ class MessageCache:
             at += len(payload)
         self._size = end
 
-    def find(self, kind: Kind, octets: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Where payloads of this kind hold `octets` (not empty): UID, the place in the payload, the payload.
-
-        One record may come several times. Takes the time of reading the file once, in pieces of `WINDOW`.
-        """
-        places = sorted((place >> 24, place & 0xFFFFFF, uid) for uid, place in self._offsets[kind].items())
-        first = 0
-        while first < len(places):
-            base = places[first][0]
-            last = first + 1
-            while last < len(places) and places[last][0] + places[last][1] - base <= WINDOW:
-                last += 1
-            if not self._read(base, places[last - 1][0] + places[last - 1][1] - base):
-                return
-            piece, index = self._window, first
-            found = piece.find(octets)
-            while found >= 0:
-                while index < last and places[index][0] + places[index][1] - base < found + len(octets):
-                    index += 1
-                if index == last:
-                    break
-                start, length, uid = places[index]
-                start -= base
-                if found >= start:
-                    yield uid, found - start, piece[start : start + length]
-                found = piece.find(octets, max(found + 1, start))
-            first = last
-
     # ---- the file
 
     def _give_up(self, error: OSError) -> None:

@@ -52,11 +52,11 @@ def test_texts_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pytest
     for window in (64, 1000, 1 << 17):
         monkeypatch.setattr(module, "WINDOW", window)
         cache = opened(tmp_path)
-        assert [(uid, at) for uid, at, _ in cache.find(Kind.HEADER_TEXT, b"number 77")] == [(77, 9)]
-        assert {uid for uid, _, _ in cache.find(Kind.HEADER_TEXT, b"sender")} == set(range(1, 501))
-        assert [uid for uid, _, _ in cache.find(Kind.ENVELOPE, b"sender")] == []
-        twice = [at for uid, at, _ in cache.find(Kind.HEADER_TEXT, b"e") if uid == 5]
-        assert twice == [4, 13, 25, 28]
+        rare = [(77, b"subject: number 77\nfrom: sender\n")]
+        assert list(cache.holding(Kind.HEADER_TEXT, range(1, 600), b"number 77")) == rare
+        assert [uid for uid, _ in cache.holding(Kind.HEADER_TEXT, UIDS, b"sender")] == list(range(1, 501))
+        assert [uid for uid, _ in cache.holding(Kind.HEADER_TEXT, (9, 5, 5000), b"number")] == [9, 5]
+        assert list(cache.holding(Kind.ENVELOPE, UIDS, b"sender")) == []
 
 
 @pytest.mark.parametrize("cut", [0, 5, 11, 12, 20, 40, 300, -1])
@@ -114,7 +114,7 @@ def test_a_file_cut_off_under_our_hands_is_only_a_miss(tmp_path: Path) -> None:
     assert "cut off" in cache.problem
     cache.add(Kind.ENVELOPE, 1, b"x")
     cache.flush()
-    assert list(cache.find(Kind.ENVELOPE, b"x")) == []
+    assert list(cache.holding(Kind.ENVELOPE, UIDS, b"x")) == []
 
 
 def test_no_room_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
