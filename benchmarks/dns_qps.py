@@ -21,7 +21,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tests.interop.dns_servers import WORLD, bind, configure, free_port, ours
+from tests.interop.dns_servers import WORLD, bind, configure, ours
+from tests.ports import free_port
 
 Starter = Callable[[Path, int], AbstractContextManager["subprocess.Popen[bytes]"]]
 

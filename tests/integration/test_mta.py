@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.unit.mta_deliver.support import Peer, listening
 
 MAIN_CF = """\
@@ -47,13 +48,6 @@ local unix - n n - - local
 error unix - - n - - error
 retry unix - - n - - error
 """
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mailstack.net.listen import bind_tcp
-from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix, wait_for
+from tests.interop.real_postfix import make_aliases, start_postfix, stop_postfix, wait_for
+from tests.ports import free_port
 
 MAIN_CF = """\
 compatibility_level = 3.6

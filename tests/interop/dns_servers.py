@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,19 +24,6 @@ zone "other.test" { type master; file "zones/other.zone"; };
 zone "child.other.test" { type master; file "zones/child.zone"; };
 zone "2.0.192.in-addr.arpa" { type master; file "zones/rev.zone"; };
 """
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that is free for UDP and TCP."""
-    while True:
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def configure(root: Path, port: int, options: str = "recursion no;", zones: str = WORLD) -> Path:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from tests.golden.trees import certificate
 from tests.interop.delivery import Sink, reply
-from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix
+from tests.interop.real_postfix import make_aliases, start_postfix, stop_postfix
 from tests.interop.restrictions_world import CLIENT, NAMELESS, PolicyServer
+from tests.ports import free_port, free_ports
 
 NAME_SERVER = "127.0.53.26"
 TRUSTED, PUBLIC, LOGIN, WRAPPED, STRICT, LIMITED, CHECKED, LISTED = range(8)
@@ -666,7 +667,7 @@ def postfix(directory: Path, policy: PolicyServer) -> Iterator[World]:
         file.write(POSTFIX_CF.format(dir=directory))
     (directory / "data").mkdir()
     shutil.chown(directory / "data", "postfix")
-    ports = [free_port() for _ in OPTIONS]
+    ports = free_ports(len(OPTIONS))
     (directory / "master.cf").write_text(_smtpd(ports, "y") + SERVICES)
     command = ["postfix", "-c", str(directory)]
     make_aliases(directory)
@@ -693,7 +694,7 @@ def ours(directory: Path, policy: PolicyServer) -> Iterator[World]:
     (directory / "mailstack.toml").write_text(f'[resolver]\nnameservers = ["{NAME_SERVER}:53"]\n')
     with (directory / "main.cf").open("a") as file:
         file.write(f"maillog_file = {directory}/log\n")
-    ports = [free_port() for _ in OPTIONS]
+    ports = free_ports(len(OPTIONS))
     (directory / "master.cf").write_text(_smtpd(ports, "n") + SERVICES)
     with (directory / "stderr").open("w") as errors:
         process = subprocess.Popen(

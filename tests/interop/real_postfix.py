@@ -1,9 +1,8 @@
-"""The real Postfix in a folder of its own, and what each test that runs one needs: ports, patience, an end."""
+"""The real Postfix in a folder of its own, and what each test that runs one needs: patience, an end."""
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -11,10 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from mailstack.net.listen import bind_tcp
-
-_CLIENTS_FROM = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def need_postfix() -> None:
@@ -30,32 +25,6 @@ def let_daemons_in(folder: Path) -> None:
     for one in (folder, *folder.parents):
         if str(one).startswith("/tmp/"):
             one.chmod(one.stat().st_mode | 0o055)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has.
-
-    None of those that the system gives to clients: one of them would take a port between now and the moment
-    at which a server binds it, and Postfix would not start.
-    """
-    end = int(_CLIENTS_FROM.read_text().split()[0]) if _CLIENTS_FROM.exists() else 32768
-    # Those who run tests beside each other have ports of their own.
-    share = (end - 10240) // 8
-    first = 10240 + share * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
-    ports: list[int] = []
-    for port in random.sample(range(first, first + share), min(share, 4 * count + 100)):
-        try:
-            bind_tcp("127.0.0.1", port).close()
-        except OSError:
-            continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise AssertionError(f"no {count} ports are free")
-
-
-def free_port() -> int:
-    return free_ports(1)[0]
 
 
 def wait_for(port: int, seconds: float = 30) -> None:

@@ -35,8 +35,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.interop.delivery import SERVICES, reply
-from tests.interop.real_postfix import free_port, start_postfix, stop_postfix, wait_for
+from tests.interop.real_postfix import start_postfix, stop_postfix, wait_for
 from tests.interop.test_smtp_client_differential import CONTENT, MAIN_CF, Scenario, Server
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real
 

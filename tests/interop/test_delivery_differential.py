@@ -26,8 +26,9 @@ import pytest
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.delivery_cases import CASES, Case, Mail
-from tests.interop.real_postfix import free_port, need_postfix, start_postfix, stop_postfix, wait_for
+from tests.interop.real_postfix import need_postfix, start_postfix, stop_postfix, wait_for
 from tests.interop.test_smtp_differential import SERVICES
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real
 

@@ -14,7 +14,8 @@ import dns.rrset
 import dns.zone
 import pytest
 
-from tests.interop.dns_servers import ZONES, bind, configure, free_port, ours
+from tests.interop.dns_servers import ZONES, bind, configure, ours
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real
 

@@ -21,7 +21,8 @@ import dns.zone
 import pytest
 
 from tests.interop.conftest import need, sh
-from tests.interop.dns_servers import WORLD, configure, free_port, ours
+from tests.interop.dns_servers import WORLD, configure, ours
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

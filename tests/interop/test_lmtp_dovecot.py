@@ -18,8 +18,8 @@ import pytest
 from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.storage.queue import Queue
-from tests.interop.real_postfix import free_port
 from tests.mailbox import running
+from tests.ports import free_port
 from tests.unit.mta_deliver.certificates import certificate
 from tests.unit.mta_deliver.support import QUIET, Names, configuration, request, summary
 

@@ -28,7 +28,6 @@ from mailstack.storage.queue import Queue
 from tests.interop import scripted_milter as m
 from tests.interop import test_sendmail
 from tests.interop.real_postfix import (
-    free_ports,
     let_daemons_in,
     make_aliases,
     need_postfix,
@@ -38,6 +37,7 @@ from tests.interop.real_postfix import (
 )
 from tests.interop.scripted_milter import Script, ScriptedMilter, comparable
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply
+from tests.ports import free_ports
 from tests.unit.mta_milter.test_smtpd import sent
 from tests.unit.mta_smtpd.serving import running, write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.real_postfix import free_port
 from tests.mailbox import running
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.real,

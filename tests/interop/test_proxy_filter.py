@@ -20,7 +20,6 @@ import pytest
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.real_postfix import (
-    free_ports,
     let_daemons_in,
     make_aliases,
     need_postfix,
@@ -30,6 +29,7 @@ from tests.interop.real_postfix import (
 )
 from tests.interop.scripted_proxy import HANG_UP, ScriptedProxy
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, Chunk, _reply
+from tests.ports import free_ports
 from tests.unit.mta_smtpd.serving import write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
 

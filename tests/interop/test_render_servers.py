@@ -23,6 +23,7 @@ from mailstack.render import Addresses, Listener, Site, render
 from mailstack.render.site import STANDARD_PORTS, ServiceName
 from mailstack.spec import Stack
 from tests.golden.trees import certificate, example, host_site, need, passwords, write
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.real
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -66,18 +67,10 @@ class Running:
         return sorted(done.stdout.splitlines())
 
 
-def free_ports() -> dict[ServiceName, int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in STANDARD_PORTS]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return {name: sock.getsockname()[1] for name, sock in zip(STANDARD_PORTS, sockets, strict=True)}
-
-
 def prepare(name: str, root: Path) -> tuple[Stack, Site]:
     """The example's site on this machine, but for its ports and folders."""
     stack = example(name)
-    ports = free_ports()
+    ports = dict(zip(STANDARD_PORTS, free_ports(len(STANDARD_PORTS)), strict=True))
     listeners = {
         service: (Listener("127.0.0.1", ports[service]),) for service in ports if service in stack.services
     }

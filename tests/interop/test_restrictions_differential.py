@@ -21,7 +21,6 @@ import pytest
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.real_postfix import (
-    free_ports,
     let_daemons_in,
     make_aliases,
     need_postfix,
@@ -38,6 +37,7 @@ from tests.interop.restrictions_world import (
     name_server,
 )
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply
+from tests.ports import free_ports
 from tests.unit.mta_smtpd.serving import write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.real_postfix import free_port, need_postfix, start_postfix, stop_postfix, wait_for
+from tests.interop.real_postfix import need_postfix, start_postfix, stop_postfix, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real
 

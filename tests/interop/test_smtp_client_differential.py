@@ -24,7 +24,8 @@ import pytest
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.delivery import SERVICES, reply
-from tests.interop.real_postfix import free_port, start_postfix, stop_postfix, wait_for
+from tests.interop.real_postfix import start_postfix, stop_postfix, wait_for
+from tests.ports import free_port
 from tests.unit.mta_deliver.certificates import certificate
 
 pytestmark = pytest.mark.real

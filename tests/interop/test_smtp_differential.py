@@ -19,7 +19,6 @@ import pytest
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.real_postfix import (
-    free_port,
     let_daemons_in,
     make_aliases,
     need_postfix,
@@ -27,6 +26,7 @@ from tests.interop.real_postfix import (
     stop_postfix,
     wait_for,
 )
+from tests.ports import free_port
 from tests.unit.mta_smtpd.serving import write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
 

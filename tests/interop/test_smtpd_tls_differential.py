@@ -26,7 +26,6 @@ from cryptography.x509.oid import NameOID
 
 from mailstack.net.listen import bind_tcp
 from tests.interop.real_postfix import (
-    free_ports,
     let_daemons_in,
     make_aliases,
     need_postfix,
@@ -35,6 +34,7 @@ from tests.interop.real_postfix import (
     wait_for,
 )
 from tests.interop.test_smtp_differential import BOTH, POSTFIX, SERVICES, _reply
+from tests.ports import free_ports
 from tests.unit.mta_smtpd.serving import write_config
 from tests.unit.mta_smtpd.test_worker import SCRIPT
 

@@ -23,7 +23,8 @@ from mailstack.net.tables.channel import close_all
 from mailstack.storage.tables import TableError
 from mailstack.storage.tables.files import INDEXED
 from tests.interop.conftest import need
-from tests.interop.real_postfix import free_port, wait_for
+from tests.interop.real_postfix import wait_for
+from tests.ports import free_port
 from tests.unit.mta_lookup import services
 
 pytestmark = pytest.mark.real

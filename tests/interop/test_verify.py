@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.delivery import SERVICES, reply
-from tests.interop.real_postfix import free_port, make_aliases, start_postfix, stop_postfix, wait_for
+from tests.interop.real_postfix import make_aliases, start_postfix, stop_postfix, wait_for
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.real
 
@@ -352,7 +353,7 @@ def _prepare(directory: Path, extra: str, *, aliases: str) -> tuple[dict[str, Se
         (directory / folder).mkdir()
     shutil.chown(directory / "data", "postfix")
     shutil.chown(directory / "mail", 65534, 65534)
-    services = {name: free_port() for name in ("main", *SERVICE_CASES)}
+    services = dict(zip(("main", *SERVICE_CASES), free_ports(1 + len(SERVICE_CASES)), strict=True))
     lines = []
     for name, port in services.items():
         lines.append(f"127.0.0.1:{port} inet n - n - - smtpd")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.mailbox import USERS, certificate, client_tls
+from tests.ports import free_ports
 
 CONFIG = """\
 protocols = pop3 lmtp imap
@@ -64,25 +65,12 @@ service auth {{
 NAMES = ("imap", "pop3", "pop3s", "lmtp")
 
 
-def free_ports() -> dict[str, int]:
-    """A port nobody uses for each listener."""
-    sockets = []
-    for _ in NAMES:
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        sockets.append(sock)
-    ports = {name: int(sock.getsockname()[1]) for name, sock in zip(NAMES, sockets, strict=True)}
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 class Process:
     """The service as a process of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = free_ports()
+        self.ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
         self.log = folder / "log"
         certificate(folder)
         (folder / "users").write_text(USERS)
