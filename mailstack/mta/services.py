@@ -62,6 +62,8 @@ def warnings(services: Sequence[MasterService]) -> Iterator[str]:
     """What master.cf asks for in vain, a line each for the log."""
     chrooted = []
     for one in services:
+        if one.repeated:
+            yield f'duplicate master.cf entry for service "{one.name}" ({_path(one)}) -- using the last entry'
         place = f"{one.origin.path}, line {one.origin.line}: {one.name}/{one.type}"
         ours = one.type == "inet" and one.command == "smtpd"
         if one.command in ("smtpd", *SINGLE) and one.chroot:
@@ -74,6 +76,14 @@ def warnings(services: Sequence[MasterService]) -> Iterator[str]:
             yield f"{place}: the process limit means nothing: there is one {one.command}"
     if chrooted:
         yield f"{services[0].origin.path}: chroot means nothing here: {', '.join(chrooted)}"
+
+
+def _path(service: MasterService) -> str:
+    """Where clients find a service, as Postfix's master(8) has it in its log."""
+    if service.type == "inet":
+        host, colon, port = service.name.rpartition(":")
+        return f"[{host.strip('[]')}]:{port}" if colon else port
+    return f"{'private' if service.private else 'public'}/{service.name}"
 
 
 def listen_addresses(conf: MainCf) -> list[str]:

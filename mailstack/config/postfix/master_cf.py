@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -51,6 +51,8 @@ class MasterService:
     overrides: Mapping[str, str] = field(default_factory=lambda: _EMPTY, hash=False)
     verbose: bool = False
     origin: Origin = _NOWHERE
+    repeated: bool = False
+    """Whether an earlier line has the same name and type; this one counts."""
 
     def endpoint(self) -> tuple[str, int]:
         """`(host or "", port)` of an inet service. Raises `ConfigError` for a service name nobody knows."""
@@ -102,7 +104,7 @@ def parse_master(text: str, path: Path) -> tuple[MasterService, ...]:
     services: dict[tuple[str, str], MasterService] = {}
     for line, logical in logical_lines(text, path):
         service = _service(logical, Origin(path, line))
-        services[service.key()] = service
+        services[service.key()] = replace(service, repeated=service.key() in services)
     return tuple(services.values())
 
 

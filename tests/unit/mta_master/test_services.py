@@ -83,3 +83,27 @@ def test_an_idle_worker_ends_after_max_idle_without_a_session() -> None:
     assert not life.is_over(0, 129.4)
     assert life.is_over(0, 129.5)
     assert not Life().is_over(0, 1e9)
+
+
+def test_the_last_of_two_entries_counts() -> None:
+    services = parse_master(
+        "127.0.0.1:25 inet n - n - - smtpd\n"
+        "127.0.0.1:25 inet n - n - - smtpd -o smtpd_banner=second\n"
+        "cleanup unix n - n - 0 cleanup\n"
+        "cleanup unix n - n - 0 cleanup\n"
+        "relay unix - - n - - smtp\n"
+        "relay unix - - n - - lmtp\n"
+        "2525 inet n - n - - smtpd\n"
+        "2525 inet n - n - - smtpd\n",
+        Path("master.cf"),
+    )
+    assert [(one.name, one.command) for one in services] == [
+        ("127.0.0.1:25", "smtpd"), ("cleanup", "cleanup"), ("relay", "lmtp"), ("2525", "smtpd"),
+    ]  # fmt: skip
+    assert dict(services[0].overrides) == {"smtpd_banner": "second"}
+    assert list(warnings(services)) == [
+        'duplicate master.cf entry for service "127.0.0.1:25" ([127.0.0.1]:25) -- using the last entry',
+        'duplicate master.cf entry for service "cleanup" (public/cleanup) -- using the last entry',
+        'duplicate master.cf entry for service "relay" (private/relay) -- using the last entry',
+        'duplicate master.cf entry for service "2525" (2525) -- using the last entry',
+    ]
