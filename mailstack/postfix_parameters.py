@@ -166,6 +166,8 @@ _TABLE: tuple[Parameter, ...] = (
     _P("smtpd_data_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
     _P("smtpd_end_of_data_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
     _P("smtpd_etrn_restrictions", _L, "", _SMTPD, _RESTRICTIONS),
+    _P("smtpd_log_access_permit_actions", _L, "", _SMTPD,
+       "permissions that are logged, by the word or the table's action that gives them"),
     _P("smtpd_reject_unlisted_recipient", _B, "yes", _SMTPD, "refuse recipients that no table knows"),
     _P("smtpd_reject_unlisted_sender", _B, "no", _SMTPD, "refuse senders that no table knows"),
     _P("smtpd_recipient_limit", _I, "1000", _SMTPD, "recipients of one message", 1),

@@ -112,8 +112,6 @@ recipients of one message are not spread over deliveries
     qmgr_fudge_factor
 there is no debugger hook
     debugger_command
-what is let in is not logged by its rule
-    smtpd_log_access_permit_actions
 Python's ssl does not set how long a chain may be; list fewer authorities in smtpd_tls_CAfile
     smtpd_tls_ccert_verifydepth
 OpenSSL has no export ciphers any more; smtpd_tls_dh1024_param_file is for all others

@@ -316,6 +316,53 @@ CASES += [
 ]  # fmt: skip
 CASES.append(Case({"smtpd_per_request_deadline": "yes", "smtpd_timeout": "2s"}))
 DRIPPED = len(CASES) - 1
+
+
+def permitted(words: str, by: str = "static:all", where: str = "recipient", **more: object) -> Case:
+    """A case of which the log lines about permissions are compared, too."""
+    settings = {
+        f"smtpd_{where}_restrictions": words,
+        "smtpd_log_access_permit_actions": by,
+        "smtpd_client_port_logging": "yes",
+        **more.pop("settings", {}),  # type: ignore[dict-item]
+    }
+    return Case(settings, **more)  # type: ignore[arg-type]
+
+
+CASES += [
+    rcpt("check_sender_access inline:{ {b.test=reject} }"), sender("check_helo_access inline:{ {helo.test=defer_if_permit} }"),
+    rcpt("check_reverse_client_hostname_access inline:{ {client.test=reject_unauth_pipelining, defer} }"),
+    data("check_recipient_access inline:{ {zs@=reject} }"), rcpt("check_client_access inline:{ {client.test=strict, reject} }"),
+]  # fmt: skip
+PERMITTED: list[Case] = [
+    *(permitted(words) for words in (
+        "permit", "permit_mynetworks, reject", "permit_inet_interfaces, reject", "permit_naked_ip_address, permit",
+        "permit_auth_destination, reject", "reject_unauth_destination", "permit_sasl_authenticated, permit",
+        "permit_mx_backup, permit", "lenient, reject", "warn_if_reject reject, permit", "defer_if_permit, permit",
+        "defer_if_reject, permit", "permit_dnswl_client wl.test, reject", "permit_rhswl_client wl.test, reject",
+        "permit_dnswl_client wl.test=127.0.1.[1..3], reject", "sleep 0, Permit", "warn_if_reject permit",
+    )),
+    *(permitted(f"check_{what}_access inline:{{ {{{key}={action}}} }}, permit")
+      for what, key in (("client", "client.test"), ("helo", "helo.test"), ("sender", "b.test"),
+                        ("recipient", "dgtlinux.com"), ("sender_mx", "127.0.0.64"), ("reverse_client_hostname", "test"))
+      for action in ("OK", "ok fine", "RELAY", "1234", "DUNNO", "permit", "permit_auth_destination", "DISCARD quietly", "lenient")),
+    *(permitted("inline:{ {client.test=OK} }, reject", where="client", settings={"smtpd_delay_reject": delayed})
+      for delayed in ("yes", "no")),
+    *(permitted("permit, reject" if where != "relay" else "permit_auth_destination, reject", by, where=where)
+      for by in ("permit", "PERMIT_auth_destination", "!permit, static:all", "permit_mynetworks", "inline:{ permit=x }")
+      for where in ("client", "helo", "sender", "relay", "data", "end_of_data")),
+    permitted("check_policy_service inet:127.0.0.1:{policy}, permit",
+              recipients=("ok@dgtlinux.com", "class@dgtlinux.com", "zs@dgtlinux.com")),
+    permitted("check_recipient_access static:OK, reject", recipients=("x%far.test@relay.test", "x@relay.test")),
+    permitted("permit", where="etrn", lines=["ETRN far.test", "VRFY zs@dgtlinux.com", "EHLO x", "ETRN far.test"]),
+    permitted("permit", lines=["EHLO helo.test", "VRFY zs@dgtlinux.com"]),
+    permitted("permit_naked_ip_address, permit", lines=["HELO 127.0.0.1", "MAIL FROM:<>", "RCPT TO:<zs@dgtlinux.com>"]),
+    permitted("permit_inet_interfaces, reject", source="127.0.0.1", settings={"smtpd_peername_lookup": "no"}),
+    permitted("permit_mynetworks, reject", lines=["XCLIENT ADDR=192.0.2.5", "HELO x", "MAIL FROM:<>", "RCPT TO:<zs@dgtlinux.com>"],
+              settings={"smtpd_authorized_xclient_hosts": "127.0.0.9"}),
+]  # fmt: skip
+FIRST_PERMITTED = len(CASES)
+CASES += PERMITTED
 PROXY = {
     "smtpd_upstream_proxy_protocol": "haproxy",
     "smtpd_client_restrictions": "check_client_access inline:{ {198.51.100=REJECT v4} {2001:db8=REJECT v6} }",
@@ -327,14 +374,24 @@ class Pair:
     theirs: list[int]
     ours: list[int]
     policy: PolicyServer
+    logs: tuple[Path, Path]
+    """Theirs, ours."""
 
 
-def converse(port: int, lines: Sequence[bytes | str], source: str, ahead: bytes = b"") -> list[bytes]:
-    """Greeting and replies; stops where the server hangs up."""
+def converse(
+    port: int,
+    lines: Sequence[bytes | str],
+    source: str,
+    ahead: bytes = b"",
+    local: list[int] | None = None,
+) -> list[bytes]:
+    """Greeting and replies; stops where the server hangs up. `local` gets the client's port."""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0)) as sock,
         sock.makefile("rb") as stream,
     ):
+        if local is not None:
+            local.append(sock.getsockname()[1])
         if ahead:
             sock.sendall(ahead)
         replies = [_reply(stream.readline)]
@@ -370,9 +427,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         policy = PolicyServer()
         policy.start()
         stack.callback(policy.stop)
-        theirs = _start_postfix(tmp_path_factory.mktemp("postfix"), policy.port, stack)
-        own = _start_ours(tmp_path_factory.mktemp("ours"), policy.port, stack)
-        yield Pair(theirs, own, policy)
+        folders = [tmp_path_factory.mktemp(name) for name in ("postfix", "ours")]
+        theirs = _start_postfix(folders[0], policy.port, stack)
+        own = _start_ours(folders[1], policy.port, stack)
+        yield Pair(theirs, own, policy, (folders[0] / "mail.log", folders[1] / "log"))
 
 
 def _write(directory: Path, extra: str) -> None:
@@ -454,6 +512,37 @@ def test_cases(pair: Pair, number: int) -> None:
     asked = [_comparable(request) for request in pair.policy.requests[before:]]
     assert asked[between - before :] == asked[: between - before]
     assert bool(asked) == ("{policy}" in str(case.settings))
+
+
+@pytest.mark.parametrize(
+    "number",
+    range(FIRST_PERMITTED, len(CASES)),
+    ids=lambda number: f"{number}-{next(iter(CASES[number].settings.values()))[:50]}",
+)
+def test_permissions_are_logged_alike(pair: Pair, number: int) -> None:
+    case = CASES[number]
+    logged = []
+    for ports, log in zip((pair.theirs, pair.ours), pair.logs, strict=True):
+        local: list[int] = []
+        begun = log.stat().st_size
+        converse(ports[number], case.dialogue(), case.source, local=local)
+        logged.append(_permissions(log, begun, local[0]))
+    assert logged[1] == logged[0]
+
+
+def _permissions(log: Path, begun: int, port: int) -> list[str]:
+    """What is logged of the permissions of the client at `port`, when its session is over."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with log.open("rb") as stream:
+            stream.seek(begun)
+            lines = stream.read().decode().splitlines()
+        lines = [line.partition("]: ")[2] for line in lines]
+        if any(re.match(rf"disconnect from \S*:(?:{port}|unknown|0) ", line) for line in lines):
+            said = [line for line in lines if "permit: " in line]
+            return [re.sub(r"\]:\d+", "]:PORT", re.sub(r"^(?!NOQUEUE)\w+", "ID", line)) for line in said]
+        time.sleep(0.02)
+    raise AssertionError(f"no end of the session of port {port} in {log}")
 
 
 def _comparable(request: dict[str, str]) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import Table, split_extension
 from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.smtpd.permits import Permits
 from mailstack.mta.smtpd.verdicts import (
     CONFIGURATION_ERROR,
     PERMIT,
@@ -27,6 +28,7 @@ from mailstack.mta.smtpd.verdicts import (
     Permit,
     Phase,
     Rejection,
+    Subject,
     Verdict,
     dsn_for,
     fitting_dsn,
@@ -35,17 +37,17 @@ from mailstack.net.resolver import ResolveError, Resolver
 from mailstack.wire.smtp.address import split_address
 from mailstack.wire.smtp.reply import Reply
 
-_LABELS = {
-    "client": "Client host",
-    "reverse_client_hostname": "Unverified Client host",
-    "helo": "Helo command",
-    "sender": "Sender address",
-    "recipient": "Recipient address",
-    "etrn": "Etrn command",
-    "sasl": "SASL login name",
-    "ccert": "Client certificate",
+_SUBJECTS: dict[str, Subject] = {
+    "client": SUBJECT[Phase.CLIENT],
+    "reverse_client_hostname": ("Unverified Client host", lambda c: c.reverse_client_name),
+    "helo": SUBJECT[Phase.HELO],
+    "sender": SUBJECT[Phase.SENDER],
+    "recipient": SUBJECT[Phase.RECIPIENT],
+    "etrn": SUBJECT[Phase.ETRN],
+    "sasl": ("SASL login name", lambda c: c.sasl_user),
+    "ccert": ("Client certificate", lambda c: c.certificate.subject if c.certificate is not None else ""),
 }
-WORDS = frozenset(f"check_{what}_access" for what in _LABELS)
+WORDS = frozenset(f"check_{what}_access" for what in _SUBJECTS)
 _SERVED = ("client", "reverse_client_hostname", "helo", "sender", "recipient")
 _SERVER_WORD = {f"check_{what}_{kind}_access": (what, kind) for what in _SERVED for kind in ("a", "mx", "ns")}
 SERVER_WORDS = frozenset(_SERVER_WORD)
@@ -68,6 +70,8 @@ class Words:
 
     text: str
     table: str
+    about: Subject
+    """What its replies are about."""
     never_permit: str = ""
     """The word whose look-up may not permit, `""`: any may."""
     subject: str = ""
@@ -80,7 +84,10 @@ SlowLookup = Callable[[Client], Awaitable[Answer]]
 class AccessTables:
     """Makes look-ups out of tables."""
 
-    def __init__(self, conf: MainCf, rewriter: Rewriter, resolver: Resolver) -> None:
+    def __init__(
+        self, conf: MainCf, rewriter: Rewriter, resolver: Resolver, permits: Permits | None = None
+    ) -> None:
+        self._permits = permits
         self._reject_code = conf.int("access_map_reject_code")
         self._defer_code = conf.int("access_map_defer_code")
         self._untrusted_routing = conf.bool("allow_untrusted_routing")
@@ -95,7 +102,7 @@ class AccessTables:
     def check(self, word: str, table: Table, name: str, phase: Phase) -> Callable[[Client], Answer]:
         """The look-up that `word` (one of `WORDS`) makes with this table; `name` is the table's."""
         what = word.removeprefix("check_").removesuffix("_access")
-        label = _LABELS[what]
+        about = _SUBJECTS[what]
         never = word if what == "reverse_client_hostname" else ""
         get = table.lookup
         keys_of = self._whole_keys if name.removeprefix("proxy:").startswith(_PATTERNS) else self._keys
@@ -105,10 +112,12 @@ class AccessTables:
             for key in keys:
                 action = get(key)
                 if action is not None:
-                    answer = self._action(action, subject, label, client, name)
+                    answer = self._action(action, subject, about, client, name)
                     if answer is PERMIT and what == "recipient" and self._suspicious(client):
                         return None
-                    return _guarded(answer, never, subject, client)
+                    return _guarded(
+                        self._noted(answer, action, subject, about, client, name), never, subject, client
+                    )
             return None
 
         return check
@@ -116,23 +125,29 @@ class AccessTables:
     def server_check(self, word: str, table: Table, name: str, phase: Phase) -> SlowLookup:
         """The look-up that `word` (one of `SERVER_WORDS`) makes: the hosts, then their addresses."""
         what, kind = _SERVER_WORD[word]
-        label = _LABELS[what]
+        about = _SUBJECTS[what]
 
         async def check(client: Client) -> Answer:
             subject, domain = self._server_subject(what, client)
             if not domain or domain == "unknown":
                 return None
-            found = await self._find_server(table, domain, kind, subject, label, client)
+            found = await self._find_server(table, domain, kind, subject, about[0], client)
             if found is None:
                 return None
-            return _guarded(self._action(found, subject, label, client, name), word, subject, client)
+            answer = self._action(found, subject, about, client, name)
+            return _guarded(self._noted(answer, found, subject, about, client, name), word, subject, client)
 
         return check
 
-    def policy_action(self, phase: Phase, server: str) -> Callable[[Client, str], Answer]:
+    def policy_action(self, about: Subject, server: str) -> Callable[[Client, str], Answer]:
         """What a policy server's action means: as a table's."""
-        label, subject = SUBJECT[phase]
-        return lambda client, action: self._action(action, subject(client), label, client, server)
+
+        def answer(client: Client, action: str) -> Answer:
+            subject = about[1](client)
+            found = self._action(action, subject, about, client, server)
+            return self._noted(found, action, subject, about, client, server)
+
+        return answer
 
     # ---- keys
 
@@ -140,9 +155,7 @@ class AccessTables:
         """What a reply names, and the keys to look for, in order."""
         match what:
             case "client":
-                name = client.client_name
-                subject = f"{name}[{client.client_address}]"
-                return subject, [*self._domains(name), *_networks(client.client_address)]
+                return client.peer, [*self._domains(client.client_name), *_networks(client.client_address)]
             case "reverse_client_hostname":
                 name = client.reverse_client_name
                 return name, [*self._domains(name), *_networks(client.client_address)]
@@ -211,7 +224,7 @@ class AccessTables:
         """What a reply names, and the domain whose servers are looked up; `""`: none."""
         match what:
             case "client":
-                return f"{client.client_name}[{client.client_address}]", client.client_name
+                return client.peer, client.client_name
             case "reverse_client_hostname":
                 return client.reverse_client_name, client.reverse_client_name
             case "helo":
@@ -268,8 +281,17 @@ class AccessTables:
 
     # ---- actions
 
-    def _action(self, value: str, subject: str, label: str, client: Client, table: str) -> Answer:
+    def _noted(
+        self, answer: Answer, action: str, subject: str, about: Subject, client: Client, table: str
+    ) -> Answer:
+        """The answer; where it permits, and that is to be logged, it is."""
+        if answer is PERMIT and self._permits is not None and action.strip():
+            self._permits.note(client, action.split(None, 1)[0], about[0], subject, table)
+        return answer
+
+    def _action(self, value: str, subject: str, about: Subject, client: Client, table: str) -> Answer:
         """An access(5) action."""
+        label = about[0]
         value = value.strip()
         head, _, rest = value.partition(" ")
         rest = rest.strip()
@@ -303,7 +325,7 @@ class AccessTables:
         if not value:
             client.warn(f"access table {table} entry {value} has empty value")
             return PERMIT
-        return Words(value, table, subject=subject)
+        return Words(value, table, about, subject=subject)
 
     def _change(self, word: str, rest: str, named: str, client: Client, table: str, value: str) -> Answer:
         """Do something to the message."""
@@ -357,7 +379,7 @@ def _guarded(answer: Answer, never: str, subject: str, client: Client) -> Answer
     if answer is PERMIT and not client.discarding:
         return _forbid(client, never, subject)
     if isinstance(answer, Words):
-        return Words(answer.text, answer.table, never, subject)
+        return Words(answer.text, answer.table, answer.about, never, subject)
     return answer
 
 

@@ -11,13 +11,12 @@ from mailstack.mta.smtpd.networks import NetworkList, OwnAddresses
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.verdicts import (
     PERMIT,
-    SUBJECT,
     Check,
     Client,
     Deferral,
-    Phase,
     Rejection,
     SlowCheck,
+    Subject,
     Verdict,
     rejection,
 )
@@ -218,9 +217,9 @@ class Checks:
         code = self._conf.int("plaintext_reject_code")
         return rejection(code, "4.7.1", "Session encryption is required")
 
-    def multi_recipient_bounce(self, phase: Phase) -> Check:
-        """reject_multi_recipient_bounce for a stage: at RCPT TO the recipient itself is not counted yet."""
-        label, subject = SUBJECT[phase]
+    def multi_recipient_bounce(self, about: Subject) -> Check:
+        """reject_multi_recipient_bounce for a list: at RCPT TO the recipient itself is not counted yet."""
+        label, subject = about
         code = self._conf.int("multi_recipient_bounce_reject_code")
 
         def check(client: Client) -> Verdict:

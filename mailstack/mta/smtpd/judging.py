@@ -94,6 +94,9 @@ class Judging(Connection):
     def warn(self, text: str) -> None:
         self._log.warning(text)
 
+    def permitted(self, text: str) -> None:
+        self._log_event("permit", text)
+
     def change(self, action: str, argument: str, text: str) -> None:
         transaction = self._transaction
         if action not in ("info", "warn") and (transaction is None or self._where == "VRFY"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
@@ -26,6 +26,7 @@ from mailstack.mta.rewrite import Rewriter
 from mailstack.mta.smtpd import access
 from mailstack.mta.smtpd.checks import Checks
 from mailstack.mta.smtpd.dnsbl import DnsLists
+from mailstack.mta.smtpd.permits import Permits
 from mailstack.mta.smtpd.policy import PolicyServices
 from mailstack.mta.smtpd.recipients import Recipients
 from mailstack.mta.smtpd.verdicts import (
@@ -39,6 +40,7 @@ from mailstack.mta.smtpd.verdicts import (
     Phase,
     Rejection,
     SlowCheck,
+    Subject,
     Verdict,
     rejection,
 )
@@ -86,7 +88,7 @@ class Restrictions:
 
     __slots__ = ("_inner", "_steps", "name")
 
-    def __init__(self, name: str, steps: list[_Step], inner: Callable[[str], Restrictions]) -> None:
+    def __init__(self, name: str, steps: list[_Step], inner: Callable[[access.Words], Restrictions]) -> None:
         self.name = name
         self._steps = tuple(steps)
         self._inner = inner
@@ -152,7 +154,7 @@ class Restrictions:
                     )
                     return CONFIGURATION_ERROR
                 try:
-                    inner = self._inner(answer.text)
+                    inner = self._inner(answer)
                 except ConfigError as error:
                     client.warn(f"access table {answer.table}: {error}")
                     return CONFIGURATION_ERROR
@@ -180,7 +182,8 @@ class Compiler:
         self._conf = conf
         self._open_table = open_table
         self._checks = Checks(conf, rewriter, recipients, resolver, open_table)
-        self._access = access.AccessTables(conf, rewriter, resolver)
+        self._permits = Permits.load(conf, open_table)
+        self._access = access.AccessTables(conf, rewriter, resolver, self._permits)
         self._dns_lists = DnsLists(conf, resolver, open_table, self._checks.authorised)
         self.policy_services = PolicyServices(conf, resolver)
         self.verification: Verification | None = None
@@ -192,18 +195,19 @@ class Compiler:
                 message = f"restriction class `{name}' needs a definition"
                 raise conf.error("smtpd_restriction_classes", message)
         self._opening: list[str] = []
-        self._compiled: dict[tuple[Phase, str], Restrictions] = {}
+        self._compiled: dict[tuple[Phase, str, str], Restrictions] = {}
 
     def compile(self, parameter: str, phase: Phase) -> Restrictions:
         """The list that main.cf gives as `parameter`. Raises `ConfigError`."""
-        return self._compile(parameter, phase, self._conf.list(parameter))
+        return self._compile(parameter, phase, SUBJECT[phase], self._conf.list(parameter))
 
-    def _compile(self, parameter: str, phase: Phase, words: list[str]) -> Restrictions:
+    def _compile(self, parameter: str, phase: Phase, about: Subject, words: list[str]) -> Restrictions:
         steps: list[_Step] = []
         warn = False
         position = 0
         while position < len(words):
-            word = words[position].lower()
+            written = words[position]
+            word = written.lower()
             if word == "warn_if_reject":
                 warn = True
                 position += 1
@@ -223,13 +227,15 @@ class Compiler:
                     raise self._conf.error(parameter, f"{word} needs {needs}")
                 argument = words[position]
                 position += 1
-            steps.append(self._step(parameter, phase, word, argument, warn))
+            step = self._step(parameter, phase, about, word, argument, warn)
+            steps.append(step if self._permits is None else _logged(self._permits, step, written, about))
             warn = False
-        return Restrictions(parameter, steps, lambda text: self._of_table(parameter, phase, text))
+        return Restrictions(parameter, steps, lambda words: self._of_table(parameter, phase, words))
 
-    def _of_table(self, parameter: str, phase: Phase, text: str) -> Restrictions:
+    def _of_table(self, parameter: str, phase: Phase, found_words: access.Words) -> Restrictions:
         """The list that a table has given. Raises `ConfigError`."""
-        key = (phase, text)
+        text, about = found_words.text, found_words.about
+        key = (phase, about[0], text)
         found = self._compiled.get(key)
         if found is None:
             words = split_words(text)
@@ -239,10 +245,12 @@ class Compiler:
                 )
             if len(self._compiled) >= _LISTS:
                 self._compiled.clear()
-            found = self._compiled[key] = self._compile(parameter, phase, words)
+            found = self._compiled[key] = self._compile(parameter, phase, about, words)
         return found
 
-    def _step(self, parameter: str, phase: Phase, word: str, argument: str, warn: bool) -> _Step:
+    def _step(
+        self, parameter: str, phase: Phase, about: Subject, word: str, argument: str, warn: bool
+    ) -> _Step:
         if word in self._checks.simple:
             return _Step(check=self._checks.simple[word], warn=warn)
         if word in self._checks.slow:
@@ -254,7 +262,7 @@ class Compiler:
             return _Step(slow_lookup=self._access.server_check(word, table, argument, phase), warn=warn)
         if word == "check_policy_service":
             service = self.policy_services.get(parameter, argument)
-            action = self._access.policy_action(phase, service.name)
+            action = self._access.policy_action(about, service.name)
 
             async def ask(client: Client) -> access.Answer:
                 return action(client, await service.ask(client))
@@ -263,19 +271,19 @@ class Compiler:
         if (look := self._dns_lists.check(word, argument)) is not None:
             return _Step(slow=look, warn=warn)
         if word == "reject_maps_rbl":
-            return _Step(nested=self._old_lists(parameter, phase), warn=warn)
+            return _Step(nested=self._old_lists(parameter, phase, about), warn=warn)
         if word == "sleep":
             return _Step(slow=self._sleep(parameter, argument), warn=warn)
         if word in ("reject_unverified_sender", "reject_unverified_recipient"):
             return _Step(slow=self._verification().check(word), warn=warn)
         if word in ("reject", "defer", "defer_if_permit", "defer_if_reject"):
-            return _Step(check=self._generic(phase, word), warn=warn)
+            return _Step(check=self._generic(about, word), warn=warn)
         if word == "reject_unauth_pipelining":
-            return _Step(check=self._pipelining(phase), warn=warn)
+            return _Step(check=self._pipelining(about), warn=warn)
         if word == "reject_multi_recipient_bounce":
-            return _Step(check=self._checks.multi_recipient_bounce(phase), warn=warn)
+            return _Step(check=self._checks.multi_recipient_bounce(about), warn=warn)
         if word in self._classes:
-            return _Step(nested=self._class(self._classes[word], phase), warn=warn)
+            return _Step(nested=self._class(self._classes[word], phase, about), warn=warn)
         if word in _UNSUPPORTED:
             raise self._conf.error(parameter, f"{word}: {_UNSUPPORTED[word]}")
         raise self._conf.error(parameter, f"unknown smtpd restriction: {word!r}")
@@ -297,20 +305,20 @@ class Compiler:
         if self.verification is not None:
             self.verification.close()
 
-    def _class(self, name: str, phase: Phase) -> Restrictions:
+    def _class(self, name: str, phase: Phase, about: Subject) -> Restrictions:
         """A restriction class of main.cf, for lists of one phase."""
         if name in self._opening:
             raise self._conf.error(name, "restriction class contains itself")
         self._opening.append(name)
         try:
-            return self._compile(name, phase, self._conf.list(name))
+            return self._compile(name, phase, about, self._conf.list(name))
         finally:
             self._opening.pop()
 
-    def _old_lists(self, parameter: str, phase: Phase) -> Restrictions:
+    def _old_lists(self, parameter: str, phase: Phase, about: Subject) -> Restrictions:
         """reject_rbl_client for each of maps_rbl_domains."""
         words = [part for name in self._conf.list("maps_rbl_domains") for part in ("reject_rbl_client", name)]
-        return self._compile(parameter, phase, words)
+        return self._compile(parameter, phase, about, words)
 
     def _sleep(self, parameter: str, argument: str) -> SlowCheck:
         if not argument.isdecimal():
@@ -323,8 +331,8 @@ class Compiler:
 
         return check
 
-    def _generic(self, phase: Phase, word: str) -> Check:
-        label, subject = SUBJECT[phase]
+    def _generic(self, about: Subject, word: str) -> Check:
+        label, subject = about
         if word.startswith("defer_if"):
             on_permit = word == "defer_if_permit"
 
@@ -341,8 +349,8 @@ class Compiler:
 
         return check
 
-    def _pipelining(self, phase: Phase) -> Check:
-        label, subject = SUBJECT[phase]
+    def _pipelining(self, about: Subject) -> Check:
+        label, subject = about
 
         def check(client: Client) -> Verdict:
             if not client.pipelined:
@@ -351,6 +359,15 @@ class Compiler:
             return rejection(503, "5.5.0", text)
 
         return check
+
+
+def _logged(permits: Permits, step: _Step, word: str, about: Subject) -> _Step:
+    """A word whose permissions are logged; tables and lists within lists see to that by themselves."""
+    if step.check is not None:
+        return replace(step, check=permits.checked(word, step.check, about))
+    if step.slow is not None:
+        return replace(step, slow=permits.slowly_checked(word, step.slow, about))
+    return step
 
 
 def _argument_of(word: str) -> str:

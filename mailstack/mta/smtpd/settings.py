@@ -408,9 +408,24 @@ def _recipient_phases(conf: MainCf) -> tuple[Phase, ...]:
 
 def _demand_relay_control(conf: MainCf) -> None:
     """Refuse to run as an open relay, as Postfix does: one of the two lists must hold a word against it."""
-    stops = {"reject_unauth_destination", "defer_unauth_destination", "reject", "defer"}
-    names = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
-    if not any(stops & {word.lower() for word in conf.list(name)} for name in names):
+    stops = {"reject_unauth_destination", "defer_unauth_destination", "reject", "defer", "defer_if_permit"}
+    classes = {name.lower(): name for name in conf.list("smtpd_restriction_classes")}
+
+    def stopping(name: str, opening: tuple[str, ...] = ()) -> bool:
+        """Whether a list has one of them, in a class of its own perhaps, before everybody is let in."""
+        skipped = False
+        for word in map(str.lower, conf.list(name)):
+            if word == "permit" and not skipped:
+                return False
+            if not skipped and word in stops:
+                return True
+            inner = classes.get(word, "")
+            if inner and not skipped and inner not in opening and stopping(inner, (*opening, inner)):
+                return True
+            skipped = word == "warn_if_reject"
+        return False
+
+    if not any(map(stopping, ("smtpd_relay_restrictions", "smtpd_recipient_restrictions"))):
         message = f"specify at least one working instance of: {', '.join(sorted(stops))}"
         raise conf.error("smtpd_relay_restrictions", f"or smtpd_recipient_restrictions: {message}")
 

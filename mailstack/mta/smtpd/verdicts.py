@@ -51,6 +51,11 @@ class Client(Protocol):
     """DISCARD has been said: nothing is judged any more."""
 
     @property
+    def peer(self) -> str:
+        """`name[address]`, with `:port` where ports are logged."""
+        ...
+
+    @property
     def server_address(self) -> str: ...
 
     @property
@@ -124,6 +129,10 @@ class Client(Protocol):
 
     def warn(self, text: str) -> None:
         """Log a warning."""
+        ...
+
+    def permitted(self, text: str) -> None:
+        """Log a permission (smtpd_log_access_permit_actions)."""
         ...
 
     def change(self, action: str, argument: str, text: str) -> None:
@@ -213,8 +222,10 @@ SlowCheck = Callable[[Client], Awaitable[Verdict]]
 CONFIGURATION_ERROR: Final = Rejection(Reply(451, "4.3.5", "Server configuration error"))
 
 
-SUBJECT: dict[Phase, tuple[str, Callable[[Client], str]]] = {
-    Phase.CLIENT: ("Client host", lambda c: f"{c.client_name}[{c.client_address}]"),
+Subject = tuple[str, Callable[[Client], str]]
+"""What a reply calls the thing that is judged, and the thing."""
+SUBJECT: dict[Phase, Subject] = {
+    Phase.CLIENT: ("Client host", lambda c: c.peer),
     Phase.HELO: ("Helo command", lambda c: c.helo),
     Phase.SENDER: ("Sender address", lambda c: c.sender or ""),
     Phase.RELAY: ("Recipient address", lambda c: c.recipient or ""),
@@ -223,7 +234,7 @@ SUBJECT: dict[Phase, tuple[str, Callable[[Client], str]]] = {
     Phase.END_OF_DATA: ("End-of-data", lambda c: "END-OF-MESSAGE"),
     Phase.ETRN: ("Etrn command", lambda c: c.etrn_domain),
 }
-"""Per phase: what a reply calls the thing that is judged, and the thing."""
+"""By phase."""
 
 
 _SENDER_STATUS = {"1": "1.7", "2": "1.8", "3": "1.7", "4": "1.7", "6": "1.7", "7": "1.7", "8": "1.8"}

@@ -42,12 +42,20 @@ class Client:
     """What warn_if_reject has kept back."""
     warnings: list[str] = field(default_factory=list)
     changes: list[tuple[str, str]] = field(default_factory=list)
+    permissions: list[str] = field(default_factory=list)
+
+    @property
+    def peer(self) -> str:
+        return f"{self.client_name}[{self.client_address}]"
 
     def warn_reject(self, reply: Reply) -> None:
         self.rejected.append(reply)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def permitted(self, text: str) -> None:
+        self.permissions.append(text)
 
     def change(self, action: str, argument: str, text: str) -> None:
         self.changes.append((action, argument))

@@ -92,6 +92,8 @@ def test_warn_if_reject_only_warns(tmp_path: Path) -> None:
         ("smtpd_helo_restrictions = check_helo_access", "smtpd_helo_restrictions: check_helo_access needs a table"),
         ("smtpd_data_restrictions = hash:/x", "smtpd_data_restrictions: 'hash:/x': say which look-up"),
         ("smtpd_relay_restrictions =\nsmtpd_recipient_restrictions = permit", "specify at least one working instance"),
+        ("smtpd_relay_restrictions =\nsmtpd_recipient_restrictions = permit, reject", "at least one working instance"),
+        ("smtpd_relay_restrictions =\nsmtpd_recipient_restrictions = warn_if_reject reject", "one working instance"),
         ("mynetworks = 300.1.1.1", "mynetworks:"),
         ("smtpd_tls_security_level = may\nsmtpd_tls_cert_file = none", "smtpd_tls_cert_file: TLS needs a certificate"),
         ("virtual_alias_maps = mysql:/x", "unsupported dictionary type"),
@@ -103,6 +105,18 @@ def test_what_cannot_work_is_a_configuration_error(tmp_path: Path, extra: str, m
     with pytest.raises(ConfigError, match=r".*main\.cf.*") as caught:
         settings_of(tmp_path, extra + "\n")
     assert message in str(caught.value)
+
+
+def test_a_restriction_class_may_keep_the_relay_closed(tmp_path: Path) -> None:
+    extra = "smtpd_restriction_classes = closed\nclosed = reject_unauth_destination\n"
+    settings_of(tmp_path, f"{extra}smtpd_relay_restrictions =\nsmtpd_recipient_restrictions = closed\n")
+
+
+def test_a_list_out_of_a_table_judges_what_the_table_was_asked_for(tmp_path: Path) -> None:
+    words = "check_sender_access inline:{ {b.test=reject} }"
+    assert judge(tmp_path, words, Client(), Phase.RECIPIENT) == (
+        "554 5.7.1 <a@b.test>: Sender address rejected: Access denied"
+    )
 
 
 def test_networks() -> None:
