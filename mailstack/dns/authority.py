@@ -65,6 +65,8 @@ class Answer:
     """How many sets at the start of `additional` a referral cannot do without."""
     zone: Zone | None = None
     """The zone that the question fell into."""
+    do: bool = False
+    """Signatures and proofs are wanted."""
     one: bool = False
     """A question for ANY gets one set only (minimal-any; RFC 8482 §4.1)."""
     onward: bytes | None = None
@@ -98,21 +100,24 @@ class Authority:
             name = names.parent(name)
 
     def answer(
-        self, name: bytes, rdtype: int, *, recursive: bool, tcp: bool, across: bool = False
+        self, name: bytes, rdtype: int, *, recursive: bool, tcp: bool, across: bool = False, do: bool = False
     ) -> Answer | None:
         """The answer to a question of class IN; None when no zone holds the name.
 
         `name` is the question's in the client's case; `recursive` is its RD bit, `tcp` how it came (RFC 8482
         minimal answers to ANY are for UDP). With `across`, aliases lead into other zones of this
-        server: named follows them only for clients that may recurse and want to.
+        server: named follows them only for clients that may recurse and want to. With `do`, signed zones
+        add signatures and proofs.
         """
         zone = self._start(name.lower(), rdtype)
         if zone is None:
             return None
-        out = Answer(zone=zone, one=rdtype == ANY and self._minimal_any and not tcp)
+        out = Answer(zone=zone, one=rdtype == ANY and self._minimal_any and not tcp, do=do)
         with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
         self._follow(out, zone, name, rdtype, with_authority=with_authority, across=across)
         self._additional(out, rdtype, with_additional=with_additional)
+        if do:
+            self._add_signatures(out)
         return out
 
     def _start(self, lower: bytes, rdtype: int) -> Zone | None:
@@ -160,37 +165,58 @@ class Authority:
         if above is not None:
             node = zone.nodes[above]
             if above in zone.cuts:
-                self._refer(out, node, name)
+                self._refer(out, zone, node, name)
                 return None
             target = self._substitute(out, node, name)
             if target is not None and rdtype in (CNAME, ANY):
                 self._add_authority(out, zone, with_authority=with_authority)
                 return None
             return target
-        node_at = zone.nodes.get(lower)
+        node_at, source = zone.nodes.get(lower), lower
         if node_at is None:
-            node_at = self._wildcard(zone, lower)
+            source = self._wildcard(zone, lower)
+            node_at = zone.nodes.get(source)
             if node_at is None:
-                out.rcode = NXDOMAIN
-                # BIND's zero-no-soa-ttl: a SOA that was asked for is not to be cached with NXDOMAIN.
-                soa = zone.negative_soa.with_ttl(0) if rdtype == SOA else zone.negative_soa
-                out.authority.append((zone.apex.owner, soa))
+                self._deny_name(out, zone, lower, rdtype)
                 return None
         rrsets = node_at.rrsets
         if CNAME in rrsets and rdtype not in _NOT_ALIASED:
             alias = rrsets[CNAME]
             out.answer.append((name, alias))
+            self._prove_expansion(out, zone, lower, source)
             return _target(alias)
-        found = list(rrsets.values()) if rdtype == ANY else [rrsets[rdtype]] if rdtype in rrsets else []
+        found = _of_type(rrsets, rdtype, do=out.do)
         if out.one:
             del found[1:]
         if not found:
-            out.authority.append((zone.apex.owner, zone.negative_soa))
+            self._deny_type(out, zone, lower, source, rdtype)
             return None
         out.answer.extend((name, rrset) for rrset in found)
         if not (lower == zone.origin and rdtype in (NS, ANY)):
             self._add_authority(out, zone, with_authority=with_authority)
+        self._prove_expansion(out, zone, lower, source)
         return None
+
+    def _deny_name(self, out: Answer, zone: Zone, lower: bytes, rdtype: int) -> None:
+        out.rcode = NXDOMAIN
+        # BIND's zero-no-soa-ttl: a SOA that was asked for is not to be cached with NXDOMAIN.
+        soa = zone.negative_soa.with_ttl(0) if rdtype == SOA else zone.negative_soa
+        out.authority.append((zone.apex.owner, soa))
+        if out.do and zone.denial is not None:
+            out.authority += zone.denial.no_name(lower)
+
+    def _deny_type(self, out: Answer, zone: Zone, lower: bytes, source: bytes, rdtype: int) -> None:
+        out.authority.append((zone.apex.owner, zone.negative_soa))
+        if out.do and zone.denial is not None:
+            if source == lower:
+                out.authority += zone.denial.no_type(lower, rdtype)
+            else:
+                out.authority += zone.denial.no_type_of_wildcard(lower, source)
+
+    def _prove_expansion(self, out: Answer, zone: Zone, lower: bytes, source: bytes) -> None:
+        """An answer out of a wildcard is right only because nothing nearer is there."""
+        if source != lower and out.do and zone.denial is not None:
+            out.authority += zone.denial.wildcard(lower)
 
     def _add_authority(self, out: Answer, zone: Zone, *, with_authority: bool) -> None:
         if with_authority:
@@ -215,20 +241,24 @@ class Authority:
             at = names.parent(at)
         return found
 
-    def _wildcard(self, zone: Zone, lower: bytes) -> Node | None:
-        """The source of synthesis for a name that does not exist (RFC 4592 §3.3.1)."""
+    def _wildcard(self, zone: Zone, lower: bytes) -> bytes:
+        """The source of synthesis for a name that does not exist (RFC 4592 §3.3.1), be it there or not."""
         if not zone.wild:
-            return None
+            return b""
         encloser = names.parent(lower)
         while encloser not in zone.nodes:
             encloser = names.parent(encloser)
-        return zone.nodes.get(b"\1*" + encloser)
+        return b"\1*" + encloser
 
-    def _refer(self, out: Answer, cut: Node, name: bytes) -> None:
+    def _refer(self, out: Answer, zone: Zone, cut: Node, name: bytes) -> None:
         if not out.answer:
             out.authoritative = False
         out.onward = name
         out.authority.append((cut.owner, cut.rrsets[NS]))
+        if out.do and zone.denial is not None:
+            if DS in cut.rrsets:
+                out.authority.append((cut.owner, cut.rrsets[DS]))
+            out.authority += zone.denial.no_ds(cut.owner.lower(), cut)
 
     def _substitute(self, out: Answer, node: Node, name: bytes) -> bytes | None:
         """A DNAME above the name: answer it with the CNAME made from it (RFC 6672 §3.2)."""
@@ -242,6 +272,15 @@ class Authority:
             return None
         out.answer.append((name, RRset(CNAME, dname.ttl, ((b"", (target,), b""),))))
         return target
+
+    def _add_signatures(self, out: Answer) -> None:
+        """RRSIGs beside what they sign, in every section; only from zones that are signed as a whole."""
+        for section in (out.answer, out.authority, out.additional):
+            for index in range(len(section) - 1, -1, -1):
+                owner, rrset = section[index]
+                zone = self.zone_of(owner.lower())
+                if rrset.signature is not None and zone is not None and zone.denial is not None:
+                    section.insert(index + 1, (owner, rrset.signature))
 
     # ---- the additional section
 
@@ -296,7 +335,7 @@ class Authority:
             return
         node = zone.nodes.get(lower)
         if node is None and self._highest_break(zone, lower, A) is None:
-            node = self._wildcard(zone, lower)
+            node = zone.nodes.get(self._wildcard(zone, lower))
         if node is None:
             return
         for kind in kinds:
@@ -304,6 +343,16 @@ class Authority:
             if rrset is not None and (lower, kind) not in present:
                 present.add((lower, kind))
                 out.additional.append((target, rrset))
+
+
+def _of_type(rrsets: dict[int, RRset], rdtype: int, *, do: bool) -> list[RRset]:
+    """The sets of a name that a question for a type gets; with `do`, signatures are added to them later."""
+    if rdtype not in (ANY, RRSIG):
+        return [rrsets[rdtype]] if rdtype in rrsets else []
+    signatures = [rrset.signature for rrset in rrsets.values() if rrset.signature is not None]
+    if rdtype == RRSIG:
+        return signatures
+    return [*rrsets.values(), *(() if do else signatures)]
 
 
 def _target(alias: RRset) -> bytes:

@@ -277,6 +277,7 @@ class Responder:
             recursive=recursive,
             tcp=tcp,
             across=recursive and view.recursion,
+            do=query.do,
         )
         if found is None:
             servers = self._forwarders(query, view, query.name.lower())

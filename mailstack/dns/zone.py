@@ -8,11 +8,17 @@ that shadow what lies below them. A zone is never changed once it serves: a relo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from mailstack.dns.names import parent
 
+if TYPE_CHECKING:
+    from mailstack.dns.denial import Denial
+
 A, NS, CNAME, SOA, PTR, MX, AAAA, SRV, NAPTR, DNAME, OPT = 1, 2, 5, 6, 12, 15, 28, 33, 35, 39, 41
 AFSDB, RT, KX, DS, RRSIG, NSEC, DNSKEY, CDS, CDNSKEY = 18, 21, 36, 43, 46, 47, 48, 59, 60
+NSEC3, NSEC3PARAM = 50, 51
 KEY, TLSA, SVCB, HTTPS, TKEY, TSIG = 25, 52, 64, 65, 249, 250
 IXFR, AXFR, MAILB, MAILA, ANY = 251, 252, 253, 254, 255
 IN, CH, CLASS_ANY = 1, 3, 255
@@ -24,24 +30,35 @@ Rdata = bytes | tuple[bytes, tuple[bytes, ...], bytes]
 class RRset:
     """The records of one name and type. Immutable by convention; slots, because there are many."""
 
-    __slots__ = ("rdatas", "rdtype", "targets", "ttl")
+    __slots__ = ("rdatas", "rdtype", "signature", "targets", "ttl")
 
     def __init__(
-        self, rdtype: int, ttl: int, rdatas: tuple[Rdata, ...], targets: tuple[bytes, ...] = ()
+        self,
+        rdtype: int,
+        ttl: int,
+        rdatas: tuple[Rdata, ...],
+        targets: tuple[bytes, ...] = (),
+        signature: RRset | None = None,
     ) -> None:
         self.rdtype = rdtype
         self.ttl = ttl
         self.rdatas = rdatas
         self.targets = targets
         """Hosts whose addresses belong beside this set (NS, MX, SRV…), in the zone's case."""
+        self.signature = signature
+        """The RRSIG records over this set."""
 
     def with_ttl(self, ttl: int) -> RRset:
-        """The same records under another TTL (seconds)."""
-        return RRset(self.rdtype, ttl, self.rdatas, self.targets)
+        """The same records under another TTL (seconds), and their signatures."""
+        signature = None if self.signature is None else self.signature.with_ttl(ttl)
+        return RRset(self.rdtype, ttl, self.rdatas, self.targets, signature)
 
 
 class Node:
-    """One name: its owner in the zone file's case, and its sets by type; none for an empty non-terminal."""
+    """One name: its owner in the zone file's case, and its sets by type; none for an empty non-terminal.
+
+    RRSIG is not among the types: signatures are with what they sign.
+    """
 
     __slots__ = ("owner", "rrsets")
 
@@ -53,11 +70,24 @@ class Node:
 class Zone:
     """What one zone file says. `origin` is a lower-case wire name."""
 
-    __slots__ = ("cuts", "dnames", "negative_soa", "nodes", "origin", "serial", "soa", "wild")
+    __slots__ = (
+        "cuts",
+        "denial",
+        "dnames",
+        "hashes",
+        "negative_soa",
+        "nodes",
+        "origin",
+        "serial",
+        "soa",
+        "wild",
+    )
 
     def __init__(self, origin: bytes, nodes: dict[bytes, Node]) -> None:
         self.origin = origin
         self.nodes = nodes
+        self.hashes: dict[bytes, Node] = _take_hashes(nodes)
+        """The names of NSEC3 records, which are not names of the zone (RFC 5155 §7.2.8)."""
         apex = nodes[origin]
         self.soa = apex.rrsets[SOA]
         rdata = self.soa.rdatas[0]
@@ -70,6 +100,8 @@ class Zone:
         self.dnames = {name for name, node in nodes.items() if DNAME in node.rrsets}
         self.wild = any(name.startswith(b"\1*") for name in nodes)
         self._add_empty_nonterminals()
+        self.denial: Denial | None = None
+        """Proofs for those who want them (the DO bit); None in a zone that is not signed."""
 
     @property
     def apex(self) -> Node:
@@ -87,12 +119,30 @@ class Zone:
 
     def records(self) -> Iterator[tuple[bytes, RRset]]:
         """Every set with its owner, the SOA first."""
-        yield self.apex.owner, self.soa
-        for node in self.nodes.values():
+        yield from _signed(self.apex.owner, self.soa)
+        for node in chain(self.nodes.values(), self.hashes.values()):
             for rrset in node.rrsets.values():
                 if rrset is not self.soa:
-                    yield node.owner, rrset
+                    yield from _signed(node.owner, rrset)
 
     def __len__(self) -> int:
         """The number of records."""
-        return sum(len(rrset.rdatas) for node in self.nodes.values() for rrset in node.rrsets.values())
+        return sum(len(rrset.rdatas) for _, rrset in self.records())
+
+
+def _signed(owner: bytes, rrset: RRset) -> Iterator[tuple[bytes, RRset]]:
+    yield owner, rrset
+    if rrset.signature is not None:
+        yield owner, rrset.signature
+
+
+def _take_hashes(nodes: dict[bytes, Node]) -> dict[bytes, Node]:
+    """Take the NSEC3 records out of a zone's names."""
+    found: dict[bytes, Node] = {}
+    for name in [name for name, node in nodes.items() if NSEC3 in node.rrsets]:
+        node = nodes[name]
+        found[name] = apart = Node(node.owner)
+        apart.rrsets[NSEC3] = node.rrsets.pop(NSEC3)
+        if not node.rrsets:
+            del nodes[name]
+    return found

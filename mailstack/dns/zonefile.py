@@ -23,7 +23,8 @@ import dns.zonefile
 
 from mailstack.config.errors import ConfigError
 from mailstack.dns import names
-from mailstack.dns.zone import AAAA, AFSDB, CNAME, DNAME, MX, NS, SOA, SRV, A, Node, Rdata, RRset, Zone
+from mailstack.dns.denial import denial_of
+from mailstack.dns.zone import AAAA, AFSDB, CNAME, DNAME, MX, NS, RRSIG, SOA, SRV, A, Node, Rdata, RRset, Zone
 
 if TYPE_CHECKING:
     import dns.rdataset
@@ -78,10 +79,17 @@ def load_zone(origin: str, path: str) -> tuple[Zone, list[str]]:
         wire = _wire(name)
         node = nodes[wire.lower()] = Node(wire)
         for rdataset in dns_node.rdatasets:
-            node.rrsets[int(rdataset.rdtype)] = _rrset(rdataset)
+            if rdataset.rdtype != RRSIG:
+                node.rrsets[int(rdataset.rdtype)] = _rrset(rdataset)
+        for rdataset in dns_node.rdatasets:
+            # One over nothing says nothing.
+            if rdataset.rdtype == RRSIG and (signed := node.rrsets.get(int(rdataset.covers))) is not None:
+                signed.signature = _rrset(rdataset)
     root = _wire(top).lower()
     warnings = _check_zone(path, root, nodes)
-    return Zone(root, nodes), warnings
+    zone = Zone(root, nodes)
+    zone.denial = denial_of(zone)
+    return zone, warnings
 
 
 def _located(path: str, reader: _Reader | None, error: Exception) -> ConfigError:
