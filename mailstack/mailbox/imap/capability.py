@@ -62,6 +62,8 @@ def capabilities(session: Session) -> list[str]:
         if session.rev2:
             # RFC 9051 §6.3.1 has LITERAL- in it; RFC 7888 §5 forbids to announce both.
             names[names.index("LITERAL+")] = "LITERAL-"
+        if session.service.store.notices.usable:
+            names.append("NOTIFY")
         if session.service.quotas.active:
             names += QUOTA
         return [*names, f"APPENDLIMIT={session.service.settings.message_limit}"]

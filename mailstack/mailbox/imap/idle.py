@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import notify
 from mailstack.mailbox.imap.errors import CommandError, Disconnect
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.server import BadCommand, ClientLine
@@ -35,8 +36,9 @@ async def _until_line(session: Session) -> bytes:
     end = clock.monotonic() + settings.idle_timeout
     while True:
         session.woken = False
-        if session.view is not None:
+        if session.view is not None and session.hears:
             await session.sync(expunge=True)
+        await notify.tell(session)
         event = session.connection.next_event()
         if isinstance(event, ClientLine):
             return event.data

@@ -25,6 +25,7 @@ from mailstack.mailbox.imap import (
     login,
     mailboxes,
     metadata,
+    notify,
     quota,
     search,
     select,
@@ -105,6 +106,7 @@ class Session:
         "deflate",
         "failures",
         "keywords_told",
+        "notifying",
         "qresync",
         "rev2",
         "saved",
@@ -133,6 +135,7 @@ class Session:
         self.searches: dict[str, search.Watched] = {}
         self.deflate: Deflate | None = None
         self.keywords_told = ""
+        self.notifying: notify.Notifying | None = None
         self.woken = False
         self._out: list[bytes] = []
         self._pending = 0
@@ -241,9 +244,14 @@ class Session:
             if more:
                 self.send(more)
             if isinstance(event, NeedData):
+                if self.woken and self.notifying is not None and self._between:
+                    self.woken = False
+                    await notify.push(self)
                 self.push()
                 if self.stream.congested:
                     await self.flush()
+                if self.woken and self.notifying is not None and self._between:
+                    continue
                 waits = not self.stream.readable
                 await self._wait(deadline)
                 if waits:
@@ -258,6 +266,11 @@ class Session:
                     turn = loop.time() + TURN
         await self.flush()
 
+    @property
+    def _between(self) -> bool:
+        """Whether the client is between two commands."""
+        return self.connection.is_idle and self.append is None
+
     async def _wait(self, deadline: float) -> None:
         if self.connection.state is State.NOT_AUTHENTICATED:
             timeout = max(0.1, deadline - self.service.clock.monotonic())
@@ -267,7 +280,7 @@ class Session:
             reason = "Disconnected for inactivity."
         if not self.connection.is_idle:
             self.stream.quick_ack()
-        elif self.view is not None and self.deflate is None:
+        elif self.view is not None and self.deflate is None and self.notifying is None:
             self.stream.shortcut = self._nothing_new
         try:
             await self.read(timeout)
@@ -339,8 +352,11 @@ class Session:
             return
         if reply.startswith("OK"):
             self.connection.succeeded(name)
-        if self.view is not None:
+        if self.view is not None and (self.hears or name in notify.DIRECT):
             await self.sync(expunge=name not in ("FETCH", "STORE", "SEARCH", "SORT", "THREAD"))
+        if self.notifying is not None:
+            notify.listen(self)
+            await notify.tell(self)
         self.line(f"{tag} {reply}")
 
     def failure(self, name: str, error: Exception) -> str:
@@ -366,6 +382,7 @@ class Session:
         """Let go of everything but the stream."""
         append.abandon(self)
         self.leave()
+        notify.leave(self)
         self.push()
 
     def mailbox(self, name: str) -> bytes:
@@ -396,6 +413,11 @@ class Session:
         if self.connection.state is State.SELECTED:
             self.connection.state = State.AUTHENTICATED
 
+    @property
+    def hears(self) -> bool:
+        """Whether the client wants to hear of the selected mailbox (RFC 5465)."""
+        return self.notifying is None or self.notifying.hears
+
     async def sync(self, *, expunge: bool, refresh: bool = True) -> None:
         """Tell the client what is new in the selected mailbox (RFC 3501 §5.2, §7.4.1)."""
         view = self.selected
@@ -409,6 +431,7 @@ class Session:
                 self.service.log.error(f"imap: {view.box.folder.path}: {error}")
         if not view.behind:
             return
+        before = view.count
         updates = view.sync(expunge)
         if self.searches:
             search.tell_gone(self, updates)
@@ -423,8 +446,11 @@ class Session:
                 self.send(b"* %d RECENT\r\n" % view.recent_count())
         if updates.flags:
             self.tell_keywords()
-        for number in updates.flags:
-            self.tell_flags(number)
+        if self.notifying is None or self.notifying.hears_flags:
+            for number in updates.flags:
+                self.tell_flags(number)
+        if updates.exists is not None and self.notifying is not None:
+            await notify.new_messages(self, before - len(updates.expunged) + 1, updates.exists)
         if self.searches:
             await search.tell_changed(self)
 
@@ -510,6 +536,7 @@ HANDLERS: dict[str, Handler] = {
     "GETQUOTA": quota.getquota,
     "GETQUOTAROOT": quota.getquotaroot,
     "SETQUOTA": quota.setquota,
+    "NOTIFY": notify.notify,
     "IDLE": idle.idle,
     "EXPUNGE": expunge.expunge,
     "UID EXPUNGE": expunge.uid_expunge,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 
 from mailstack.mailbox.views.files import LOCK_WAIT
+from mailstack.mailbox.views.notices import Notices
 from mailstack.mailbox.views.shared import SharedMailbox
 from mailstack.net.clock import Clock
 from mailstack.storage.durable import GroupCommit
@@ -43,6 +44,7 @@ class MailStore:
         self.on_problem = on_problem
         self.counting = False
         """Accounts have a quota: what goes is written down in `maildirsize`."""
+        self.notices = Notices()
         self._watcher: Watcher | None = None
         self._open: dict[str, SharedMailbox] = {}
         self._loading: dict[str, asyncio.Future[None]] = {}
@@ -61,6 +63,7 @@ class MailStore:
         for box in self._open.values():
             self._save_now(box)
             box.forget_cache()
+        self.notices.close()
         if self._watcher is not None:
             if self._watcher.fileno >= 0:
                 asyncio.get_running_loop().remove_reader(self._watcher.fileno)

@@ -28,6 +28,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self._listeners: dict[int, Listener] = {}
+        self._hidden: set[int] = set()
         self._readable = select.poll()
         self.fileno = -1
         try:
@@ -42,18 +43,24 @@ class Watcher:
         except (ImportError, OSError, AttributeError):
             self.fileno = -1
 
-    def watch(self, directory: str, listener: Listener) -> int | None:
-        """Tell `listener` about the directory's entries; a handle for `forget`, or None when impossible."""
+    def watch(self, directory: str, listener: Listener, *, hidden: bool = False) -> int | None:
+        """Tell `listener` about the directory's entries; a handle for `forget`, or None when impossible.
+
+        `hidden`: also about those whose names begin with a dot.
+        """
         if self.fileno < 0:
             return None
         handle = int(self._add(self.fileno, os.fsencode(directory), _ATTRIBUTES | _ONLYDIR))
         if handle < 0:
             return None
         self._listeners[handle] = listener
+        if hidden:
+            self._hidden.add(handle)
         return handle
 
     def forget(self, handle: int) -> None:
         """End a watch."""
+        self._hidden.discard(handle)
         if self._listeners.pop(handle, None) is not None:
             self._remove(self.fileno, handle)
 
@@ -88,7 +95,7 @@ class Watcher:
             if mask & _IGNORED:
                 del self._listeners[handle]
                 listen("", False)
-            elif name and not name.startswith(b"."):
+            elif name and (handle in self._hidden or not name.startswith(b".")):
                 listen(os.fsdecode(name), bool(mask & _COME))
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mailstack.wire.imap.fetch import FetchItem
 from mailstack.wire.imap.metadata import GetMetadata, SetMetadata, Wanted
+from mailstack.wire.imap.notify import Notify
 from mailstack.wire.imap.quota import GetQuota, GetQuotaRoot, SetQuota
 from mailstack.wire.imap.search import Key, Returns
 from mailstack.wire.imap.sequence import SequenceSet
@@ -234,4 +235,5 @@ Command = (
     | GetQuota
     | GetQuotaRoot
     | SetQuota
+    | Notify
 )

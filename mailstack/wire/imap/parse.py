@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap import metadata, quota
 from mailstack.wire.imap.fetch import parse_items
+from mailstack.wire.imap.notify import parse_notify
 from mailstack.wire.imap.search import Key, Returns, parse_keys, parse_partial, parse_returns
 from mailstack.wire.imap.sort import parse_program
 from mailstack.wire.imap.tokens import Cursor, ParseError
@@ -435,6 +436,7 @@ PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
     "GETQUOTA": quota.parse_get,
     "GETQUOTAROOT": quota.parse_get_root,
     "SETQUOTA": quota.parse_set,
+    "NOTIFY": parse_notify,
     "SEARCH": _search(uid=False),
     "UID SEARCH": _search(uid=True),
     "SORT": _sort(uid=False),

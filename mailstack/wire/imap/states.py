@@ -43,6 +43,7 @@ ALLOWED: dict[str, frozenset[State]] = {
             "GETQUOTA",
             "GETQUOTAROOT",
             "SETQUOTA",
+            "NOTIFY",
         ],
         _LOGGED_IN,
     ),

@@ -1,0 +1,411 @@
+"""NOTIFY (state: authenticated; RFC 5465): what happens in the user's mailboxes is told without being asked.
+
+What the selected mailbox has to tell goes the way of all news (`Session.sync`), between two commands too. Of
+the others only places where something has happened are kept (`views.notices`); when the session has its turn,
+how they stand is compared with what the client knows. So a client that reads nothing costs no more than what
+it knows already. Of a mailbox that several groups mean, the first one counts. LIST and STATUS responses are
+Dovecot's; a mailbox that the session itself has changed is told like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from mailstack.mailbox.imap import fetch
+from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.views import SharedMailbox
+from mailstack.mailbox.views.notices import Notice, NoticesFullError, is_another
+from mailstack.storage.maildir import metadata, subscriptions, tree
+from mailstack.storage.maildir.names import SEEN
+from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.encode import astring
+from mailstack.wire.imap.notify import (
+    EVENTS,
+    FLAG_CHANGE,
+    MAILBOX_METADATA,
+    MAILBOX_NAME,
+    MESSAGE_EXPUNGE,
+    MESSAGE_NEW,
+    MESSAGES,
+    SERVER_METADATA,
+    SUBSCRIPTION_CHANGE,
+    EventGroup,
+    Notify,
+)
+
+if TYPE_CHECKING:
+    from mailstack.mailbox.imap.session import Session
+
+NAMES_MAX = 100
+"""Mailboxes that one command may name, as in Dovecot."""
+DIRECT = frozenset({"EXPUNGE", "UID EXPUNGE", "MOVE", "UID MOVE", "APPEND"})
+"""Commands whose own effect is told in any case."""
+
+
+class Standing(NamedTuple):
+    """How a mailbox stands, as far as STATUS tells it."""
+
+    messages: int
+    next_uid: int
+    uid_validity: int
+    unseen: int
+    modseq: int
+
+
+@dataclass(slots=True)
+class Notifying:
+    """What a session wants to hear, and what it has heard. `notice` None: of no other mailbox."""
+
+    groups: tuple[EventGroup, ...]
+    notice: Notice | None = None
+    selected: EventGroup | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    subscribed: frozenset[str] = frozenset()
+    stands: dict[str, Standing] = field(default_factory=dict)
+    entries: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Annotations by mailbox, each with a checksum of its value; the server's own by the empty name."""
+
+    @property
+    def hears(self) -> bool:
+        """Whether the client wants to hear of the selected mailbox."""
+        return self.selected is not None and MESSAGE_NEW in self.selected.events
+
+    @property
+    def hears_flags(self) -> bool:
+        return self.selected is not None and FLAG_CHANGE in self.selected.events
+
+    @property
+    def at_once(self) -> bool:
+        """Whether an EXPUNGE may come at any time."""
+        return self.selected is not None and self.selected.filter == "SELECTED"
+
+    def events(self, name: str, subscribed: Iterable[str]) -> frozenset[str]:
+        """What is to be told of a mailbox."""
+        for group in self.groups:
+            if _means(group, name, subscribed):
+                return group.events
+        return frozenset()
+
+    def wants(self, event: str) -> bool:
+        """Whether any group has the event."""
+        return any(event in group.events for group in self.groups)
+
+    def close(self) -> None:
+        if self.notice is not None:
+            self.notice.close()
+
+
+def _means(group: EventGroup, name: str, subscribed: Iterable[str]) -> bool:
+    match group.filter:
+        case "SUBSCRIBED":
+            return name in subscribed
+        case "SUBTREE":
+            tops = map(tree.canonical, group.mailboxes)
+            return any(name == top or name.startswith(top + tree.SEPARATOR) for top in tops)
+        case "MAILBOXES":
+            return name in map(tree.canonical, group.mailboxes)
+        case _:
+            return True  # inboxes: mail is delivered into any mailbox
+
+
+async def notify(session: Session, tag: str, command: Notify) -> str:
+    groups = command.groups or ()
+    unknown = {event for group in groups for event in group.events} - EVENTS.keys()
+    if unknown:
+        known = " ".join(EVENTS.values())
+        raise CommandError(f"NO [BADEVENT ({known})] Unsupported NOTIFY events.")
+    if any(len(group.mailboxes) > NAMES_MAX for group in groups):
+        raise CommandError("NO [NOTIFICATIONOVERFLOW] Too many mailbox names")
+    notifying = Notifying(tuple(group for group in groups if not group.is_selected))
+    notifying.selected = next((group for group in groups if group.is_selected), None)
+    if any(group.events for group in notifying.groups):
+        try:
+            notifying.notice = session.service.store.notices.open(session.root, session.awaken)
+            await _begin(session, notifying, status=command.status)
+        except NoticesFullError as error:
+            notifying.close()
+            raise CommandError(f"NO [NOTIFICATIONOVERFLOW] Cannot watch these mailboxes: {error}") from None
+        except BaseException:
+            notifying.close()
+            raise
+    leave(session)
+    session.notifying = notifying
+    return "OK NOTIFY completed."
+
+
+def leave(session: Session) -> None:
+    """Hear of the selected mailbox only, and only when asked: the state before any NOTIFY."""
+    if session.notifying is not None:
+        session.notifying.close()
+        session.notifying = None
+        if session.view is not None:
+            session.view.wake = None
+
+
+def listen(session: Session) -> None:
+    """Be woken by the selected mailbox, if the client wants that."""
+    if session.view is not None and session.notifying is not None and session.notifying.hears:
+        session.view.wake = session.awaken
+
+
+# ---- the beginning
+
+
+async def _begin(session: Session, notifying: Notifying, *, status: bool) -> None:
+    notice = notifying.notice
+    assert notice is not None
+    notifying.names = notice.names()
+    notifying.subscribed = _subscribed(session)
+    _follow(notifying)
+    for name in notifying.names:
+        events = notifying.events(name, notifying.subscribed)
+        if MAILBOX_METADATA in events:
+            notifying.entries[name] = _entries(tree.path_of(session.root, name))
+        if events & MESSAGES:
+            stands = await _look(session, notifying, name, None)
+            if status and stands is not None:
+                _send_status(session, notifying, name, stands, frozenset(Standing._fields))
+        if session.full:
+            await session.flush()
+    if notifying.wants(SERVER_METADATA):
+        notifying.entries[""] = _server_entries(session)
+
+
+def _follow(notifying: Notifying) -> None:
+    assert notifying.notice is not None
+    wanted = {name: notifying.events(name, notifying.subscribed) for name in notifying.names}
+    notifying.notice.follow(
+        [name for name, events in wanted.items() if events & MESSAGES],
+        [name for name, events in wanted.items() if MAILBOX_METADATA in events],
+    )
+
+
+def _subscribed(session: Session) -> frozenset[str]:
+    return frozenset(map(tree.canonical, subscriptions.read(session.root)))
+
+
+def _entries(folder: str, file: str = metadata.FILE) -> dict[str, int]:
+    return {name: hash(value) for name, value in metadata.read(folder, file).items()}
+
+
+def _server_entries(session: Session) -> dict[str, int]:
+    found = _entries(session.root, metadata.SERVER_FILE)
+    found.update({name: hash(text) for name, text in session.service.settings.server_entries})
+    return found
+
+
+# ---- what has happened
+
+
+async def push(session: Session) -> None:
+    """Tell the client what has happened, between two of its commands."""
+    notifying = session.notifying
+    assert notifying is not None
+    if session.view is not None and notifying.hears:
+        await session.sync(expunge=notifying.at_once)
+    await tell(session)
+
+
+async def tell(session: Session) -> None:
+    """Tell the client what has happened in other mailboxes than the selected one."""
+    notifying = session.notifying
+    if notifying is None or (notice := notifying.notice) is None:
+        return
+    session.service.store.notices.poll()
+    if not notice.pending:
+        return
+    try:
+        if notice.mailboxes:
+            _tell_names(session, notifying, notice)
+        if notice.subscriptions:
+            _tell_subscriptions(session, notifying, notice)
+        if notice.server:
+            notice.server = False
+            if notifying.wants(SERVER_METADATA):
+                _tell_entries(session, notifying, "", _server_entries(session))
+        while notice.entries:
+            name = notice.entries.pop()
+            _tell_entries(session, notifying, name, _entries(tree.path_of(session.root, name)))
+        while notice.boxes:
+            await _tell_standing(session, notifying, notice.boxes.pop())
+            if session.full:
+                await session.flush()
+    except NoticesFullError as error:
+        leave(session)
+        session.notifying = Notifying(())
+        session.line(f"* OK [NOTIFICATIONOVERFLOW] No more notifications: {error}")
+    except OSError as error:
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise
+        session.service.log.error(f"imap: NOTIFY: {error}")
+        session.line("* NO NOTIFY error, some events may have got lost")
+
+
+async def new_messages(session: Session, first: int, last: int) -> None:
+    """What the client wants to know of messages that it has just heard of; sequence numbers."""
+    notifying = session.notifying
+    if notifying is None or notifying.selected is None or not notifying.selected.items:
+        return
+    view = session.selected
+    uid = session.uidonly
+    numbers = (view.uid(first), view.uid(last)) if uid else (first, last)
+    await fetch.fetch(session, "*", c.Fetch((numbers,), notifying.selected.items, uid))
+
+
+def _tell_names(session: Session, notifying: Notifying, notice: Notice) -> None:
+    old, new = notifying.names, notice.names()
+    if old is new:
+        return
+    notifying.names = new
+    come = [name for name, guid in new.items() if is_another(guid, old.get(name))]
+    gone = {name: guid for name, guid in old.items() if is_another(guid, new.get(name))}
+    before = {guid: name for name, guid in gone.items() if guid}
+    renamed = {name: before[new[name]] for name in come if new[name] in before}
+    for name in sorted(gone.keys() - renamed.values()):
+        notifying.stands.pop(name, None)
+        notifying.entries.pop(name, None)
+        _tell_name(session, notifying, name, "\\NonExistent")
+    for name in come:
+        was = renamed.get(name, "")
+        _tell_name(session, notifying, name, "", was)
+        if was and was in notifying.stands:
+            notifying.stands[name] = notifying.stands.pop(was)
+        if was and was in notifying.entries:
+            notifying.entries[name] = notifying.entries.pop(was)
+    _follow(notifying)
+    # What has come may have been filled before it was watched.
+    for name, followed in notice.followed:
+        if name in come:
+            (notice.boxes if followed else notice.entries).add(name)
+
+
+def _tell_name(session: Session, notifying: Notifying, name: str, attribute: str, was: str = "") -> None:
+    """A mailbox has come, gone or got another name (RFC 5465 §5.4)."""
+    subscribed = notifying.subscribed
+    told = MAILBOX_NAME in notifying.events(name, subscribed)
+    if told or (was and MAILBOX_NAME in notifying.events(was, subscribed)):
+        send_list(session, name, attribute, was)
+
+
+def send_list(session: Session, name: str, attribute: str, was: str = "") -> None:
+    """LIST of one mailbox; `was`: the name it had before (RFC 9051 §6.3.9.7)."""
+    old = b' ("OLDNAME" (%b))' % session.mailbox(was) if was else b""
+    session.send(b'* LIST (%b) "." %b%b\r\n' % (attribute.encode(), session.mailbox(name), old))
+
+
+def _tell_subscriptions(session: Session, notifying: Notifying, notice: Notice) -> None:
+    """RFC 5465 §5.5; other mailboxes may be meant from now on."""
+    notice.subscriptions = False
+    old, new = notifying.subscribed, _subscribed(session)
+    if old == new:
+        return
+    either = old | new
+    notifying.subscribed = new
+    for name in sorted(old ^ new):
+        if SUBSCRIPTION_CHANGE in notifying.events(name, either):
+            there = () if name in notifying.names else ("\\NonExistent",)
+            attributes = (*there, "\\Subscribed") if name in new else there
+            send_list(session, name, " ".join(attributes))
+    before = notice.followed
+    _follow(notifying)
+    for name, followed in notice.followed - before:
+        if followed:
+            notice.boxes.add(name)
+        else:
+            notifying.entries[name] = _entries(tree.path_of(session.root, name))
+    for name, followed in before - notice.followed:
+        (notifying.stands if followed else notifying.entries).pop(name, None)
+
+
+def _tell_entries(session: Session, notifying: Notifying, name: str, new: dict[str, int]) -> None:
+    """Which annotations are others now, without their values (RFC 5464 §4.4.2)."""
+    old = notifying.entries.get(name, {})
+    notifying.entries[name] = new
+    changed = sorted(entry for entry in old.keys() | new.keys() if old.get(entry) != new.get(entry))
+    if changed:
+        shown = session.mailbox(name) if name else b'""'
+        names = b" ".join(astring(entry.encode()) for entry in changed)
+        session.send(b"* METADATA %b %b\r\n" % (shown, names))
+
+
+# ---- STATUS
+
+
+async def _tell_standing(session: Session, notifying: Notifying, name: str) -> None:
+    old = notifying.stands.get(name)
+    events = notifying.events(name, notifying.subscribed)
+    changed: set[str] = set()
+    new = await _look(session, notifying, name, changed)
+    if new is None or new == old or (old is None and not new.messages):
+        return
+    if old is None or new.uid_validity != old.uid_validity:
+        items = frozenset(Standing._fields)
+    elif changed & events & {MESSAGE_NEW, MESSAGE_EXPUNGE}:
+        items = frozenset({"messages", "next_uid", "unseen", "modseq"})
+    elif changed & events:
+        items = frozenset({"unseen", "modseq"} if new.unseen != old.unseen else {"modseq"})
+    else:
+        return
+    _send_status(session, notifying, name, new, items)
+
+
+async def _look(
+    session: Session, notifying: Notifying, name: str, changed: set[str] | None
+) -> Standing | None:
+    """How a mailbox stands, kept as what the client knows; None when it is not there, or is the selected one.
+
+    What has happened since goes into `changed`.
+    """
+    store = session.service.store
+    await asyncio.sleep(0)
+    try:
+        box = await store.open(session.root, name)
+    except (FileNotFoundError, tree.MailboxNameError):
+        notifying.stands.pop(name, None)
+        return None
+    try:
+        new = _standing(box)
+        old = notifying.stands.get(name)
+        if old is not None and changed is not None and new != old:
+            _compare(box, old, changed)
+        notifying.stands[name] = new
+        return None if session.view is not None and session.view.box is box else new
+    finally:
+        store.unpin(box)
+
+
+def _standing(box: SharedMailbox) -> Standing:
+    folder = box.folder
+    unseen = sum(not flags & SEEN for flags in folder.flags)
+    return Standing(len(folder.uids), folder.next_uid, folder.uid_validity, unseen, folder.highest_modseq)
+
+
+def _compare(box: SharedMailbox, old: Standing, changed: set[str]) -> None:
+    folder = box.folder
+    known = bisect_left(folder.uids, old.next_uid)
+    if known < old.messages:
+        changed.add(MESSAGE_EXPUNGE)
+    if folder.next_uid > old.next_uid:
+        changed.add(MESSAGE_NEW)
+    if any(modseq > old.modseq for modseq in folder.modseqs[:known]):
+        changed.add(FLAG_CHANGE)
+
+
+_ITEMS = {"messages": "MESSAGES", "next_uid": "UIDNEXT", "uid_validity": "UIDVALIDITY", "unseen": "UNSEEN"}
+
+
+def _send_status(
+    session: Session, notifying: Notifying, name: str, standing: Standing, fields: frozenset[str]
+) -> None:
+    """HIGHESTMODSEQ for who knows it; to ask for flags with STATUS is to know it (as in Dovecot)."""
+    if len(fields) == len(Standing._fields) and notifying.wants(FLAG_CHANGE):
+        session.use_condstore()
+    values = [f"{item} {getattr(standing, key)}" for key, item in _ITEMS.items() if key in fields]
+    if session.condstore and "modseq" in fields:
+        values.append(f"HIGHESTMODSEQ {standing.modseq}")
+    if values:
+        session.send(b"* STATUS %b (%b)\r\n" % (session.mailbox(name), " ".join(values).encode()))

@@ -1,0 +1,340 @@
+"""Where in an account something has happened, whoever did it: for sessions that want to hear of it (NOTIFY).
+
+The account's folder and the folders of the mailboxes that somebody asks about are watched by inotify(7); no
+mailbox has to be open for it, and nothing is asked for periodically. A `Notice` is one session's: it holds
+the places where something has happened since the session has looked, not what or how often, so that it stays
+small however long the session does not look. Where inotify is missing or used up, `NoticesFullError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping
+
+from mailstack.storage.maildir import metadata, subscriptions, tree, uidlist
+from mailstack.storage.maildir.watch import Listener, Watcher
+
+DELAY = 0.1
+"""Seconds between the first of several changes and the waking of the sessions."""
+AGAIN = 1.0
+"""Seconds until a folder that is no mailbox yet is looked at again."""
+AGAIN_MAX = 5
+MAILBOXES_MAX = 1000
+"""Mailboxes of an account whose messages one session may hear of."""
+_OURS = ("dovecot", "mailstack", "maildir", *tree.SUBDIRECTORIES)
+
+
+class NoticesFullError(Exception):
+    """More is asked for than can be watched."""
+
+
+class Notices:
+    """All accounts of the process that are watched."""
+
+    def __init__(self) -> None:
+        self._watcher: Watcher | None = None
+        self._accounts: dict[str, _Account] = {}
+
+    @property
+    def watcher(self) -> Watcher:
+        """Made at first use (from within the event loop)."""
+        if self._watcher is None:
+            self._watcher = Watcher()
+            if self._watcher.fileno >= 0:
+                asyncio.get_running_loop().add_reader(self._watcher.fileno, self._watcher.poll)
+        return self._watcher
+
+    @property
+    def usable(self) -> bool:
+        """Whether this system has inotify."""
+        return self.watcher.fileno >= 0
+
+    def open(self, root: str, wake: Callable[[], None]) -> Notice:
+        """Hear of an account's mailboxes from now on. Raises `NoticesFullError`, `OSError`."""
+        account = self._accounts.get(root)
+        if account is None:
+            account = _Account(self.watcher, root)
+            self._accounts[root] = account
+        return Notice(self, account, wake)
+
+    def poll(self) -> None:
+        """Take in what has happened until now."""
+        if self._watcher is not None:
+            self._watcher.poll()
+
+    def left(self, account: _Account) -> None:
+        """One session less hears of an account."""
+        if not account.notices:
+            account.close()
+            del self._accounts[account.root]
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            if self._watcher.fileno >= 0:
+                asyncio.get_running_loop().remove_reader(self._watcher.fileno)
+            self._watcher.close()
+
+
+class Notice:
+    """What one session has not looked at yet. Close it, or the account stays watched."""
+
+    __slots__ = (
+        "_account",
+        "_notices",
+        "boxes",
+        "entries",
+        "followed",
+        "mailboxes",
+        "server",
+        "subscriptions",
+        "wake",
+    )
+
+    def __init__(self, notices: Notices, account: _Account, wake: Callable[[], None]) -> None:
+        self._notices = notices
+        self._account = account
+        self.wake = wake
+        self.mailboxes = self.subscriptions = self.server = False
+        self.boxes: set[str] = set()
+        self.entries: set[str] = set()
+        self.followed: frozenset[tuple[str, bool]] = frozenset()
+        account.notices.append(self)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to look at."""
+        return self.mailboxes or self.subscriptions or self.server or bool(self.boxes or self.entries)
+
+    def names(self) -> Mapping[str, str]:
+        """The account's mailboxes with what tells each from a later one of its name; never changed, but
+        replaced. Raises `OSError`."""
+        self.mailboxes = False
+        return self._account.look()
+
+    def follow(self, messages: Iterable[str], entries: Iterable[str]) -> None:
+        """Hear of the messages in these mailboxes, and of the annotations of those, and of no others.
+
+        Raises `NoticesFullError`.
+        """
+        wanted = frozenset([(name, True) for name in messages] + [(name, False) for name in entries])
+        if len(wanted) > MAILBOXES_MAX:
+            raise NoticesFullError("too many mailboxes")
+        old, self.followed = self.followed, wanted
+        self._account.adjust(old - wanted, wanted - old)
+
+    def close(self) -> None:
+        """Hear of nothing any more."""
+        self._account.notices.remove(self)
+        self._account.adjust(self.followed, ())
+        self._notices.left(self._account)
+
+
+class _Account:
+    """One account with the sessions that hear of it."""
+
+    def __init__(self, watcher: Watcher, root: str) -> None:
+        self.root = root
+        self.notices: list[Notice] = []
+        self._watcher = watcher
+        self._uses: dict[tuple[str, bool], int] = {}
+        self._handles: dict[tuple[str, bool], list[int]] = {}
+        self._names: dict[str, str] = {}
+        self._stale = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
+        self._tries = 0
+        self._directories: dict[str, int] = {}
+        self._watch_root()
+
+    # ---- watches
+
+    def _watch_root(self) -> None:
+        handle = self._watcher.watch(self.root, self._in_root, hidden=True)
+        if handle is None:
+            raise NoticesFullError("inotify is not available")
+        self._directories[str(self.root)] = handle
+
+    def adjust(self, less: Iterable[tuple[str, bool]], more: Iterable[tuple[str, bool]]) -> None:
+        """Count who follows what. Raises `NoticesFullError`; the counts hold then too."""
+        for key in less:
+            self._uses[key] -= 1
+            if not self._uses[key]:
+                del self._uses[key]
+                self._forget(key)
+        for key in more:
+            self._uses[key] = self._uses.get(key, 0) + 1
+        for key in more:
+            if key not in self._handles:
+                self._add(key)
+
+    def _add(self, key: tuple[str, bool]) -> None:
+        name, messages = key
+        path = tree.path_of(self.root, name)
+        if messages:
+            places = [(f"{path}/new", self._box(name)), (f"{path}/cur", self._box(name))]
+        else:
+            places = [] if self._watches(path) else [(path, self._folder(name))]
+        handles = [self._watcher.watch(*place) for place in places]
+        self._handles[key] = [handle for handle in handles if handle is not None]
+        if None in handles and os.path.isdir(f"{path}/cur"):
+            raise NoticesFullError("inotify has no more watches")
+
+    def _watches(self, path: str) -> bool:
+        """Whether the folder is watched in any case."""
+        is_fs = isinstance(self.root, tree.MailRoot) and self.root.fs
+        return path == self.root or (is_fs and path.startswith(f"{self.root}/"))
+
+    def _forget(self, key: tuple[str, bool]) -> None:
+        for handle in self._handles.pop(key, ()):
+            self._watcher.forget(handle)
+
+    def close(self) -> None:
+        for key in list(self._handles):
+            self._forget(key)
+        for handle in self._directories.values():
+            self._watcher.forget(handle)
+        for timer in (self._timer, self._later):
+            if timer is not None:
+                timer.cancel()
+
+    # ---- what has happened
+
+    def _in_root(self, name: str, come: bool) -> None:
+        if not name or name == subscriptions.FILE:
+            for notice in self.notices:
+                notice.subscriptions = True
+        if not name or name == metadata.SERVER_FILE:
+            for notice in self.notices:
+                notice.server = True
+        if not name or name == metadata.FILE:
+            self._annotated(tree.INBOX)
+        if not name or not name.startswith((*_OURS, "..", subscriptions.FILE)):
+            self._changed()
+        self._soon()
+
+    def _changed(self) -> None:
+        """Mailboxes may have come or gone."""
+        self._stale = True
+        self._tries = 0
+        for notice in self.notices:
+            notice.mailboxes = True
+        self._soon()
+
+    def _box(self, mailbox: str) -> Listener:
+        def happened(name: str, come: bool) -> None:
+            for notice in self.notices:
+                if (mailbox, True) in notice.followed:
+                    notice.boxes.add(mailbox)
+            self._soon()
+
+        return happened
+
+    def _folder(self, mailbox: str) -> Listener:
+        def happened(name: str, come: bool) -> None:
+            if name in ("", metadata.FILE):
+                self._annotated(mailbox)
+                self._soon()
+
+        return happened
+
+    def _annotated(self, mailbox: str) -> None:
+        for notice in self.notices:
+            if (mailbox, False) in notice.followed:
+                notice.entries.add(mailbox)
+
+    def _soon(self) -> None:
+        if self._timer is None and any(notice.pending for notice in self.notices):
+            self._timer = asyncio.get_running_loop().call_later(DELAY, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        for notice in self.notices:
+            if notice.pending:
+                notice.wake()
+
+    # ---- the mailboxes
+
+    def look(self) -> Mapping[str, str]:
+        """See `Notice.names`."""
+        if self._stale:
+            self._stale = False
+            old, self._names = self._names, {name: self._identity(name) for name in tree.names(self.root)}
+            for key in list(self._handles):
+                if is_another(old.get(key[0], ""), self._names.get(key[0])):
+                    self._forget(key)
+            self._watch_directories()
+            for key in self._uses:
+                if key not in self._handles and key[0] in self._names:
+                    self._add(key)
+                    self._told_late(key)
+            self._look_again()
+        return self._names
+
+    def _identity(self, name: str) -> str:
+        """The GUID in the uidlist's first line; empty where there is none yet."""
+        try:
+            with open(f"{tree.path_of(self.root, name)}/{uidlist.FILE}", "rb") as file:
+                line = file.readline(200).decode("latin-1")
+        except OSError:
+            return ""
+        return next((field[1:] for field in line.split() if field.startswith("G")), "")
+
+    def _told_late(self, key: tuple[str, bool]) -> None:
+        """Whatever has happened before the mailbox was watched."""
+        for notice in self.notices:
+            if key in notice.followed:
+                (notice.boxes if key[1] else notice.entries).add(key[0])
+
+    def _watch_directories(self) -> None:
+        """With `LAYOUT=fs`: mailboxes come and go in the directories of others."""
+        if not isinstance(self.root, tree.MailRoot) or not self.root.fs:
+            return
+        wanted = set()
+        for name in self._names:
+            path = tree.path_of(self.root, name)
+            while path.startswith(f"{self.root}/") and path not in wanted:
+                wanted.add(path)
+                path = os.path.dirname(path)
+        for path in [path for path in self._directories if path not in wanted and path != self.root]:
+            self._watcher.forget(self._directories.pop(path))
+        for path in wanted - self._directories.keys():
+            handle = self._watcher.watch(path, self._in_directory)
+            if handle is not None:
+                self._directories[path] = handle
+
+    def _in_directory(self, name: str, come: bool) -> None:
+        if name == metadata.FILE:
+            for mailbox in self._names:
+                self._annotated(mailbox)
+            self._soon()
+        elif not name.startswith(_OURS):
+            self._changed()
+
+    def _look_again(self) -> None:
+        """A folder that somebody is just making is no mailbox yet, and tells nothing when it is one."""
+        if self._later is None and self._tries < AGAIN_MAX and self._unfinished():
+            self._later = asyncio.get_running_loop().call_later(AGAIN, self._once_more)
+
+    def _once_more(self) -> None:
+        self._later = None
+        tries = self._tries
+        self._changed()
+        self._tries = tries + 1
+
+    def _unfinished(self) -> bool:
+        if isinstance(self.root, tree.MailRoot) and self.root.fs:
+            paths = [path for path in self._directories if path != self.root]
+        else:
+            with os.scandir(self.root) as entries:
+                paths = [entry.path for entry in entries if _is_folder(entry)]
+        return any(not os.path.isdir(f"{path}/cur") for path in paths)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") and not entry.name.startswith("..") and entry.is_dir()
+
+
+def is_another(old: str, new: str | None) -> bool:
+    """Whether a mailbox (`Notice.names`) is gone, or is a later one of the same name."""
+    return new is None or bool(old and new and old != new)
