@@ -42,7 +42,7 @@ class Options:
     """A command line, understood."""
 
     mode: str = "m"
-    """m (a message), p, i, s as after -b; q: try everything; I, R: what `site` names."""
+    """m (a message), p, i, s as after -b; q: try everything; I, R: what `site` names; h: nothing."""
     site: str = ""
     config: str = ""
     sender: str | None = None
@@ -86,9 +86,27 @@ def _config_dir(given: Path, option: str) -> Path:
     return path.parent if path.name == "main.cf" else path
 
 
+_NO_RECIPIENT = {
+    "i": "alias initialization mode",
+    "p": "display queue mode",
+    "s": "stand-alone mode",
+    "q": "flush queue mode",
+    "I": "flush queue_id",
+    "R": "flush site",
+}
+
+
 def _run(config_dir: Path, options: Options) -> int:
     config = ["--config", str(config_dir)]
+    if options.extract and options.mode != "m":
+        raise Fatal("-t can be used only in delivery mode")
+    if options.extract and options.probe:
+        raise Fatal("-t option cannot be used with -bv")
+    if options.recipients and options.mode in _NO_RECIPIENT:
+        raise Fatal(f"{_NO_RECIPIENT[options.mode]} requires no recipient")
     match options.mode:
+        case "h":
+            return 0
         case "m":
             return submit(MainCf.load(config_dir), options)
         case "i":
@@ -218,7 +236,7 @@ def _mode(options: Options, value: str) -> None:
         case "v":
             options.mode, options.probe = "m", True
         case "h" | "H":
-            pass
+            options.mode = "h"  # Sendmail's statuses of hosts
         case "d" | "l":
             raise Fatal(
                 f"-b{value[0]}: `python -m mailstack.mta --config DIR` starts the mail system", EX_USAGE
@@ -229,7 +247,8 @@ def _mode(options: Options, value: str) -> None:
 
 def _queue_run(options: Options, value: str) -> None:
     if value[0].isdigit():
-        return  # an interval; queue_run_delay says it
+        options.mode = "h"  # a daemon with that interval; queue_run_delay says it
+        return
     if value[0] not in "IR":
         raise Fatal(f"-q{value[0]} is not implemented")
     options.mode, options.site = value[0], value[1:]
@@ -275,17 +294,15 @@ def submit(conf: MainCf, options: Options) -> int:
         from mailstack.mta.authorized import check_user
 
         check_user(conf, "authorized_submit_users", "submit mail")
+    verp = _verp(conf, options)
     if not options.extract and not options.recipients:
         raise Fatal(f"{who}: Recipient addresses must be specified on the command line or via the -t option")
-    if options.extract and options.probe:
-        raise Fatal(f"{who}: -t option cannot be used with -bv", EX_USAGE)
     recipients = [address for word in options.recipients for address in parse_list(word)]
     sender = _sender(options, uid)
     if conf.list("local_login_sender_maps") != ["static:*"]:
         from mailstack.mta.authorized import check_sender
 
         check_sender(conf, sender, uid)
-    verp = _verp(conf, options)
     if verp and not sender:
         raise Fatal(f"({uid}): -V option requires non-null sender address")
     now = time.time()

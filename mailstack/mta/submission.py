@@ -21,7 +21,7 @@ _DOT = re.compile(rb"^\.\r?$", re.MULTILINE)
 _FROM = re.compile(rb">*From ")
 _STRAY = re.compile(rb"\r(?!\n)")
 _HEADER_LINE = re.compile(rb"(?:[!-9;-~]+[ \t]*:|[ \t])")
-_RECIPIENTS = frozenset((b"to", b"cc", b"bcc", b"apparently-to"))
+_RECIPIENTS = frozenset((b"to", b"cc", b"bcc"))
 _RESENT_RECIPIENTS = frozenset((b"resent-to", b"resent-cc", b"resent-bcc"))
 
 

@@ -197,7 +197,18 @@ REFUSED: list[tuple[list[str], bytes]] = [
     (["-XV", "-f", "<>", "x@box.test"], b"b\n"),
     (["-Xl", "x@box.test"], b"b\n"),
     (["c0@box.test"], b"x" * 300_000),
+    (["-t"], b"Apparently-To: c0@box.test\n\nb\n"),
+    (["-t", "-bs"], b""),
+    (["-t", "-bv"], b""),
+    (["-XVab"], b""),
+    (["-q", "x@box.test"], b""),
+    (["-qIABC", "x@box.test"], b""),
+    (["-bp", "x@box.test"], b""),
+    (["-bi", "x@box.test"], b""),
+    (["-bs", "x@box.test"], b""),
 ]
+NOTHING: list[list[str]] = [["-q30m"], ["-bh"], ["-bH", "x@box.test"], ["-q5", "x@box.test"]]
+"""What Sendmail does and Postfix takes without doing anything."""
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +243,40 @@ def test_the_same_is_refused(worlds: tuple[World, World], number: int) -> None:
     assert own[1][-1] == theirs[1][-1]
 
 
+@pytest.mark.parametrize("words", NOTHING, ids=" ".join)
+def test_the_same_does_nothing(worlds: tuple[World, World], words: list[str]) -> None:
+    theirs, own = (world.sendmail(words, b"") for world in worlds)
+    assert own == theirs == (0, [])
+
+
 def test_bcc_and_further_recipients_have_it_too(worlds: tuple[World, World]) -> None:
     for box in ("hidden", "more", "other"):
         wanted, found = (world.mail(box) for world in worlds)
         assert found == wanted
         assert not any(line.startswith("Bcc") for line in found)
+
+
+NAMES = ["Joe Doe", "Joe (D) Doe", 'a "b" c', "a\\b", "x) y", "(x", "Jörg", "a, b; <c>", "spaced out"]
+
+
+def test_names_in_the_obsolete_form(tmp_path: Path) -> None:
+    """header_from_format = obsolete: address (Name)."""
+    need_postfix()
+    results = []
+    with tempfile.TemporaryDirectory(prefix="mailstack-sendmail-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        for start, folder in ((postfix, root / "postfix"), (ours, root / "ours")):
+            folder.mkdir()
+            with start(folder, "header_from_format = obsolete\n") as world:
+                for number, one in enumerate(NAMES):
+                    words = ["-F", one, "-f", "me", f"c{number}@box.test"]
+                    assert world.sendmail(words, b"Subject: x\n\nbody\n") == (0, [])
+                results.append([world.mail(f"c{number}") for number in range(len(NAMES))])
+    theirs, own = results
+    for wanted, found in zip(theirs, own, strict=True):
+        assert found == wanted
+    assert "From: me@x.test (Joe Doe)" in own[0]
 
 
 def test_smtp_on_standard_input(worlds: tuple[World, World]) -> None:
