@@ -98,8 +98,6 @@ a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
 always no: an alias's owner stays what it is
     reset_owner_alias
-always standard: Full Name <address>
-    header_from_format
 delivered mail is removed
     dont_remove
 nobody is told of new mail by comsat; IMAP IDLE does that

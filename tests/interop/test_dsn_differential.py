@@ -254,6 +254,18 @@ def test_transcripts_and_replies(tmp_path: Path) -> None:
     _equal(both(tmp_path, work, extra))
 
 
+def test_the_obsolete_form_of_from(tmp_path: Path) -> None:
+    def work(world: World) -> Found:
+        world.talk(SESSIONS[0])
+        some = {name: SCENARIOS[name] for name in ("failed at RCPT and at the dot",)}
+        return _send(world, some, 3)[0], []
+
+    extra = "header_from_format = obsolete\n"
+    results = both(tmp_path, work, extra)
+    _equal(results)
+    assert "From: MAILER-DAEMON@x.test (Mail Delivery System)" in str(results[1])
+
+
 TEMPLATES = """\
 # as bounce(5) has it
 failure_template = <<EOF

@@ -23,8 +23,8 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta import lines as lines_of
 from mailstack.mta.bounce.report import Line, Notification, Site, compose, message_id
 from mailstack.mta.bounce.template_file import read_templates
-from mailstack.mta.bounce.transcript import notify_classes
-from mailstack.mta.cleanup import AliasExpansionError, Cleanup
+from mailstack.mta.bounce.transcript import MAILER, notify_classes
+from mailstack.mta.cleanup import AliasExpansionError, Cleanup, author
 from mailstack.mta.cleanup.addresses import rewrite
 from mailstack.mta.deliver.apart import copy
 from mailstack.mta.deliver.request import Result, Sent
@@ -37,7 +37,6 @@ from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import TableError
-from mailstack.wire.smtp import quote
 
 HEADER_LIMIT = 100 * 1024
 """Octets of an original's headers that are returned at the most."""
@@ -81,7 +80,7 @@ class Bouncer:
         self._site = Site(
             host,
             conf.str("mail_name"),
-            f"Mail Delivery System <{quote(rewriter.complete(null_name))}>",
+            author(MAILER, rewriter.complete(null_name), conf.str("header_from_format") == "obsolete"),
             conf.bool("smtputf8_enable"),
         )
         self._null_sender = f"{null_name}@{host}"

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.bounce.report import INDENT, fold
-from mailstack.mta.cleanup import Cleanup, mail_date
+from mailstack.mta.cleanup import Cleanup, author, mail_date
 from mailstack.mta.rewrite import Rewriter
 from mailstack.storage.queue import Envelope
-from mailstack.wire.smtp import quote
 
 CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
 """The classes that have transcripts."""
 NOTIFY_CLASSES = CLASSES | {"2bounce", "delay"}
+MAILER = "Mail Delivery System"
+"""Whom notices and notifications are from."""
 _WIDTH = 78
 
 
@@ -37,6 +38,9 @@ class Notices:
     error_recipient: str
     bounce_recipient: str
     author: str
+    """The From: header."""
+    to: str
+    """The To: header."""
     cleanup: Cleanup
     long_ids: bool
     """Queue ids never repeat, and make Message-IDs alone."""
@@ -48,14 +52,17 @@ class Notices:
         if not classes:
             return None
         host = conf.str("myhostname")
+        obsolete = conf.str("header_from_format") == "obsolete"
+        error_recipient = rewriter.complete(conf.str("error_notice_recipient"))
         return cls(
             classes,
             host,
             conf.str("mail_name"),
             f"{conf.str('double_bounce_sender')}@{host}",
-            rewriter.complete(conf.str("error_notice_recipient")),
+            error_recipient,
             rewriter.complete(conf.str("bounce_notice_recipient")),
-            f"Mail Delivery System <{quote(conf.str('empty_address_recipient'))}@{host}>",
+            author(MAILER, f"{conf.str('empty_address_recipient')}@{host}", obsolete),
+            author("Postmaster", error_recipient, obsolete),
             cleanup,
             conf.bool("enable_long_queue_ids"),
         )
@@ -88,7 +95,7 @@ class Notices:
             f"\tid {queue_id}; {date}",
             f"Date: {date}",
             f"From: {self.author}",
-            f"To: Postmaster <{quote(self.error_recipient)}>",
+            f"To: {self.to}",
             f"Subject: {self.mail_name} {program}: errors from {peer}",
             f"Message-Id: {message_id}",
             "",

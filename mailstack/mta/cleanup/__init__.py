@@ -1,7 +1,7 @@
 """cleanup(8): the last look at a new message before it is queued."""
 
 from mailstack.mta.cleanup.checks import Findings, Inspector, Origin
-from mailstack.mta.cleanup.headers import mail_date, received_header, rewrite_headers
+from mailstack.mta.cleanup.headers import author, mail_date, received_header, rewrite_headers
 from mailstack.mta.cleanup.maps import Generic, MapError
 from mailstack.mta.cleanup.message import FILTER, Cleaned, Cleanup, TooManyHops
 from mailstack.mta.cleanup.recipients import AliasExpansionError
@@ -17,6 +17,7 @@ __all__ = [
     "MapError",
     "Origin",
     "TooManyHops",
+    "author",
     "mail_date",
     "received_header",
     "rewrite_headers",

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from mailstack.mta.cleanup.addresses import RECIPIENTS, SENDERS, fold, rewrite
+from mailstack.mta.cleanup.addresses import RECIPIENTS, SENDERS, fold, parse, rewrite, write
 from mailstack.wire.mime.dates import write_date
 from mailstack.wire.smtp.address import quote
 
@@ -95,8 +95,12 @@ def missing_headers(
     sender: str,
     full_name: str,
     now: float,
+    obsolete: bool = False,
 ) -> str:
-    """Message-Id, Date and From where they are not there; Resent- ones for a resent message."""
+    """Message-Id, Date and From where they are not there; Resent- ones for a resent message.
+
+    `obsolete`: header_from_format says so.
+    """
     resent = "Resent-" if any(name.startswith(b"resent-") for name in present) else ""
     lines = ""
     if f"{resent}message-id".lower().encode() not in present:
@@ -105,12 +109,20 @@ def missing_headers(
     if f"{resent}date".lower().encode() not in present:
         lines += f"{resent}Date: {mail_date(now)}\r\n"
     if f"{resent}from".lower().encode() not in present:
-        address = quote(sender or "MAILER-DAEMON")
-        if full_name:
-            phrase = full_name if _PHRASE.match(full_name) else '"' + _QUOTE.sub(r"\\\1", full_name) + '"'
-            address = f"{phrase} <{address}>"
-        lines += f"{resent}From: {address}\r\n"
+        lines += f"{resent}From: {author(full_name, sender or 'MAILER-DAEMON', obsolete)}\r\n"
     return lines
+
+
+def author(name: str, address: str, obsolete: bool) -> str:
+    """The value of a From: header of ours, as header_from_format wants it: `Name <address>`, or, `obsolete`,
+    `address (Name)` (RFC 822). `name` may be empty."""
+    address = quote(address)
+    if not name:
+        return address
+    if obsolete:
+        return f"{address} {write(parse(f'({name})'))}"
+    phrase = name if _PHRASE.match(name) else '"' + _QUOTE.sub(r"\\\1", name) + '"'
+    return f"{phrase} <{address}>"
 
 
 _PHRASE = re.compile(r"[A-Za-z0-9 !#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]*\Z")

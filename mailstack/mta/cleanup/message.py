@@ -81,6 +81,7 @@ class Cleanup:
         self._header_limit = conf.size("header_size_limit")
         self._token_limit = conf.int("header_address_token_limit")
         self._always_add = conf.bool("always_add_missing_headers")
+        self._obsolete_from = conf.str("header_from_format") == "obsolete"
         self._remote_domain = conf.str("remote_header_rewrite_domain")
         self._undisclosed = conf.str("undisclosed_recipients_header")
         if self._undisclosed and not HEADER.match(self._undisclosed):
@@ -155,6 +156,7 @@ class Cleanup:
                 sender=sender,
                 full_name=full_name,
                 now=now,
+                obsolete=self._obsolete_from,
             ).encode("utf-8", "surrogateescape")
             if self._undisclosed and present.isdisjoint(_VISIBLE):
                 extra += self._undisclosed.encode() + b"\r\n"
