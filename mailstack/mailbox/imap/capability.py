@@ -29,6 +29,7 @@ AFTER_LOGIN = (
     "THREAD=REFS",
     "I18NLEVEL=1",
     "CONTEXT=SEARCH",
+    "CONTEXT=SORT",
     "PARTIAL",
     "INPROGRESS",
     "BINARY",

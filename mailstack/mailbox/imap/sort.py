@@ -1,4 +1,4 @@
-"""SORT and UID SORT (state: selected; RFC 5256 §3; SORT=DISPLAY RFC 5957; ESORT RFC 5267 §3).
+"""SORT and UID SORT (state: selected; RFC 5256 §3; SORT=DISPLAY RFC 5957; ESORT and CONTEXT=SORT RFC 5267).
 
 What messages are sorted by is taken from the headers that the folder's cache keeps for searching, and kept
 there too; the order of a whole mailbox stays in memory as long as no message comes or goes.
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from mailstack.mailbox.imap.search import answer, matching
 from mailstack.mailbox.imap.search_header import Headers
 from mailstack.mailbox.imap.search_query import Progress
-from mailstack.mailbox.imap.search_updates import watch
+from mailstack.mailbox.imap.search_updates import refuse_twice, watch
 from mailstack.mailbox.views.shared import SharedMailbox
 from mailstack.storage.maildir.cache import Kind
 from mailstack.wire.imap import commands as c
@@ -39,11 +39,17 @@ _orders: WeakKeyDictionary[SharedMailbox, dict[tuple[Criterion, ...], tuple[arra
 
 
 async def sort(session: Session, tag: str, command: c.Sort) -> str:
+    refuse_twice(session, tag, command.returns)
+    since = session.selected.box.folder.highest_modseq
     found = await matching(session, tag, command)
     ordered = await in_order(session, tag, command.program, found)
     answer(session, tag, command, ordered, "SORT", extended=False)
     if command.returns is not None and "UPDATE" in command.returns.options:
-        watch(session, tag, command, found, 0)
+
+        async def arrange(positions: list[int]) -> list[int]:
+            return await in_order(session, tag, command.program, positions)
+
+        watch(session, tag, command, ordered, since, arrange)
     return "OK Sort completed."
 
 

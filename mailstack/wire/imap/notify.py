@@ -23,7 +23,7 @@ EVENTS = {
     MAILBOX_METADATA: "MailboxMetadataChange",
     SERVER_METADATA: "ServerMetadataChange",
 }
-"""The events that there are here, as they are spelled; AnnotationChange is none of them (no RFC 5257)."""
+"""The events that there are here, as they are spelled; AnnotationChange is none of them."""
 MESSAGES = frozenset({MESSAGE_NEW, MESSAGE_EXPUNGE, FLAG_CHANGE})
 GROUPS_MAX = 100
 _SELECTED = ("SELECTED", "SELECTED-DELAYED")
