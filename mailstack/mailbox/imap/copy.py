@@ -11,12 +11,16 @@ from mailstack.mailbox.imap import quota
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.expunge import highest
 from mailstack.mailbox.imap.messages import positions
+from mailstack.mailbox.imap.search_query import Progress
 from mailstack.mailbox.views.shared import sizes_of
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.sequence import format_set
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
+
+FEW = 1000
+"""Messages up to which nobody is told how far the command is."""
 
 
 async def copy(session: Session, tag: str, command: c.Copy) -> str:
@@ -37,7 +41,9 @@ async def copy(session: Session, tag: str, command: c.Copy) -> str:
         sizes = [] if command.move or not session.service.quotas.active else sizes_of(view.box, uids)
         if sizes:
             await quota.admit(session, target.folder.path, sizes)
-        pairs = await view.box.transfer(uids, target, command.move)
+        done: list[bool] = []
+        work = view.box.transfer(uids, target, command.move, done)
+        pairs = await (work if len(uids) <= FEW else Progress(session, tag).during(work, done, len(uids)))
         if sizes:
             quota.added(session, sizes_of(target, [new for _, new in pairs]))
     finally:

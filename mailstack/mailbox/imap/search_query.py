@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, assert_never
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mailstack.mailbox.imap.fetch import TURN
 from mailstack.mailbox.imap.messages import saved_positions
@@ -26,6 +26,7 @@ from mailstack.wire.mime.text import charset_text, field_lines, fold_case
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
+T = TypeVar("T")
 PROGRESS = 10.0
 """Seconds between two lines about how far a long command is (RFC 9585 §4)."""
 
@@ -51,8 +52,24 @@ class Progress:
         now = self._session.service.clock.monotonic()
         if now >= self._next:
             self._next = now + PROGRESS
-            self._session.line(f'* OK [INPROGRESS ("{self._tag}" {done} {goal})] Hang in there...')
-            await self._session.flush()
+            await self._tell(done, goal)
+
+    async def during(self, work: Coroutine[Any, Any, T], done: Sized, goal: int) -> T:
+        """The result of what is done elsewhere; `done` grows by one with each of `goal` steps."""
+        task = asyncio.get_running_loop().create_task(work)
+        try:
+            while not (await asyncio.wait((task,), timeout=PROGRESS))[0]:
+                await self._tell(len(done), goal)
+        finally:
+            if not task.done():
+                # The client is gone; what has been begun is brought to its end.
+                await asyncio.wait((task,))
+                task.exception()
+        return task.result()
+
+    async def _tell(self, done: int, goal: int) -> None:
+        self._session.line(f'* OK [INPROGRESS ("{self._tag}" {done} {goal})] Hang in there...')
+        await self._session.flush()
 
 
 def leaves(key: keys.Key) -> Iterator[keys.Key]:

@@ -52,7 +52,10 @@ async def thread(session: Session, tag: str, command: c.Thread) -> str:
                 roots = tree.refs()
         return "".join(written(root, uids) for root in roots).encode()
 
-    threads = await asyncio.to_thread(written_threads) if len(nodes) > FEW else written_threads()
+    if len(nodes) > FEW:
+        threads = await progress.during(asyncio.to_thread(written_threads), nodes, len(nodes))
+    else:
+        threads = written_threads()
     session.send(b"* THREAD %b\r\n" % threads if threads else b"* THREAD\r\n")
     return "OK Thread completed."
 

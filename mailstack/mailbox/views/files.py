@@ -54,10 +54,12 @@ def unlink(path: str) -> OSError | None:
 
 
 def transfer_files(
-    steps: list[tuple[str, str]], operate: Callable[[str, str], None], undo: bool
+    steps: list[tuple[str, str]], operate: Callable[[str, str], None], undo: bool, done: list[bool]
 ) -> list[bool] | OSError:
-    """Link or rename each file, then flush the target's directories; False for a source that is gone."""
-    done: list[bool] = []
+    """Link or rename each file, then flush the target's directories; False for a source that is gone.
+
+    What has been done is in `done` (empty at first) while it is done.
+    """
     try:
         for source, final in steps:
             try:

@@ -424,8 +424,11 @@ class SharedMailbox:
             except OSError as error:
                 self.store.on_problem(f"{self.folder.path}: uidlist not compacted: {error}")
 
-    async def transfer(self, uids: Sequence[int], target: SharedMailbox, move: bool) -> list[tuple[int, int]]:
-        """Copy (or move) messages with flags, keywords and dates; durable on return.
+    async def transfer(
+        self, uids: Sequence[int], target: SharedMailbox, move: bool, done: list[bool] | None = None
+    ) -> list[tuple[int, int]]:
+        """Copy (or move) messages with flags, keywords and dates; durable on return. `done` (empty at first)
+        grows with each file meanwhile.
 
         Returns pairs of old and new UIDs, ascending; messages that are gone are left out. A copy is all or
         nothing; a move is so for each message. Raises `OSError`, `KeywordsFullError`.
@@ -438,17 +441,17 @@ class SharedMailbox:
             # Two locks are never held at once: moves in both directions between two mailboxes may not wait
             # for each other.
             async with self.lock:
-                done = await self._transfer(uids, target, convert, os.rename)
-            pairs = await target.adopt_many(done)
+                moved = await self._transfer(uids, target, convert, os.rename, done)
+            pairs = await target.adopt_many(moved)
             async with self.lock:
                 self._removed([old for old, _ in pairs])
             self.notify()
             return pairs
-        done = await self._transfer(uids, target, convert, os.link)
+        made = await self._transfer(uids, target, convert, os.link, done)
         try:
-            return await target.adopt_many(done)
+            return await target.adopt_many(made)
         except OSError:
-            for _, name, in_new, _ in done:
+            for _, name, in_new, _ in made:
                 if split_name(name)[0] not in target.folder.by_base:
                     unlink(f"{target.folder.path}/{'new' if in_new else 'cur'}/{name}")
             raise
@@ -459,6 +462,7 @@ class SharedMailbox:
         target: SharedMailbox,
         convert: Callable[[int], int],
         operate: Callable[[str, str], None],
+        done: list[bool] | None,
     ) -> list[tuple[int, str, bool, str]]:
         """The files' part: a UID and what became of it, the name in the target, if in `new/`, its GUID."""
         folder = self.folder
@@ -478,7 +482,9 @@ class SharedMailbox:
             place = "cur" if flags else "new"
             steps.append((folder.file(index), f"{target.folder.path}/{place}/{name}"))
         undo = operate is os.link
-        outcome = await in_batch(len(steps) * 8, lambda: transfer_files(steps, operate, undo))
+        outcome = await in_batch(
+            len(steps) * 8, lambda: transfer_files(steps, operate, undo, [] if done is None else done)
+        )
         if isinstance(outcome, OSError):
             raise outcome
         if not all(outcome):

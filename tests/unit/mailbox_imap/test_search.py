@@ -76,6 +76,61 @@ def test_nothing_is_overlooked(message: bytes, text: str, header: bool, found: b
     assert holds(message, text, header=header) is found
 
 
+def test_the_client_hears_how_far_a_long_copy_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("mailstack.mailbox.imap.search_query.PROGRESS", 0.0)
+
+    async def check() -> None:
+        done: list[bool] = []
+        proceed = asyncio.Event()
+
+        async def flush() -> None:
+            done.append(True)
+            if len(done) == 2:
+                proceed.set()
+
+        async def work() -> str:
+            await proceed.wait()
+            return "copied"
+
+        session: Any = SimpleNamespace(
+            service=SimpleNamespace(clock=SimpleNamespace(monotonic=lambda: 0.0)),
+            line=lines.append,
+            flush=flush,
+        )
+        assert await Progress(session, "A1").during(work(), done, 50) == "copied"
+
+    asyncio.run(check())
+    assert lines[:2] == [f'* OK [INPROGRESS ("A1" {done} 50)] Hang in there...' for done in (0, 1)]
+
+
+def test_a_copy_goes_on_when_its_client_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailstack.mailbox.imap.search_query.PROGRESS", 0.0)
+    ended: list[str] = []
+
+    async def check() -> None:
+        proceed = asyncio.Event()
+
+        async def flush() -> None:
+            asyncio.get_running_loop().call_soon(proceed.set)
+            raise ConnectionResetError
+
+        async def work() -> None:
+            await proceed.wait()
+            ended.append("copied")
+
+        session: Any = SimpleNamespace(
+            service=SimpleNamespace(clock=SimpleNamespace(monotonic=lambda: 0.0)),
+            line=lambda text: None,
+            flush=flush,
+        )
+        with pytest.raises(ConnectionResetError):
+            await Progress(session, "A1").during(work(), [], 50)
+
+    asyncio.run(check())
+    assert ended == ["copied"]
+
+
 def test_the_client_hears_how_far_a_long_search_is() -> None:
     lines: list[str] = []
     now = [100.0]
