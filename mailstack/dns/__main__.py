@@ -15,11 +15,13 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.named import NamedConf, load
+from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns.emptyzones import empty_zones
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.interfaces import locality, sockets_of, watch
@@ -31,6 +33,8 @@ from mailstack.net import loop
 from mailstack.net.log import Log
 
 USAGE = "usage: python -m mailstack.dns --config DIR"
+RENEWAL = 3600.0
+"""Seconds between looks at the age of signatures."""
 GRACE = 5.0
 """Seconds that questions under way get when the server stops."""
 
@@ -93,6 +97,8 @@ class Named:
             shown = zone_conf.name or "."
             try:
                 zone, odd = load_zone(zone_conf.name, zone_conf.file)
+                if zone_conf.dnssec is not None:
+                    _sign(zone, zone_conf, time.time())
             except ConfigError as error:
                 if not keep:
                     raise
@@ -119,6 +125,30 @@ class Named:
         self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
         return Responder(conf, served, locality(), self._forwarder, self.log)
 
+    async def renew(self) -> None:
+        """Sign the zones whose signatures come near their end anew, once an hour."""
+        while True:
+            await asyncio.sleep(RENEWAL)
+            self.renew_due(time.time())
+
+    def renew_due(self, now: float) -> None:
+        """The same, once. A zone that cannot be signed keeps its signatures, and is tried again."""
+        renewed = False
+        for conf in self.conf.zones:
+            zone = self.zones.get(conf.name)
+            if zone is None or zone.signer is None or now < zone.signer.renewal:
+                continue
+            shown = conf.name or "."
+            try:
+                _sign(zone, conf, now)
+            except ConfigError as error:
+                self.log.error(f"zone {shown}/IN: signing failed: {error}")
+            else:
+                renewed = True
+                self.log.info(f"zone {shown}/IN: signed anew, serial {zone.serial}")
+        if renewed:
+            self.server.responder.forget_prepared()
+
     async def _listen(self, conf: NamedConf, *, first: bool) -> None:
         wanted = {
             (host, port): listener for host, port, listener in sockets_of(conf.options.listen_on, locality())
@@ -142,6 +172,13 @@ class Named:
             raise ConfigError(conf.path, 0, "not listening on any address")
 
 
+def _sign(zone: Zone, conf: ZoneConf, now: float) -> None:
+    # Most servers sign nothing, and cryptography is large.
+    from mailstack.dns.signing import sign
+
+    sign(zone, conf, now)
+
+
 async def serve(directory: Path, log: Log) -> int:
     """Run until a signal; returns the exit status."""
     named = Named(directory / "named.conf", log)
@@ -161,6 +198,7 @@ async def serve(directory: Path, log: Log) -> int:
     background = (
         named.server.tasks.start(_when(reload_wanted, named.reload, log), "reload"),
         named.server.tasks.start(_when(rescan_wanted, named.rescan, log), "interface scan"),
+        named.server.tasks.start(named.renew(), "signatures"),
     )
     await named.stopping.wait()
     log.info("shutting down")

@@ -27,6 +27,7 @@ from mailstack.dns.zone import (
     MX,
     NS,
     NSEC,
+    NSEC3,
     RRSIG,
     SOA,
     TLSA,
@@ -185,6 +186,8 @@ class Authority:
             out.answer.append((name, alias))
             self._prove_expansion(out, zone, lower, source)
             return _target(alias)
+        if zone.signer is not None and rdtype in (ANY, NSEC, RRSIG):
+            zone.signer.complete(source)
         found = _of_type(rrsets, rdtype, do=out.do)
         if out.one:
             del found[1:]
@@ -278,9 +281,30 @@ class Authority:
         for section in (out.answer, out.authority, out.additional):
             for index in range(len(section) - 1, -1, -1):
                 owner, rrset = section[index]
-                zone = self.zone_of(owner.lower())
-                if rrset.signature is not None and zone is not None and zone.denial is not None:
-                    section.insert(index + 1, (owner, rrset.signature))
+                signature = self._signature(owner, rrset)
+                if signature is not None:
+                    section.insert(index + 1, (owner, signature))
+
+    def _signature(self, owner: bytes, rrset: RRset) -> RRset | None:
+        """The signatures over a set of an answer, wherever it comes from."""
+        lower = owner.lower()
+        zone = self.zone_of(lower)
+        while zone is not None:
+            if zone.denial is not None:
+                if rrset.rdtype == NSEC3:
+                    return rrset.signature
+                if rrset.rdtype == SOA and lower == zone.origin:
+                    signature = zone.signature(owner, zone.soa)
+                    return None if signature is None else signature.with_ttl(rrset.ttl)
+                node = zone.nodes.get(lower) or zone.nodes.get(self._wildcard(zone, lower))
+                if node is not None and node.rrsets.get(rrset.rdtype) is rrset:
+                    return zone.signature(node.owner, rrset)
+            # The zone above speaks of an apex, too: DS, or the proof that there is none.
+            above = lower == zone.origin and lower != names.ROOT
+            zone = self.zone_of(names.parent(lower)) if above else None
+            if zone is not None and zone.origin == lower:
+                return None
+        return None
 
     # ---- the additional section
 

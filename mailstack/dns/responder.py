@@ -162,6 +162,13 @@ class Responder:
         """The prepared UDP answers when they are the same for every client."""
         return None if self._only is None else self._only.udp
 
+    def forget_prepared(self) -> None:
+        """The zones have changed: make the answers anew."""
+        for view in (self._only, *self._by_rights.values()):
+            if view is not None:
+                view.udp.clear()
+                view.tcp.clear()
+
     def view(self, host: str) -> View:
         """The rights of a client's address."""
         if self._only is not None:

@@ -28,10 +28,11 @@ def messages(query: Query, zone: Zone, opt_record: bytes) -> Iterator[bytes]:
 
 def _single(zone: Zone) -> Iterator[tuple[bytes, RRset]]:
     """Record by record, so that no set is too large for a message."""
+    soa = zone.soa  # may be another one by the end
     for owner, rrset in zone.records():
         for rdata in rrset.rdatas:
             yield owner, RRset(rrset.rdtype, rrset.ttl, (rdata,))
-    yield zone.apex.owner, zone.soa
+    yield zone.apex.owner, soa
 
 
 def _size(rrset: RRset) -> int:

@@ -15,6 +15,7 @@ from mailstack.dns.names import parent
 
 if TYPE_CHECKING:
     from mailstack.dns.denial import Denial
+    from mailstack.dns.signing import Signer
 
 A, NS, CNAME, SOA, PTR, MX, AAAA, SRV, NAPTR, DNAME, OPT = 1, 2, 5, 6, 12, 15, 28, 33, 35, 39, 41
 AFSDB, RT, KX, DS, RRSIG, NSEC, DNSKEY, CDS, CDNSKEY = 18, 21, 36, 43, 46, 47, 48, 59, 60
@@ -79,6 +80,7 @@ class Zone:
         "nodes",
         "origin",
         "serial",
+        "signer",
         "soa",
         "wild",
     )
@@ -89,19 +91,31 @@ class Zone:
         self.hashes: dict[bytes, Node] = _take_hashes(nodes)
         """The names of NSEC3 records, which are not names of the zone (RFC 5155 §7.2.8)."""
         apex = nodes[origin]
-        self.soa = apex.rrsets[SOA]
-        rdata = self.soa.rdatas[0]
-        assert isinstance(rdata, tuple)
-        self.serial = int.from_bytes(rdata[2][0:4], "big")
-        minimum = int.from_bytes(rdata[2][16:20], "big")
-        self.negative_soa = self.soa.with_ttl(min(self.soa.ttl, minimum))
-        """The SOA as negative answers carry it (RFC 2308 §3)."""
+        self.set_soa(apex.rrsets[SOA])
         self.cuts = {name for name, node in nodes.items() if NS in node.rrsets and name != origin}
         self.dnames = {name for name, node in nodes.items() if DNAME in node.rrsets}
         self.wild = any(name.startswith(b"\1*") for name in nodes)
         self._add_empty_nonterminals()
         self.denial: Denial | None = None
         """Proofs for those who want them (the DO bit); None in a zone that is not signed."""
+        self.signer: Signer | None = None
+        """Who makes the signatures; None when they come from the zone file, or from nowhere."""
+
+    def set_soa(self, soa: RRset) -> None:
+        """Put another SOA in the place of the one that is there."""
+        self.apex.rrsets[SOA] = self.soa = soa
+        rdata = soa.rdatas[0]
+        assert isinstance(rdata, tuple)
+        self.serial = int.from_bytes(rdata[2][0:4], "big")
+        minimum = int.from_bytes(rdata[2][16:20], "big")
+        self.negative_soa = soa.with_ttl(min(soa.ttl, minimum))
+        """The SOA as negative answers carry it (RFC 2308 §3)."""
+
+    def signature(self, owner: bytes, rrset: RRset) -> RRset | None:
+        """The signatures over a set that stands in the zone under `owner`; None when there are none."""
+        if self.signer is None or rrset.signature is not None:
+            return rrset.signature
+        return self.signer.signature(owner, rrset) if self.signer.covers(owner.lower(), rrset) else None
 
     @property
     def apex(self) -> Node:
@@ -118,22 +132,25 @@ class Zone:
                 nodes[name] = Node(owner)
 
     def records(self) -> Iterator[tuple[bytes, RRset]]:
-        """Every set with its owner, the SOA first."""
-        yield from _signed(self.apex.owner, self.soa)
+        """Every set with its owner, the SOA first, signatures behind what they sign."""
+        proofs = () if self.signer is None else self.signer.proofs()
+        yield from self._with_signature(self.apex.owner, self.soa)
         for node in chain(self.nodes.values(), self.hashes.values()):
             for rrset in node.rrsets.values():
                 if rrset is not self.soa:
-                    yield from _signed(node.owner, rrset)
+                    yield from self._with_signature(node.owner, rrset)
+        for owner, rrset in proofs:
+            yield from self._with_signature(owner, rrset)
+
+    def _with_signature(self, owner: bytes, rrset: RRset) -> Iterator[tuple[bytes, RRset]]:
+        yield owner, rrset
+        signature = self.signature(owner, rrset)
+        if signature is not None:
+            yield owner, signature
 
     def __len__(self) -> int:
         """The number of records."""
         return sum(len(rrset.rdatas) for _, rrset in self.records())
-
-
-def _signed(owner: bytes, rrset: RRset) -> Iterator[tuple[bytes, RRset]]:
-    yield owner, rrset
-    if rrset.signature is not None:
-        yield owner, rrset.signature
 
 
 def _take_hashes(nodes: dict[bytes, Node]) -> dict[bytes, Node]:

@@ -15,7 +15,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-TOP_WORKS: Final = frozenset({"acl", "options", "zone"})
+TOP_WORKS: Final = frozenset({"acl", "dnssec-policy", "options", "zone"})
 TOP_IGNORED: Final = {
     "controls": "there is no rndc channel: SIGHUP reloads",
     "key": "no statement that is supported uses a key",
@@ -27,12 +27,11 @@ TOP_IGNORED: Final = {
 }
 TOP_REFUSED: Final = {
     "dlz": "zones come from zone files only",
-    "dnssec-policy": "zones are not signed here",
     "dyndb": "zones come from zone files only",
     "http": "DNS over HTTPS is not supported",
     "tls": "DNS over TLS is not supported",
     "masters": "secondary zones are not supported",
-    "parental-agents": "zones are not signed here",
+    "parental-agents": "the parent zone is not asked for DS records",
     "plugin": "BIND's plugins cannot be loaded",
     "primaries": "secondary zones are not supported",
     "server": "per-server settings are not supported",
@@ -42,8 +41,8 @@ TOP_REFUSED: Final = {
 OPTIONS_WORK: Final = frozenset(
     _words("""
     allow-query allow-query-cache allow-recursion allow-transfer allow-update auth-nxdomain blackhole
-    directory disable-empty-zone dnssec-validation edns-udp-size empty-zones-enable forward
-    forwarders hostname
+    directory disable-empty-zone dnssec-policy dnssec-validation edns-udp-size empty-zones-enable forward
+    forwarders hostname key-directory
     listen-on listen-on-v6 masterfile-format max-cache-ttl max-ncache-ttl max-udp-size minimal-any
     minimal-responses notify port querylog recursion server-id tcp-clients tcp-idle-timeout
     tcp-initial-timeout version
@@ -52,7 +51,7 @@ OPTIONS_WORK: Final = frozenset(
 _NO_FILE = "the file is not written"
 _NO_RECURSOR = "names that are not ours are forwarded, not resolved"
 _NO_TRANSFER_IN = "there are no secondary zones"
-_NO_SIGNING = "zones are not signed here"
+_NO_SIGNING = "zones are signed by a dnssec-policy only"
 _NO_NOTIFY = "NOTIFY is not sent"
 _SYSTEM = "the system's own limit applies"
 _CHECK = "the zone is checked as it is by default"
@@ -63,7 +62,6 @@ OPTIONS_IGNORED: Final = {
         _words("""
         bindkeys-file dump-file geoip-directory lock-file managed-keys-directory memstatistics-file
         new-zones-directory pid-file recursing-file secroots-file session-keyfile statistics-file
-        key-directory
         """),
         _NO_FILE,
     ),
@@ -160,7 +158,6 @@ OPTIONS_REFUSED: Final = {
     "dns64": "DNS64 is not supported",
     "dns64-contact": "DNS64 is not supported",
     "dns64-server": "DNS64 is not supported",
-    "dnssec-policy": _NO_SIGNING,
     "empty-contact": "empty zones have BIND's default SOA",
     "empty-server": "empty zones have BIND's default SOA",
     "http-listener-clients": "DNS over HTTPS is not supported",
@@ -186,13 +183,16 @@ OPTIONS_REFUSED: Final = {
 }
 
 ZONE_WORKS: Final = frozenset(
-    _words("allow-query allow-transfer allow-update file forward forwarders masterfile-format notify type")
+    _words("""
+    allow-query allow-transfer allow-update dnssec-policy file forward forwarders inline-signing key-directory
+    masterfile-format notify type
+    """)
 )
 ZONE_IGNORED: Final = {
     name: reason
     for name, reason in OPTIONS_IGNORED.items()
     if reason in (_NO_NOTIFY, _CHECK, _NO_SIGNING)
-    or name in ("key-directory", "zone-statistics", "masterfile-style", "max-journal-size")
+    or name in ("zone-statistics", "masterfile-style", "max-journal-size")
 } | {"journal": "zones are not changed while they are served"}
 ZONE_REFUSED: Final = {
     "allow-query-on": OPTIONS_REFUSED["allow-query-on"],
@@ -200,9 +200,7 @@ ZONE_REFUSED: Final = {
     "database": "zones come from zone files only",
     "delegation-only": "delegation-only is not supported",
     "dlz": "zones come from zone files only",
-    "dnssec-policy": _NO_SIGNING,
     "in-view": "views are not supported",
-    "inline-signing": _NO_SIGNING,
     "masters": _NO_TRANSFER_IN,
     "parental-agents": _NO_SIGNING,
     "primaries": _NO_TRANSFER_IN,

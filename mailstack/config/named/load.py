@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mailstack.config.named import grammar
 from mailstack.config.named.acl import ANY, LOCAL, Acl, AclTable
-from mailstack.config.named.model import ListenOn, NamedConf, Options, Server, Zone
+from mailstack.config.named.model import DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
+from mailstack.config.named.policy import Policies
 from mailstack.config.named.syntax import Block, Statement, Word, parse
+from mailstack.config.named.values import (
+    BOOLEANS,
+    FALSE,
+    TRUE,
+    boolean,
+    choice,
+    duration,
+    integer,
+    one_block,
+    one_text,
+    one_word,
+    shown,
+    string,
+    to_number,
+)
 
-_TTL = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.IGNORECASE)
-_UNITS: Final = (604_800, 86_400, 3_600, 60, 1)
 _REPEATED: Final = frozenset(("listen-on", "listen-on-v6", "disable-empty-zone"))
 
 
@@ -33,6 +46,9 @@ class _Reader:
         self.warnings: list[str] = []
         self.statements = parse(path)
         self.acls = AclTable(item for item in self.statements if item.keyword == "acl")
+        self.policies = Policies(item for item in self.statements if item.keyword == "dnssec-policy")
+        self.general: dict[str, Statement] = {}
+        """Options that are for zones that say nothing themselves."""
 
     def read(self) -> NamedConf:
         for name, (statement, _) in self.acls.names.items():
@@ -43,7 +59,7 @@ class _Reader:
             if statement.keyword == "options":
                 if options is not None:
                     raise statement.error("'options' redefined")
-                options = self._options(_block(statement).statements)
+                options = self._options(one_block(statement).statements)
         options = options or self._options(())
         for statement in self.statements:
             keyword = statement.keyword
@@ -71,7 +87,7 @@ class _Reader:
         elif keyword in refused:
             raise statement.error(f"'{keyword}' is not supported: {refused[keyword]} (engine: bind has it)")
         else:
-            raise statement.error(f"unknown option '{_shown(statement)}'")
+            raise statement.error(f"unknown option '{shown(statement)}'")
 
     def _by_name(
         self,
@@ -103,28 +119,28 @@ class _Reader:
         base = os.path.abspath(self.path.parent)
         values["directory"] = base
         if "directory" in one:
-            values["directory"] = os.path.join(base, _string(one["directory"]))
+            values["directory"] = os.path.join(base, string(one["directory"]))
         for keyword in ("recursion", "querylog", "minimal-any"):
             if keyword in one:
-                values[keyword.replace("-", "_")] = _boolean(one[keyword])
+                values[keyword.replace("-", "_")] = boolean(one[keyword])
         if "empty-zones-enable" in one:
-            values["empty_zones"] = _boolean(one["empty-zones-enable"])
+            values["empty_zones"] = boolean(one["empty-zones-enable"])
         values["disabled_empty_zones"] = frozenset(
-            _zone_name(_text(statement), statement) for statement in found.get("disable-empty-zone", ())
+            _zone_name(one_text(statement), statement) for statement in found.get("disable-empty-zone", ())
         )
         for keyword, low, high in (("edns-udp-size", 512, 4096), ("max-udp-size", 512, 4096)):
             if keyword in one:
                 # named clamps the two instead of refusing them.
-                values[keyword.replace("-", "_")] = min(max(_integer(one[keyword]), low), high)
+                values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), low), high)
         if "tcp-clients" in one:
-            values["tcp_clients"] = _integer(one["tcp-clients"], low=1)
+            values["tcp_clients"] = integer(one["tcp-clients"], low=1)
         for keyword in ("tcp-initial-timeout", "tcp-idle-timeout"):
             if keyword in one:
                 # In tenths of a second; named clamps as well.
-                values[keyword.replace("-", "_")] = min(max(_integer(one[keyword]), 1), 1200) / 10
+                values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), 1), 1200) / 10
         for keyword in ("max-cache-ttl", "max-ncache-ttl"):
             if keyword in one:
-                values[keyword.replace("-", "_")] = _duration(one[keyword])
+                values[keyword.replace("-", "_")] = duration(one[keyword])
         if "minimal-responses" in one:
             values["minimal_responses"] = _minimal(one["minimal-responses"])
         for keyword in ("version", "hostname", "server-id"):
@@ -132,11 +148,12 @@ class _Reader:
                 values[keyword.replace("-", "_")] = _said(one[keyword])
         self._access(one, values)
         self._check_fixed(one)
+        self.general = {name: one[name] for name in ("dnssec-policy", "key-directory") if name in one}
         if "forwarders" in one:
             values["forwarders"] = _servers(one["forwarders"])
         if "forward" in one:
-            values["forward_only"] = _choice(one["forward"], ("first", "only")) == "only"
-        port = _integer(one["port"], high=65535) if "port" in one else 53
+            values["forward_only"] = choice(one["forward"], ("first", "only")) == "only"
+        port = integer(one["port"], high=65535) if "port" in one else 53
         values["listen_on"] = self._listeners(found, port)
         return Options(**values)
 
@@ -164,19 +181,19 @@ class _Reader:
             raise one["allow-update"].error(
                 "dynamic update is not supported: write allow-update { none; } (engine: bind has it)"
             )
-        if "masterfile-format" in one and _choice(one["masterfile-format"], ("text", "raw")) == "raw":
+        if "masterfile-format" in one and choice(one["masterfile-format"], ("text", "raw")) == "raw":
             raise one["masterfile-format"].error("zone files in raw format are not supported")
-        if "auth-nxdomain" in one and _boolean(one["auth-nxdomain"]):
+        if "auth-nxdomain" in one and boolean(one["auth-nxdomain"]):
             raise one["auth-nxdomain"].error("auth-nxdomain yes is not supported")
         if "notify" in one:
             notify = one["notify"]
-            if _choice(notify, ("explicit", "master-only", "primary-only", *_BOOLEANS)) not in _FALSE:
+            if choice(notify, ("explicit", "master-only", "primary-only", *BOOLEANS)) not in FALSE:
                 self.warnings.append(
                     f"{notify.path}:{notify.line}: 'notify' has no effect: NOTIFY is not sent"
                 )
         if "dnssec-validation" in one:
             statement = one["dnssec-validation"]
-            if _choice(statement, ("auto", *_BOOLEANS)) not in _FALSE:
+            if choice(statement, ("auto", *BOOLEANS)) not in FALSE:
                 self.warnings.append(
                     f"{statement.path}:{statement.line}: 'dnssec-validation' has no effect: "
                     "answers are not validated"
@@ -193,7 +210,7 @@ class _Reader:
                     case (Block() as block,):
                         acl = self.acls.read(statement, block)
                     case (Word(text="port"), Word() as number, Block() as block):
-                        own = _number(statement, number, 0, 65535)
+                        own = to_number(statement, number, 0, 65535)
                         acl = self.acls.read(statement, block)
                     case (*_, Word(text="tls" | "http"), Word(), Block()):
                         raise statement.error(
@@ -205,7 +222,7 @@ class _Reader:
         return tuple(listeners)
 
     def _acl(self, statement: Statement) -> Acl:
-        return self.acls.read(statement, _block(statement))
+        return self.acls.read(statement, one_block(statement))
 
     # ---- zones
 
@@ -225,7 +242,7 @@ class _Reader:
         one = {keyword: statements[0] for keyword, statements in found.items()}
         if "type" not in one:
             raise statement.error(f"zone '{text}': type not present")
-        written = _choice(one["type"], (*grammar.ZONE_TYPES, *grammar.ZONE_TYPES_REFUSED))
+        written = choice(one["type"], (*grammar.ZONE_TYPES, *grammar.ZONE_TYPES_REFUSED))
         if written in grammar.ZONE_TYPES_REFUSED:
             raise one["type"].error(f"zone '{text}': type {written} is not supported (engine: bind has it)")
         kind: Literal["primary", "hint", "forward"] = grammar.ZONE_TYPES[written]  # type: ignore[assignment]
@@ -250,106 +267,53 @@ class _Reader:
                 "names that are not ours are forwarded, not resolved"
             )
         forwarders = _servers(one["forwarders"]) if "forwarders" in one else None
-        only = _choice(one["forward"], ("first", "only")) == "only" if "forward" in one else None
+        only = choice(one["forward"], ("first", "only")) == "only" if "forward" in one else None
         return Zone(
             name=name,
             kind=kind,
-            file=os.path.join(options.directory, _string(one["file"])) if "file" in one else "",
+            file=os.path.join(options.directory, string(one["file"])) if "file" in one else "",
             allow_query=self._acl(one["allow-query"]) if "allow-query" in one else None,
             allow_transfer=self._acl(one["allow-transfer"]) if "allow-transfer" in one else None,
             forwarders=forwarders,
             forward_only=only,
+            dnssec=self._policy(one, kind),
+            key_directory=self._key_directory(one, options),
             path=statement.path,
             line=statement.line,
         )
+
+    def _policy(self, one: Mapping[str, Statement], kind: str) -> DnssecPolicy | None:
+        wanted = one.get("dnssec-policy", self.general.get("dnssec-policy"))
+        if wanted is None or kind != "primary":
+            return None
+        if "inline-signing" in one and not boolean(one["inline-signing"]):
+            raise one["inline-signing"].error(
+                "inline-signing no is not supported: a zone is signed as it is served, not in its file"
+            )
+        return self.policies.named(wanted)
+
+    def _key_directory(self, one: Mapping[str, Statement], options: Options) -> str:
+        given = one.get("key-directory", self.general.get("key-directory"))
+        return os.path.join(options.directory, string(given)) if given is not None else options.directory
 
 
 _ACLS: Final = frozenset(
     ("allow-query", "allow-query-cache", "allow-recursion", "allow-transfer", "blackhole")
 )
 _PRIMARY: Final = grammar.ZONE_WORKS
-_TRUE: Final = ("yes", "true", "1")
-_FALSE: Final = ("no", "false", "0")
-_BOOLEANS: Final = _TRUE + _FALSE
-
-
-def _shown(statement: Statement) -> str:
-    first = statement.items[0]
-    return first.text if isinstance(first, Word) else "{"
-
-
-def _block(statement: Statement) -> Block:
-    match statement.items[1:]:
-        case (Block() as block,):
-            return block
-        case (Word(text="port" | "transport"), *_) if statement.keyword == "allow-transfer":
-            raise statement.error("allow-transfer by port or transport is not supported")
-    raise statement.error(f"'{statement.keyword}' takes a {{ block }}")
-
-
-def _word(statement: Statement) -> Word:
-    items = statement.items
-    if len(items) != 2 or not isinstance(items[1], Word):
-        raise statement.error(f"'{statement.keyword}' takes one value")
-    return items[1]
-
-
-def _text(statement: Statement) -> str:
-    return _word(statement).text
-
-
-def _string(statement: Statement) -> str:
-    word = _word(statement)
-    if not word.quoted or not word.text:
-        raise statement.error(f"'{statement.keyword}' takes a string in quotes")
-    return word.text
-
-
-def _boolean(statement: Statement) -> bool:
-    return _choice(statement, _BOOLEANS) in _TRUE
-
-
-def _choice(statement: Statement, choices: tuple[str, ...]) -> str:
-    word = _word(statement)
-    text = word.text.lower()
-    if text not in choices or word.quoted:
-        raise statement.error(f"'{statement.keyword}' takes one of {', '.join(choices)}, not '{text}'")
-    return text
-
-
-def _integer(statement: Statement, *, low: int = 0, high: int = 0xFFFFFFFF) -> int:
-    return _number(statement, _word(statement), low, high)
-
-
-def _number(statement: Statement, word: Word, low: int, high: int) -> int:
-    if not (word.text.isascii() and word.text.isdecimal()) or not low <= int(word.text) <= high:
-        raise statement.error(f"'{word.text}' is not a number from {low} to {high}")
-    return int(word.text)
-
-
-def _duration(statement: Statement) -> int:
-    """Seconds of `3600`, `1h30m` or `PT1H`."""
-    text = _text(statement)
-    if text.isascii() and text.isdecimal() and len(text) < 11:
-        return int(text)
-    plain = text[1:].upper().replace("T", "") if text[:1] in ("P", "p") else text
-    match = _TTL.match(plain)
-    if not plain or match is None:
-        raise statement.error(f"'{text}' is not a duration")
-    return sum(int(value or 0) * unit for value, unit in zip(match.groups(), _UNITS, strict=True))
 
 
 def _minimal(statement: Statement) -> str:
-    text = _choice(statement, ("no-auth", "no-auth-recursive", *_BOOLEANS))
-    return "yes" if text in _TRUE else "no" if text in _FALSE else text
+    text = choice(statement, ("no-auth", "no-auth-recursive", *BOOLEANS))
+    return "yes" if text in TRUE else "no" if text in FALSE else text
 
 
 def _said(statement: Statement) -> str | None:
-    word = _word(statement)
+    word = one_word(statement)
     if word.quoted:
         return word.text
     choices = {"version": ("none",), "hostname": ("none",), "server-id": ("none", "hostname")}
-    return None if _choice(statement, choices[statement.keyword]) == "none" else ""
+    return None if choice(statement, choices[statement.keyword]) == "none" else ""
 
 
 def _servers(statement: Statement) -> tuple[Server, ...]:
@@ -358,7 +322,7 @@ def _servers(statement: Statement) -> tuple[Server, ...]:
     port = 53
     if len(items) == 3 and isinstance(items[0], Word) and items[0].text == "port":
         if isinstance(items[1], Word):
-            port = _number(statement, items[1], 0, 65535)
+            port = to_number(statement, items[1], 0, 65535)
         items = items[2:]
     if len(items) != 1 or not isinstance(items[0], Block):
         raise statement.error(f"'{statement.keyword}' takes [ port NUMBER ] {{ addresses; }}")
@@ -368,7 +332,7 @@ def _servers(statement: Statement) -> tuple[Server, ...]:
             case (Word(text=host),):
                 own = port
             case (Word(text=host), Word(text="port"), Word() as number):
-                own = _number(entry, number, 0, 65535)
+                own = to_number(entry, number, 0, 65535)
             case _:
                 raise entry.error("a forwarder is ADDRESS [ port NUMBER ]")
         try:

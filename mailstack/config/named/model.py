@@ -24,6 +24,28 @@ class ListenOn:
     line: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyKey:
+    """One line of a policy's `keys`. `algorithm` is DNSSEC's number; a `csk` is both `ksk` and `zsk`."""
+
+    ksk: bool
+    zsk: bool
+    algorithm: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnssecPolicy:
+    """One `dnssec-policy`; times in seconds. As they are, the defaults are BIND's own policy `default`."""
+
+    name: str
+    keys: tuple[PolicyKey, ...] = (PolicyKey(True, True, 13),)
+    dnskey_ttl: int = 3600
+    signatures_validity: int = 14 * 86_400
+    signatures_refresh: int = 5 * 86_400
+    nsec3: tuple[int, bool, int] | None = None
+    """Iterations, opt-out, octets of salt; None: NSEC."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The `options` block, defaults as BIND 9.18 has them but for `allow-transfer` (none here)."""
@@ -74,6 +96,10 @@ class Zone:
     forwarders: tuple[Server, ...] | None
     """None: as the options say. Empty: names below are not forwarded."""
     forward_only: bool | None
+    dnssec: DnssecPolicy | None = None
+    """How the server signs the zone; None: it is served as its file has it."""
+    key_directory: str = ""
+    """Absolute path of the keys' folder."""
     path: Path
     line: int
 
