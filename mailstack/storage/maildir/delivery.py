@@ -19,13 +19,16 @@ SUBDIRECTORIES = ("cur", "new", "tmp")
 
 
 def make_folder(folder: str) -> None:
-    """Make `cur`, `new` and `tmp` below `folder`, and the way to it; all flushed. Raises `OSError`."""
+    """Make `cur`, `new` and `tmp` below `folder`, and the way to it; all flushed. Raises `OSError`.
+
+    `""` is the root's.
+    """
     missing = [name for name in SUBDIRECTORIES if not os.path.isdir(f"{folder}/{name}")]
     if not missing:
         return
     made = []
     parent = folder
-    while not os.path.isdir(parent):
+    while parent and not os.path.isdir(parent):
         made.append(parent)
         parent = os.path.dirname(parent)
     for path in [*reversed(made), *(f"{folder}/{name}" for name in missing)]:
@@ -35,7 +38,7 @@ def make_folder(folder: str) -> None:
             os.mkdir(path, 0o700)
         except FileExistsError:
             pass
-    for path in {folder, *(os.path.dirname(path) for path in made)}:
+    for path in {folder or "/", *(os.path.dirname(path) or "." for path in made)}:
         fsync_directory(path)
 
 

@@ -7,6 +7,8 @@ import os
 import struct
 from pathlib import Path
 
+import pytest
+
 from mailstack.storage.maildir.delivery import make_folder
 from mailstack.storage.placement import spread
 
@@ -31,6 +33,21 @@ def test_folders_of_accounts_are_spread_and_those_in_a_maildir_are_not(tmp_path:
     if can:
         assert is_spread(tmp_path / "mail.test")
         assert not is_spread(tmp_path / "mail.test" / "zs")
+
+
+def test_a_folder_that_is_the_root_or_has_none_above_it_comes_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mkdir(path: str, mode: int) -> None:
+        raise PermissionError(path)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "mkdir", mkdir)
+        with pytest.raises(PermissionError):
+            make_folder("")
+    monkeypatch.chdir(tmp_path)
+    make_folder("here/box")
+    assert (tmp_path / "here" / "box" / "new").is_dir()
 
 
 def test_where_it_cannot_be_asked_for_nothing_happens(tmp_path: Path) -> None:
