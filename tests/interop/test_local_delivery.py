@@ -117,6 +117,15 @@ includedfile: :include:{dir}/filelist
 first: backup
 self: self
 relative: :include:relative
+named: Nobody Else <name@box.test>
+commented: games@x.test (and a comment, too)
+semicolons: games@x.test;
+barquoted: |"{dir}/bin/shows {dir}/out/barquoted three four"
+spaced: | {dir}/bin/says
+unclosed: "|echo open
+homeless: ~/file
+wrongtilde: ~news/file
+garbled: "|cat > /dev/null; printf 'a\\001b\\377'; exit 65"
 """
 SCRIPTS = {
     "exits": 'cat > /dev/null; test "$1" = dies && kill -9 $$; exit "$1"',
@@ -153,6 +162,16 @@ RECIPIENTS = [
     "executable@x.test",
     "badinclude@x.test",
     "relative@x.test",
+    "named@x.test",
+    "commented@x.test",
+    "semicolons@x.test",
+    "barquoted@x.test",
+    "spaced@x.test",
+    "unclosed@x.test",
+    "homeless@x.test",
+    "wrongtilde@x.test",
+    "garbled@x.test",
+    "double-bounce@x.test",
     "includedfile@x.test",
     "news@x.test",
     "news+only@x.test",
@@ -256,7 +275,9 @@ def prepare(directory: Path) -> int:
     (directory / "filelist").write_text(f"{directory}/out/never\n")
     (directory / "commands").write_text(f"lp {directory}/bin/shows {directory}/out/lp\n")
     (directory / "mailboxes").write_text("man virtual:\n")
-    (directory / "vmailbox").write_text("mbox@box.test mbox\ndir@box.test dir/\nman@x.test man/\n")
+    (directory / "vmailbox").write_text(
+        "mbox@box.test mbox\ndir@box.test dir/\nman@x.test man/\nname@box.test name/\n"
+    )
     pipes = ("exits", "said", "slow", "gone", "small", "plain", "show", "crlf")
     (directory / "transport").write_text("".join(f"{name}.test {name}:\n" for name in pipes))
     executable = directory / "out" / "executable"

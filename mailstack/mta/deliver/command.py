@@ -152,7 +152,7 @@ def run(
         pass
     finally:
         _end(process)
-    text = output.decode("utf-8", "replace")
+    text = output.decode("utf-8", "surrogateescape")
     return judge(status, _printable(text), command.text)
 
 
@@ -178,7 +178,7 @@ def judge(status: int | None, output: str, text: str) -> tuple[Sent | Bounced | 
 
 def _printable(text: str) -> str:
     """Output as Postfix logs it: on one line."""
-    return "".join(char if char.isprintable() else " " if char in "\r\n" else "?" for char in text)
+    return "".join(char if char.isprintable() else " " if char in "\r\n" else "_" for char in text)
 
 
 def _converse(process: subprocess.Popen[bytes], parts: Iterator[bytes], limit: float) -> bytes:

@@ -8,10 +8,13 @@ from mailstack.mta.cleanup import FILTER
 from mailstack.mta.deliver.local import EXPANDED, Direct, LocalRouter
 from mailstack.mta.lookup import Pending
 from mailstack.mta.qmgr.transports import Transports
-from mailstack.mta.rewrite import Rewriter
+from mailstack.mta.rewrite import AddressClass, Rewriter
 from mailstack.mta.verify import MTA, PROBE
 from mailstack.storage.queue import Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import TableError
+
+
+_UNDELIVERABLE = "undeliverable postmaster notification discarded"
 
 
 class Route(NamedTuple):
@@ -24,7 +27,8 @@ class Route(NamedTuple):
 
 
 class Router:
-    """Resolution under one configuration. `filter_nexthop`: default_filter_nexthop."""
+    """Resolution under one configuration. `filter_nexthop`: default_filter_nexthop; `double_bounce`:
+    double_bounce_sender."""
 
     def __init__(
         self,
@@ -34,12 +38,14 @@ class Router:
         queue: Queue,
         filter_nexthop: str = "",
         probing: Rewriter | None = None,
+        double_bounce: str = "",
     ) -> None:
         self._queue = queue
         self._rewriter = rewriter
         self._transports = transports
         self._local = local
         self._filter_nexthop = filter_nexthop
+        self._double_bounce = double_bounce
         self._probing = probing
         """Where probes go, if that is said apart (address_verify_…_transport and its like)."""
 
@@ -58,6 +64,9 @@ class Router:
                     rewriter = self._probing
             found = rewriter.resolve(recipient.address, envelope.sender)
             transport, nexthop, address = found.transport, found.nexthop, found.recipient
+            if found.address_class is AddressClass.LOCAL and address.partition("@")[0] == self._double_bounce:
+                # No answer is wanted to what nobody could be told.
+                return Route("discard", _UNDELIVERABLE, address, original if original != address else "")
             if self._transports.command(transport) == "local":
                 expanded = EXPANDED in envelope.attributes
                 if envelope.attributes and envelope.attributes.get(PROBE) == MTA:

@@ -147,7 +147,15 @@ def load(
         log.warning(
             "bounce_queue_lifetime is larger than maximal_queue_lifetime - adjusting bounce_queue_lifetime"
         )
-    router = Router(rewriter, transports, local, queue, conf.str("default_filter_nexthop"), probing)
+    router = Router(
+        rewriter,
+        transports,
+        local,
+        queue,
+        conf.str("default_filter_nexthop"),
+        probing,
+        conf.str("double_bounce_sender"),
+    )
     return Configuration(
         conf, Limits.read(conf), transports, router, bouncer, cleanup, rewriter, resolver, pickup
     )

@@ -40,7 +40,7 @@ from mailstack.storage.tables.files import (
     parse_aliases,
     parser,
 )
-from mailstack.storage.tables.text import Opener, Table, TableError, Warn, split_alias, to_stderr
+from mailstack.storage.tables.text import Opener, Table, TableError, Warn, to_stderr
 
 __all__ = [
     "CHECK_INTERVAL",
@@ -52,7 +52,6 @@ __all__ = [
     "Warn",
     "open_table",
     "parse_aliases",
-    "split_alias",
     "to_stderr",
 ]
 

@@ -117,29 +117,3 @@ def alias_entries(text: str, path: str, warn: Warn) -> Iterator[tuple[int, str, 
             warn(f"{path}, line {line}: need name:value pair")
             continue
         yield line, name, value
-
-
-_TARGET = re.compile(r'\s*("(?:[^"\\]|\\.)*"|(?:[^",\s\\]|\\.|"(?:[^"\\]|\\.)*")+)\s*(?:,|\s|$)')
-
-
-def split_alias(value: str) -> list[str]:
-    r"""The targets of an alias: an address, `\user`, `/file/name`, `|command`, `:include:/file/name`.
-
-    Quotes that enclose a whole target are taken off. Raises `TableError`.
-    """
-    targets: list[str] = []
-    position = 0
-    value = value.strip().strip(",")
-    while position < len(value):
-        found = _TARGET.match(value, position)
-        if found is None:
-            if value[position] in ", \t":
-                position += 1
-                continue
-            raise TableError(f"cannot read the alias value {value!r}")
-        target = found[1]
-        if target.startswith('"') and target.endswith('"') and len(target) > 1:
-            target = re.sub(r"\\(.)", r"\1", target[1:-1])
-        targets.append(target)
-        position = found.end()
-    return targets

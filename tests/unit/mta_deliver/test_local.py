@@ -320,7 +320,8 @@ def test_the_environment_of_commands(root: Path) -> None:
     ("address", "expected", "addresses"),
     [
         ("one@x.test", "delivered to mailbox", []),
-        ("backslash@x.test", "delivered to mailbox", []),
+        ("circle@x.test", "alias database loop for circle", []),
+        ("none@x.test", "alias database unavailable", []),
         ("many@x.test", "forwarded as ABC123", ["zs@x.test", "out@other.test"]),
         ("bad@x.test", "mail system configuration error", []),
         ("open@x.test", "mail system configuration error", []),
@@ -331,8 +332,8 @@ def test_aliases(root: Path, address: str, expected: str, addresses: list[str]) 
     (root / "open").write_text("zs\n")
     (root / "open").chmod(0o666)
     aliases = (
-        f"one: ls\nbackslash: \\zs\nmany: :include:{root}/list\nbad: :include:{root}/none\n"
-        f"open: :include:{root}/open\n"
+        f"one: ls\nmany: :include:{root}/list\nbad: :include:{root}/none\n"
+        f"open: :include:{root}/open\ncircle: square\nsquare: circle\nnone: <>\n"
     )
     machine = Machine(root, aliases=aliases)
     machine.forward("away@other.test")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.storage.tables import TableError, open_table, split_alias
+from mailstack.storage.tables import TableError, open_table
 
 VIRTUAL = """\
 # comment
@@ -190,26 +190,3 @@ def test_a_table_that_always_fails() -> None:
     for name in ("fail:x", "pipemap:{static:a,fail:x}", "unionmap:{static:a,fail:x}"):
         with pytest.raises(TableError, match="query error: Application error"):
             open_table(name).lookup("a")
-
-
-@pytest.mark.parametrize(
-    ("value", "targets"),
-    [
-        ("zs", ["zs"]),
-        ("a, b@x.test ,c", ["a", "b@x.test", "c"]),
-        ('"b c"@x.test, a', ['"b c"@x.test', "a"]),
-        (
-            '"|/usr/bin/filter -a \\"x\\"", /var/mail/x, :include:/etc/l, \\zs',
-            ['|/usr/bin/filter -a "x"', "/var/mail/x", ":include:/etc/l", "\\zs"],
-        ),
-        ("a b", ["a", "b"]),
-        ("a,,b,", ["a", "b"]),
-    ],
-)
-def test_alias_targets(value: str, targets: list[str]) -> None:
-    assert split_alias(value) == targets
-
-
-def test_a_broken_alias_value() -> None:
-    with pytest.raises(TableError):
-        split_alias('a, "unclosed')

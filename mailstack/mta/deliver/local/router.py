@@ -33,7 +33,8 @@ from mailstack.mta.deliver.local.decision import (
     Mailbox,
     Problem,
 )
-from mailstack.mta.deliver.local.users import Users, ask, expand_template, targets_of
+from mailstack.mta.deliver.local.targets import lines_of, split_targets
+from mailstack.mta.deliver.local.users import Users, ask, expand_template
 from mailstack.mta.deliver.loops import delivered_to
 from mailstack.mta.deliver.request import Bounced, Deferred, Sent
 from mailstack.mta.lookup import Pending, accounts_are_remote
@@ -41,13 +42,14 @@ from mailstack.mta.rewrite import AddressClass, Rewriter
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.log import Log
 from mailstack.storage.queue import Message, Queue
-from mailstack.storage.tables import Table, TableError, split_alias
-from mailstack.wire.smtp import AddressError, parse_path, split_address
+from mailstack.storage.tables import Table, TableError
+from mailstack.wire.smtp import split_address
 
 DEPTH = 20
 """How deep aliases may nest."""
 INCLUDE_LIMIT = 16 * 1024 * 1024
 """Octets of an :include: file that are read."""
+_CONFIGURATION = Bounced("mail system configuration error", "5.3.5")
 _RESERVED = ("postmaster", "mailer-daemon")
 
 
@@ -57,6 +59,8 @@ class Found:
     def __init__(self) -> None:
         self.addresses: dict[str, None] = {}
         self.steps: dict[Action | Mailbox, None] = {}
+        self.included: set[str] = set()
+        """The :include: files that have been read: each counts once."""
 
 
 class LocalRouter:
@@ -118,7 +122,7 @@ class LocalRouter:
             if expanded:
                 return self._user(address)
             found = Found()
-            owner = self._expand(address, found, frozenset(), 0)
+            owner = self._expand(address, found, (), 0)
             addresses = tuple(found.addresses)
             if not found.steps and len(addresses) == 1 and owner is None and self._is_local(addresses[0]):
                 return self._user(addresses[0])
@@ -173,7 +177,7 @@ class LocalRouter:
             relay = expand_template(self._relay, self.users.names(address, account), self._filter)
             if relay:
                 found = Found()
-                for target in split_alias(relay):
+                for target in split_targets(relay):
                     self.target(target, found, "forward", "")
                 forward = Forward(tuple(found.addresses), None, by=self.by) if found.addresses else None
                 return Deliver(tuple(found.steps), forward) if found.steps else forward or _nobody(user)
@@ -184,20 +188,26 @@ class LocalRouter:
 
     # ---- aliases
 
-    def _expand(self, address: str, found: Found, seen: frozenset[str], depth: int) -> str | None:
-        """Add to `found` what an address stands for; return the owner of the outermost alias."""
-        if depth > DEPTH:
-            raise Problem(Bounced(f"alias database loop for {address}", "5.4.6"))
+    def _expand(self, address: str, found: Found, seen: tuple[str, ...], depth: int) -> str | None:
+        """Add to `found` what an address stands for; return the owner of the outermost alias.
+
+        `seen`: the aliases that have led here. One that names itself means the user.
+        """
         local = split_address(address)[0]
         name, value, table = self._alias(local)
+        if depth > DEPTH or (name in seen and name != seen[-1]):
+            self._log.warning(f"alias database loop for {name}")
+            raise Problem(Bounced(f"alias database loop for {name}", "5.4.6"))
         if value is None or name in seen:
             found.addresses[address] = None
             if self._limit and len(found.addresses) > self._limit * 10:
                 raise Problem(Bounced(f"alias expansion of {address} has too many addresses", "5.4.6"))
             return None
-        seen = seen | {name}
+        seen = (*seen, name)
         extension = local[len(name) :]
-        targets = split_alias(value)
+        targets = split_targets(value)
+        if not targets:
+            raise TableError(f"no recipient in alias lookup result for {name}")
         user = self._table_owner(table) if any(_rights_matter(target) for target in targets) else ""
         for target in targets:
             self.target(target, found, "alias", user, seen, depth, extension=extension)
@@ -207,7 +217,9 @@ class LocalRouter:
         owner_value = self._alias(owner)[1]
         if owner_value is None:
             return None
-        return self._rewriter.complete(split_alias(owner_value)[0] if self._expand_owner else owner)
+        if self._expand_owner:
+            owner = next(iter(split_targets(owner_value)), "")
+        return self._rewriter.complete(owner) if owner else ""
 
     def target(
         self,
@@ -215,7 +227,7 @@ class LocalRouter:
         found: Found,
         source: str,
         user: str,
-        seen: frozenset[str] = frozenset(),
+        seen: tuple[str, ...] = (),
         depth: int = 0,
         self_address: str = "",
         extension: str = "",
@@ -230,20 +242,19 @@ class LocalRouter:
         if target.startswith(("|", "/")):
             found.steps[Action(target, user, source)] = None
             return
-        if target.startswith(":include:"):
+        if target.startswith("~"):
+            found.steps[Action(self._at_home(target, user), user, source)] = None
+            return
+        if target[:9].lower() == ":include:":
+            if target[9:] in found.included:
+                return
+            found.included.add(target[9:])
             text, owner = self._include(target[9:])
-            for line in targets_of(text):
-                if line.startswith(":include:") and depth >= DEPTH:
-                    raise Problem(Bounced(f"alias database loop for {line}", "5.4.6"))
+            for line in lines_of(text):
                 self.target(line, found, "include", owner, seen, depth + 1, self_address, extension)
             return
         direct = target.startswith("\\")
-        try:
-            address = self._rewriter.complete(parse_path(target.removeprefix("\\")))
-        except AddressError:
-            raise Problem(Bounced(f"bad recipient address syntax: {target}", "5.1.3")) from None
-        if not address:
-            return
+        address = self._rewriter.complete(target.removeprefix("\\"))
         if extension and source in self._propagate:
             name, domain = split_address(address)
             address = f"{name}{extension}@{domain}" if domain else name + extension
@@ -255,6 +266,17 @@ class LocalRouter:
             found.addresses[address] = None
         else:
             self._expand(address, found, seen, depth + 1)
+
+    def _at_home(self, target: str, user: str) -> str:
+        """The file that `~/file` means in a list of a user's. Raises `Problem`, `OSError`."""
+        if not target.startswith("~/"):
+            self._log.warning(f"bad home directory syntax for: {target}")
+            raise Problem(_CONFIGURATION)
+        account = self.users.find(user)
+        if account is None or not account.pw_dir:
+            self._log.warning(f"unknown home directory for: {target}")
+            raise Problem(_CONFIGURATION)
+        return account.pw_dir + target[1:]
 
     def _same_user(self, first: str, second: str) -> bool:
         return self.users.split(first)[1] == self.users.split(second)[1]
@@ -322,7 +344,7 @@ class LocalRouter:
 
     def _bad_include(self, text: str) -> Problem:
         self._log.warning(text)
-        return Problem(Bounced("mail system configuration error", "5.3.5"))
+        return Problem(_CONFIGURATION)
 
     def _is_local(self, address: str) -> bool:
         return self._rewriter.resolve(address).address_class is AddressClass.LOCAL

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from mailstack.config.postfix.expand import ExpansionError, expand
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import split_extension
+from mailstack.mta.deliver.local.targets import lines_of
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.storage.identity import Identity, acting_as
-from mailstack.storage.tables import Table, TableError, split_alias
+from mailstack.storage.tables import Table
 from mailstack.wire.smtp import split_address
 
 REMEMBERED = 1000
@@ -106,7 +107,7 @@ class Users:
         the mail.
         """
         path, text, template = self._forward_file(address, account)
-        return (self._targets(path, text), "extension" in template) if path else ([], False)
+        return (lines_of(text), "extension" in template) if path else ([], False)
 
     def forward_path(self, address: str, account: pwd.struct_passwd) -> str:
         """The forward file that counts for a user, or `""`. Reads files, as `forward_targets`."""
@@ -152,19 +153,6 @@ class Users:
                 self._log.warning(f"file {path} has changed while it was being read")
                 return None
             return file.read(FORWARD_LIMIT).decode("utf-8", "surrogateescape")
-
-    def _targets(self, path: str, text: str) -> list[str]:
-        try:
-            return targets_of(text)
-        except TableError as error:
-            self._log.warning(f"{path}: {error}")
-            return []
-
-
-def targets_of(text: str) -> list[str]:
-    """The targets in the text of a forward or :include: file. Raises `TableError`."""
-    lines = [line.strip() for line in text.splitlines()]
-    return [target for line in lines if line and line[0] != "#" for target in split_alias(line)]
 
 
 def expand_template(template: str, names: Mapping[str, str], allowed: str) -> str | None:
