@@ -66,6 +66,10 @@ imap_idle_notify_interval = 2 mins
     between two `* OK Still here`
 imap_max_line_length = 64 k
     of one command without its literals
+imap_urlauth_host =
+    of URLs that GENURLAUTH signs, `*` for any; empty: no URLAUTH
+imap_urlauth_port = 143
+    of the same
 lda_mailbox_autocreate = no
     for lmtp_save_to_detail_mailbox
 lda_mailbox_autosubscribe = no
@@ -178,8 +182,6 @@ first_valid_uid = 500
     any value: the process has one owner
 imap_fetch_failure = disconnect-immediately
     only `disconnect-immediately`: a message that cannot be read ends the connection
-imap_urlauth_port = 143
-    any value: URLs name no port
 import_environment = TZ CORE_OUTOFMEM CORE_ERROR LISTEN_PID LISTEN_FDS NOTIFY_SOCKET
     any value: nothing is started
 info_log_path =
@@ -516,8 +518,6 @@ LITERAL+ is announced, and LITERAL- to clients that have enabled IMAP4rev2
     imap_literal_minus = no
 METADATA is always there
     imap_metadata = no
-URLs name the host that the client asks
-    imap_urlauth_host =
 the quota is looked at when the message is there
     lmtp_rcpt_check_quota = no
 there are no shared namespaces

@@ -89,6 +89,8 @@ class MailboxService:
             mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
             idle_notify_interval=config.imap_idle_notify_interval,
             line_limit=config.imap_max_line_length,
+            urlauth_host=config.imap_urlauth_host,
+            urlauth_port=config.imap_urlauth_port,
             server_entries=tuple(
                 (f"/shared/{name}", value)
                 for name, value in (

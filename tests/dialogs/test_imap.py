@@ -15,6 +15,11 @@ MESSAGES = (
     b"Subject: one\r\nFrom: Ann <ann@mail.test>\r\nDate: Wed, 1 Jan 2020 10:00:00 +0000\r\n\r\nfirst\r\n",
     b"Subject: two\n\nline 1\nline 2\n",
 )
+EXTRA = {
+    "tls": "disable_plaintext_auth = yes\n",
+    "urlauth": "imap_urlauth_host = mail.test\nimap_urlauth_port = 1143\n",
+}
+"""Lines of dovecot.conf that a dialogue needs."""
 
 
 @pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
@@ -22,7 +27,7 @@ MESSAGES = (
 def test_imap(tmp_path: Path, path: Path, bytewise: bool) -> None:
     async def check() -> None:
         tls = path.stem == "tls"
-        extra = "disable_plaintext_auth = yes\n" if tls else ""
+        extra = EXTRA.get(path.stem, "")
         async with running(tmp_path, extra, tls=tls) as mailbox:
             for message in MESSAGES:
                 await mailbox.deliver("zs@mail.test", message)

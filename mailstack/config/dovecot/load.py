@@ -133,6 +133,8 @@ class _Loader:
             },
             imap_idle_notify_interval=self.value("imap_idle_notify_interval", values.seconds, "imap"),
             imap_max_line_length=self.value("imap_max_line_length", values.size, "imap"),
+            imap_urlauth_host=self.value("imap_urlauth_host", Setting.content, "imap"),
+            imap_urlauth_port=self.value("imap_urlauth_port", values.port, "imap"),
             pop3_uidl_format=self.value("pop3_uidl_format", self._uidl, "pop3"),
             pop3_no_flag_updates=self.value("pop3_no_flag_updates", values.boolean, "pop3"),
             pop3_deleted_flag=flag,

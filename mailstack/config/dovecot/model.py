@@ -182,6 +182,8 @@ class DovecotConfig:
     """By protocol: imap, pop3."""
     imap_idle_notify_interval: float
     imap_max_line_length: int
+    imap_urlauth_host: str
+    imap_urlauth_port: int
     pop3_uidl_format: str
     pop3_no_flag_updates: bool
     pop3_deleted_flag: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.quota import CAPABILITIES as QUOTA
+from mailstack.mailbox.imap.urlauth import CAPABILITIES as URLAUTH
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -65,6 +66,8 @@ def capabilities(session: Session) -> list[str]:
             names[names.index("LITERAL+")] = "LITERAL-"
         if session.service.store.notices.usable:
             names.append("NOTIFY")
+        if session.service.settings.urlauth_host:
+            names += URLAUTH
         if session.service.quotas.active:
             names += QUOTA
         return [*names, f"APPENDLIMIT={session.service.settings.message_limit}"]

@@ -68,9 +68,11 @@ async def octets(box: SharedMailbox, uid: int, section: Section) -> Iterator[byt
     except FileNotFoundError:
         raise BadUrlError("no such message") from None
     if isinstance(data, mmap.mmap):
-        found = await asyncio.to_thread(_locate, data, section)
+        found = await asyncio.to_thread(locate_in, data, section)
     else:
-        found = _locate(data, section)
+        found = locate_in(data, section)
+    if found == (0, 0):
+        raise BadUrlError("no such section")
     first, count = section.partial or (0, None)
     if isinstance(found, bytes):
         text = wire(found)[first:]
@@ -78,10 +80,8 @@ async def octets(box: SharedMailbox, uid: int, section: Section) -> Iterator[byt
     return wire_pieces(data, *found, first, count)
 
 
-def _locate(data: Data, section: Section) -> tuple[int, int] | bytes:
+def locate_in(data: Data, section: Section) -> tuple[int, int] | bytes:
+    """`locate` in a message that has not been read yet."""
     if not section.part and not section.kind:
         return (0, len(data))
-    found = locate(parse(data), data, section)
-    if found == (0, 0):
-        raise BadUrlError("no such section")
-    return found
+    return locate(parse(data), data, section)

@@ -53,6 +53,9 @@ class ImapSettings:
     """Octets of one appended message."""
     server_entries: tuple[tuple[str, str], ...] = ()
     """METADATA of the server: its shared entries and their values."""
+    urlauth_host: str = ""
+    """The host in URLs that GENURLAUTH signs, `*` for any; empty: there are none (imap_urlauth_host)."""
+    urlauth_port: int = 143
     failures_limit: int = 10
     """Failed logins on one connection before it is closed."""
 
@@ -120,6 +123,10 @@ class ImapService(Protocol):
 
     @property
     def auth(self) -> Authenticator: ...
+
+    def lookup(self, name: str) -> User | None:
+        """The user of a name. Raises `Unavailable`."""
+        ...
 
     async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal:
         """Check a name and a password, and look the user up. Delays after failures are the service's business

@@ -32,6 +32,7 @@ from mailstack.mailbox.imap import (
     sort,
     store,
     thread,
+    urlauth,
 )
 from mailstack.mailbox.imap import list as listing
 from mailstack.mailbox.imap.capability import capabilities
@@ -537,6 +538,9 @@ HANDLERS: dict[str, Handler] = {
     "GETQUOTAROOT": quota.getquotaroot,
     "SETQUOTA": quota.setquota,
     "NOTIFY": notify.notify,
+    "RESETKEY": urlauth.resetkey,
+    "GENURLAUTH": urlauth.genurlauth,
+    "URLFETCH": urlauth.urlfetch,
     "IDLE": idle.idle,
     "EXPUNGE": expunge.expunge,
     "UID EXPUNGE": expunge.uid_expunge,

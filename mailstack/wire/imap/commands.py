@@ -11,6 +11,7 @@ from mailstack.wire.imap.quota import GetQuota, GetQuotaRoot, SetQuota
 from mailstack.wire.imap.search import Key, Returns
 from mailstack.wire.imap.sequence import SequenceSet
 from mailstack.wire.imap.sort import Criterion
+from mailstack.wire.imap.urlfetch import GenUrlAuth, ResetKey, UrlFetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,4 +237,7 @@ Command = (
     | GetQuotaRoot
     | SetQuota
     | Notify
+    | ResetKey
+    | GenUrlAuth
+    | UrlFetch
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mailstack.wire.imap import commands as c
-from mailstack.wire.imap import metadata, quota
+from mailstack.wire.imap import metadata, quota, urlfetch
 from mailstack.wire.imap.fetch import parse_items
 from mailstack.wire.imap.notify import parse_notify
 from mailstack.wire.imap.search import Key, Returns, parse_keys, parse_partial, parse_returns
@@ -437,6 +437,9 @@ PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
     "GETQUOTAROOT": quota.parse_get_root,
     "SETQUOTA": quota.parse_set,
     "NOTIFY": parse_notify,
+    "RESETKEY": urlfetch.parse_reset,
+    "GENURLAUTH": urlfetch.parse_generate,
+    "URLFETCH": urlfetch.parse_fetch,
     "SEARCH": _search(uid=False),
     "UID SEARCH": _search(uid=True),
     "SORT": _sort(uid=False),
