@@ -17,9 +17,9 @@ from mailstack.wire.imap.dates import format_date_time
 from mailstack.wire.imap.encode import string
 from mailstack.wire.imap.structure import body, envelope
 from mailstack.wire.mime import headers
-from mailstack.wire.mime.lines import Data
+from mailstack.wire.mime.lines import Data, seek
 from mailstack.wire.mime.preview import preview
-from mailstack.wire.mime.structure import Part, parse
+from mailstack.wire.mime.structure import HEADER_MAX, Part, kept_fields, parse
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -128,7 +128,7 @@ class Attributes:
     def _envelope(self, uid: int) -> bytes:
         """Needs no structure: the header is enough."""
         data = self.data(uid)
-        fields = self._root.fields if self._root else list(headers.fields(header_of(data)))
+        fields = self._root.fields if self._root else kept_fields(header_of(data))
         return envelope(fields)
 
     def _lazy_preview(self, index: int, uid: int) -> bytes:
@@ -214,13 +214,22 @@ def open_in(box: SharedMailbox, uid: int) -> Data:
 
 
 def header_of(data: Data) -> bytes:
-    """The message's header with its empty line."""
+    """The message's header with its empty line; of a header without end what is looked at for fields."""
     if isinstance(data, bytes):
-        return data[: headers.header_end(data)]
+        return data[: min(headers.header_end(data), HEADER_MAX)]
     size = 1 << 16
     while True:
         head = data[:size]
         end = headers.header_end(head)
-        if end < len(head) or len(head) == len(data):
-            return head[:end]
-        size *= 4
+        if end < len(head) or size >= min(len(data), HEADER_MAX):
+            return head[: min(end, HEADER_MAX)]
+        size *= 2
+
+
+def header_size(data: Data) -> int:
+    """Octets of all of the message's header, its empty line included."""
+    if isinstance(data, bytes) or data[:1] == b"\n" or data[:2] == b"\r\n":
+        return headers.header_end(data[:2] if not isinstance(data, bytes) else data)
+    lf = seek(data, b"\n\n", 0)
+    crlf = seek(data, b"\n\r\n", 0, lf + 1 if lf >= 0 else None)
+    return crlf + 3 if crlf >= 0 else lf + 2 if lf >= 0 else len(data)

@@ -8,10 +8,11 @@ is one that cannot be decoded, with NO [UNKNOWN-CTE] or, as Dovecot says it, NO 
 from __future__ import annotations
 
 import asyncio
+from asyncio import to_thread
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of
+from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of, header_size
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
 from mailstack.mailbox.views import View
@@ -160,7 +161,7 @@ async def _mark_seen(view: View, found: list[int], items: tuple[FetchItem, ...])
 class _Response:
     """One message's `* n FETCH (…)`. The file is opened, and its structure read, when an item needs it."""
 
-    __slots__ = ("_attributes", "at", "session", "uid", "uid_first", "view")
+    __slots__ = ("_attributes", "at", "header_size", "session", "uid", "uid_first", "view")
 
     def __init__(
         self, session: Session, cache: MessageCache | None, at: int, uid: int, uid_first: bool
@@ -171,6 +172,7 @@ class _Response:
         self.at = at
         self.uid = uid
         self.uid_first = uid_first
+        self.header_size = 0
         self._attributes = Attributes(session, cache)
 
     async def send(self, items: tuple[FetchItem, ...], seen: bool) -> bool:
@@ -182,6 +184,10 @@ class _Response:
             if any(map(_needs_structure, items)) and self._attributes.is_large(self.uid):
                 names = [item.name for item in items if isinstance(item, Attribute)]
                 await self._attributes.prepare(self.uid, names)
+            if any(map(_is_header, items)):
+                data = self.data()
+                in_memory = isinstance(data, bytes)
+                self.header_size = header_size(data) if in_memory else await to_thread(header_size, data)
             sizes = [await self.measure(item) for item in items if isinstance(item, Binary)]
             out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
             if seen and Attribute("FLAGS") not in items:
@@ -222,10 +228,10 @@ class _Response:
         data = self.data()
         if not item.part and not item.kind:
             found: tuple[int, int] | bytes = (0, len(data))
+        elif not item.part and item.kind == "HEADER":
+            found = (0, self.header_size)
         elif not item.part and item.kind.startswith("HEADER"):
-            found = header_of(data)
-            if item.fields:
-                found = headers.select(found, item.fields, item.kind == "HEADER.FIELDS.NOT")
+            found = headers.select(header_of(data), item.fields, item.kind == "HEADER.FIELDS.NOT")
         else:
             found = locate(self.root(), data, item)
         if not isinstance(found, bytes) and found[1] - found[0] > PIECE:
@@ -243,7 +249,7 @@ class _Response:
         if (start, end) == (0, len(data)):
             size = self.view.box.wire_size(self.index())
         else:
-            size = await asyncio.to_thread(wire_size, data, start, end)
+            size = await to_thread(wire_size, data, start, end)
         first, most = item.partial or (0, size)
         count = max(0, min(most, size - first))
         out.append(b"%b {%d}\r\n" % (_label(item), count))
@@ -316,6 +322,11 @@ class _Response:
             out.append(b"".join(pieces)[first : first + count])
         else:
             await self.send_pieces(out, pieces, first, count)
+
+
+def _is_header(item: FetchItem) -> bool:
+    """Whether it is the message's whole header."""
+    return isinstance(item, Section) and item.kind == "HEADER" and not item.part
 
 
 def _needs_structure(item: FetchItem) -> bool:

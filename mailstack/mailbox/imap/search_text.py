@@ -8,7 +8,6 @@ are read in pieces.
 
 from __future__ import annotations
 
-import binascii
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -88,7 +87,7 @@ def _look(data: bytes, wanted: bytes, with_header: bool) -> bool | None:
     if not plain_octets and (alien or _all_in_folded(words, data, octets)):
         return None
     if b"QUOTED-PRINTABLE" in octets:
-        plain = _unquoted(data)
+        plain = decode_quoted(data)
         upper = plain.upper()
         if _all_in(words, upper):
             return None
@@ -124,13 +123,6 @@ def _has_encoded_text(octets: bytes) -> bool:
             return True
         at = octets.find(b"BASE64", start + len(head))
     return False
-
-
-def _unquoted(data: bytes) -> bytes:
-    """`decode_quoted`, quicker where the input is not odd."""
-    if any(odd in data for odd in (b"= ", b"=\t", b"==", b"=\r")):
-        return decode_quoted(data)
-    return binascii.a2b_qp(data)
 
 
 def _encoded_words(data: bytes) -> bytes:

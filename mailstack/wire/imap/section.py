@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailstack.wire.imap.fetch import Section
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import Data
-from mailstack.wire.mime.structure import Part
+from mailstack.wire.mime.structure import HEADER_MAX, Part
 
 Span = tuple[int, int]
 """Offsets in the message on disk."""
@@ -59,5 +59,5 @@ def locate(root: Part, data: Data, section: Section) -> Span | bytes:
         return (message.body, message.end)
     if section.kind == "HEADER":
         return (message.start, message.body)
-    header = data[message.start : message.body]
+    header = data[message.start : min(message.body, message.start + HEADER_MAX)]
     return headers.select(header, section.fields, section.kind == "HEADER.FIELDS.NOT")

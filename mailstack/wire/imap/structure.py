@@ -51,14 +51,14 @@ def envelope(fields: list[Field]) -> bytes:
     Of a text field that stands more than once the last one counts; addresses of all fields are listed.
     """
     texts: dict[bytes, bytes] = {}
-    addresses: dict[bytes, bytes] = {}
+    addresses: dict[bytes, list[bytes]] = {}
     folded = False
     for name, value, _, _ in fields:
         if name in _ADDRESS_FIELDS:
             value = unfold(value)
             listed = _repeated_addresses(value) if len(value) < REPEATED_MAX else _addresses(value)
             if listed:
-                addresses[name] = addresses.get(name, b"") + listed
+                addresses.setdefault(name, []).append(listed)
         elif name in (b"date", b"subject", b"in-reply-to", b"message-id"):
             texts[name] = unfold(value)
             folded = b"\n" in value if name == b"subject" else folded
@@ -71,7 +71,7 @@ def envelope(fields: list[Field]) -> bytes:
         (
             _nstring(texts.get(b"date")),
             b"NIL" if subject is None else _text(subject, folded=folded),
-            *(b"NIL" if listed is None else b"(" + listed + b")" for listed in people),
+            *(b"NIL" if listed is None else b"(%b)" % b"".join(listed) for listed in people),
             _nstring(texts.get(b"in-reply-to")),
             _nstring(texts.get(b"message-id")),
         )

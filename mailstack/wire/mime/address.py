@@ -39,12 +39,14 @@ def parse_addresses(value: bytes) -> list[Address]:
     """The addresses of an unfolded field value."""
     found: list[Address] = []
     at = 0
-    while (match := _SIMPLE.match(value, at)) is not None:
+    while len(found) < ADDRESSES_MAX and (match := _SIMPLE.match(value, at)) is not None:
         quoted, phrase, mailbox, domain, bare, bare_domain = match.groups()
         found.append(Address(quoted or phrase, None, mailbox or bare, domain or bare_domain))
         at = match.end()
         if at == len(value) and not match[0].endswith((b",", b" ")):
             return found
+    if len(found) >= ADDRESSES_MAX:
+        return found
     parser = _Parser(value)
     if parser.lexer.blanks() == MORE:
         parser.address_list()

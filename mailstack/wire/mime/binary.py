@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from mailstack.wire.mime.lines import PIECE, WINDOW, Data, release, wire, wire_pieces
 from mailstack.wire.mime.params import parse_token
 from mailstack.wire.mime.scan import Encoding, Piece, Scanner
-from mailstack.wire.mime.structure import Part
+from mailstack.wire.mime.structure import PARTS_MAX, Part
 
 _BLANKS = b" \t\r\n"
 _LINE_BASE64 = 57 * 1024
 """Octets that become whole lines of base64."""
 _TRAILING = re.compile(rb"(?<![ \t])[ \t]++(?=\r\n)")
 _NOT_HEX = re.compile(rb"=(?![0-9A-Fa-f]{2})")
+_HEADER_MAX = 1 << 19
+_FIELDS_MAX = 10_000
+"""Octets and fields of a header that is looked at before it is stored; a message with more stays as it is."""
 _RUN_MAX = 1000
 """Blanks that are waited behind for a line's end."""
 _PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
@@ -159,10 +162,16 @@ class Storable:
     Content that says it is `binary` comes out as base64. `add` and `finish` return what is complete.
     """
 
-    __slots__ = ("_begun", "_content", "_header", "_held", "_line", "_scanner")
+    __slots__ = (
+        *("_as_it_is", "_begun", "_content", "_header", "_header_size", "_headers", "_held", "_line"),
+        "_scanner",
+    )
 
     def __init__(self) -> None:
-        self._scanner = Scanner(header_limit=1 << 20)
+        self._scanner = Scanner(header_limit=2 * _HEADER_MAX)
+        self._header_size = 0
+        self._headers = 0
+        self._as_it_is = False
         self._held = b""
         self._begun = False
         self._header: list[bytes] = []
@@ -171,16 +180,32 @@ class Storable:
 
     def add(self, data: bytes) -> bytes:
         """Take the next octets."""
+        if self._gave_up():
+            return data
         out: list[bytes] = []
-        lines = (self._held + data).split(b"\n")
-        self._held = lines.pop()
-        for line in lines:
-            self._end_line(line, b"\n", out)
+        text = self._held + data
+        at = 0
+        if self._scanner.state is Piece.BODY and self._content is None and not self._begun:
+            # Only a line that may be a boundary matters.
+            mark = 0 if text.startswith(b"--") else text.find(b"\n--") + 1
+            at = mark if mark or text.startswith(b"--") else text.rfind(b"\n") + 1
+            out.append(text[:at])
+        while (end := text.find(b"\n", at)) >= 0:
+            self._end_line(text[at:end], b"\n", out)
+            at = end + 1
+            if self._gave_up():
+                out.append(text[at:])
+                self._held = b""
+                return b"".join(out)
+        self._held = text[at:]
         if len(self._held) > PIECE:
             # A line without an end: all but a CR, which may belong to one.
             keep = len(self._held) - self._held.endswith(b"\r")
             self._part_of_line(self._held[:keep], out)
             self._held = self._held[keep:]
+            if self._gave_up():
+                out.append(self._held)
+                self._held, self._begun = b"", False
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -203,6 +228,9 @@ class Storable:
         else:
             self._begun = True
             self._whole(text, b"", out)
+        self._count(text, out)
+        if self._gave_up():
+            out[-1] = out[-1][:-2]  # the line goes on
 
     def _end_line(self, text: bytes, end: bytes, out: list[bytes]) -> None:
         if self._begun:
@@ -211,6 +239,22 @@ class Storable:
                 self._take(text + end, out)
         else:
             self._whole(text, end, out)
+        self._count(text, out)
+
+    def _gave_up(self) -> bool:
+        return self._as_it_is
+
+    def _count(self, text: bytes, out: list[bytes]) -> None:
+        """Give up where a header does not end, or there are too many."""
+        if self._scanner.state is Piece.BODY:
+            self._header_size = 0
+            self._as_it_is = self._headers > PARTS_MAX and self._content is None and not self._begun
+            return
+        self._header_size += len(text)
+        if self._header_size > _HEADER_MAX or len(self._header) > _FIELDS_MAX:
+            out += self._fields(self._scanner.finish())
+            self._header = []
+            self._as_it_is = True
 
     def _whole(self, text: bytes, end: bytes, out: list[bytes]) -> None:
         """A line from its beginning."""
@@ -235,6 +279,7 @@ class Storable:
 
     def _header_over(self, out: list[bytes], *, empty: bool) -> None:
         scanner = self._scanner
+        self._headers += 1
         if scanner.state is Piece.BODY and scanner.encoding is Encoding.BINARY and not scanner.composite:
             out += [field for field in self._header if not _NO_ENCODING.match(field)]
             out.append(b"Content-Transfer-Encoding: base64\r\n\r\n")

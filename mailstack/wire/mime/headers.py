@@ -82,11 +82,15 @@ def select(header: bytes, names: Sequence[bytes], without: bool = False) -> byte
     line ends has none either.
     """
     wanted = {name.lower() for name in names}
-    chosen = [
-        header[field.start : field.end]
-        for field in fields(header)
-        if (field.name in wanted) != without and (field.name or without)
-    ]
+    chosen = []
+    start = end = 0
+    for field in fields(header):
+        if (field.name in wanted) != without and (field.name or without):
+            if field.start != end:
+                chosen.append(header[start:end])
+                start = field.start
+            end = field.end
+    chosen.append(header[start:end])
     if not without or header.endswith((b"\n\n", b"\n\r\n")) or header in (b"\n", b"\r\n"):
         chosen.append(b"\n")
     return b"".join(chosen)

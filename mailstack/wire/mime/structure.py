@@ -1,13 +1,16 @@
 """The tree of a message's MIME parts (RFC 2045, RFC 2046), as offsets into the message on disk.
 
 One pass over the octets, with `find` from boundary to boundary; text is never copied. Limits as Dovecot's:
-parts nested deeper than `DEPTH_MAX` are leaves, and after `PARTS_MAX` parts no more are made.
+parts nested deeper than `DEPTH_MAX` are leaves, and after `PARTS_MAX` parts no more are made. Fields are
+looked for in the first octets of a header and of all headers (`HEADER_MAX`, `HEADERS_MAX`).
 """
 
 from __future__ import annotations
 
+from itertools import islice
+
 from mailstack.wire.mime import headers
-from mailstack.wire.mime.lines import Data, seek
+from mailstack.wire.mime.lines import WINDOW, Data, release, seek
 from mailstack.wire.mime.params import ContentType, parse_content_type
 
 DEPTH_MAX = 100
@@ -15,8 +18,19 @@ PARTS_MAX = 10_000
 BOUNDARY_MAX = 80
 _MIME = (b"mime-version", b"content-type")
 """Without one of these BODYSTRUCTURE tells nothing of what a message's header says of its content."""
-HEADER_MAX = 10 << 20
-"""Octets of one part's header that are looked at for its fields."""
+HEADER_MAX = 1 << 19
+"""Octets of one header that are looked at for its fields."""
+HEADERS_MAX = 1 << 20
+"""Octets of all headers of a message that are."""
+FIELDS_MAX = 10_000
+"""Fields of one header that are told of."""
+VALUE_MAX = 1 << 16
+"""Octets of a field that are told of where the header is a large one."""
+_LARGE_HEADER = 1 << 14
+_DESCRIBING = frozenset(
+    b"mime-version date subject from sender reply-to to cc bcc in-reply-to message-id".split()
+)
+"""Fields, beside `Content-…`, that are kept of a message with large or many headers."""
 
 
 class Part:
@@ -57,12 +71,27 @@ def parse(data: Data) -> Part:
     return _Scanner(data).message()
 
 
+def kept_fields(header: bytes, *, few: bool = False) -> list[headers.Field]:
+    """The fields of a header; of a large one (or with `few`) those that describe the message or its parts."""
+    if len(header) <= _LARGE_HEADER and not few:
+        return list(headers.fields(header))
+    return [
+        field._replace(value=field.value[:VALUE_MAX])
+        for field in islice(headers.fields(header), FIELDS_MAX)
+        if field.name[:8] == b"content-" or field.name in _DESCRIBING
+    ]
+
+
 class _Scanner:
     def __init__(self, data: Data) -> None:
         self.data = data
         self.size = len(data)
         self.parts = 1
         self.reached = 0
+        self.headers_left = HEADERS_MAX
+        # Behind the next empty line, and from where on it is that.
+        self.empty: int | None = 0
+        self.empty_from = 0
         # The boundaries that are open, the innermost last.
         self.boundaries: list[bytes] = []
 
@@ -105,27 +134,34 @@ class _Scanner:
 
     def header(self, part: Part) -> tuple[tuple[int, int, int] | None, bool]:
         """Read the header. Returns the next boundary and whether it comes before the header is over."""
-        stop = self.boundary(part.start) if self.boundaries else None
+        end = self.header_end(part.start)
+        # Not looked for behind the header: its content may be looked through for one that is its own first.
+        stop = self.boundary(part.start, end) if self.boundaries else None
         limit = self.size if stop is None else max(stop[0], part.start)
-        end = self.header_end(part.start, limit if stop is None else stop[2])
+        if stop is not None and end is not None and end > stop[2]:
+            end = None
         cut = end is None or end > limit
         part.body = limit if end is None else end
-        part.fields = list(headers.fields(self.data[part.start : min(part.body, part.start + HEADER_MAX)]))
+        size = min(part.body - part.start, HEADER_MAX, self.headers_left)
+        self.headers_left -= size
+        many = self.headers_left < HEADERS_MAX // 2
+        part.fields = kept_fields(self.data[part.start : part.start + size], few=many)
         return stop, cut
 
-    def header_end(self, start: int, limit: int) -> int | None:
-        """Behind the empty line that ends the header, None when none begins before `limit`."""
+    def header_end(self, start: int) -> int | None:
+        """Behind the empty line that ends the header, None when there is none."""
         data = self.data
         head = data[start : start + 2]
         if head[:1] == b"\n":
             return start + 1
         if head == b"\r\n":
             return start + 2
-        lf = seek(data, b"\n\n", start, limit)
-        crlf = seek(data, b"\n\r\n", start, lf + 1 if lf >= 0 else limit)
-        if crlf >= 0:
-            return crlf + 3
-        return lf + 2 if lf >= 0 else None
+        if start < self.empty_from or (self.empty is not None and self.empty < start + 2):
+            self.empty_from = start
+            lf = seek(data, b"\n\n", start)
+            crlf = seek(data, b"\n\r\n", start, lf + 1 if lf >= 0 else None)
+            self.empty = crlf + 3 if crlf >= 0 else lf + 2 if lf >= 0 else None
+        return self.empty
 
     def classify(self, part: Part, depth: int, digest: bool) -> None:
         value = part.field(b"content-type", first=True)
@@ -183,25 +219,25 @@ class _Scanner:
         after = start + 2 + len(boundary)
         return self.data[after : after + 2] == b"--"
 
-    def boundary(self, at: int) -> tuple[int, int, int] | None:
-        """The next boundary line from the line start `at` on: where the content before it ends, the index of
-        its boundary, and where the next line starts."""
+    def boundary(self, at: int, last: int | None = None) -> tuple[int, int, int] | None:
+        """The next boundary line from the line start `at` on, beginning at `last` at the latest: where the
+        content before it ends, the index of its boundary, and where the next line starts."""
         if not self.boundaries:
             return None
         data = self.data
-        first = at
+        first = seen = at
+        known = tuple(self.boundaries)
         while True:
             if data[at : at + 2] != b"--":
-                at = seek(data, b"\n--", at)
+                at = seek(data, b"\n--", at, None if last is None else last + 2)
                 if at < 0:
                     return None
                 at += 1
             end = data.find(b"\n", at) + 1 or self.size
             line = data[at + 2 : min(end, at + 2 + BOUNDARY_MAX + 2)]
             best = -1
-            for index in range(len(self.boundaries) - 1, -1, -1):
-                boundary = self.boundaries[index]
-                if line.startswith(boundary) and (best < 0 or len(boundary) > len(self.boundaries[best])):
+            for index in range(len(known) - 1, -1, -1) if line.startswith(known) else ():
+                if line.startswith(known[index]) and (best < 0 or len(known[index]) > len(known[best])):
                     best = index
             if best >= 0:
                 before = at
@@ -211,3 +247,6 @@ class _Scanner:
             at = end - 1 if end > at + 1 else end
             if at >= self.size:
                 return None
+            if at - seen > WINDOW:
+                release(data)
+                seen = at

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from mailstack.wire.mime.address import parse_addresses
-from mailstack.wire.mime.lines import PIECE, Data, release
+from mailstack.wire.mime.lines import Data, release
 from mailstack.wire.mime.params import find, parse_token
 from mailstack.wire.mime.structure import Part
 
@@ -22,6 +22,10 @@ _BETWEEN = re.compile(rb"(\?=)[ \t\r\n]+(?==\?[^?]{1,60}\?[bBqQ]\?[^?]*\?=)")
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
 _SOFT_BREAK = re.compile(rb"=[ \t]*\r?\n")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+_ODD_QUOTED = (b"= ", b"=\t", b"==", b"=\r")
+"""Before these the standard library's decoder is of another opinion."""
+TEXT_PIECE = 1 << 16
+"""Octets of a part that are decoded at once."""
 _ATOM = re.compile(rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]*")
 _DOTTED = re.compile(rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]*")
 _SLOW_CODECS = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
@@ -83,6 +87,8 @@ def decode_quoted(data: bytes) -> bytes:
     """Quoted-printable; a `=` that begins nothing stays."""
     if b"=" not in data:
         return data
+    if not any(odd in data for odd in _ODD_QUOTED):
+        return binascii.a2b_qp(data)
     return _HEX.sub(lambda found: bytes((int(found[1], 16),)), _SOFT_BREAK.sub(b"", data))
 
 
@@ -91,7 +97,7 @@ def part_text(part: Part, data: Data) -> str:
     return "".join(part_pieces(part, data, part.end - part.body))
 
 
-def part_pieces(part: Part, data: Data, size: int = PIECE) -> Iterator[str]:
+def part_pieces(part: Part, data: Data, size: int = TEXT_PIECE) -> Iterator[str]:
     """The text of a leaf part, decoded, made of some `size` octets at a time."""
     charset = find(part.type.parameters, b"charset") if part.type is not None else None
     if part.end - part.body <= size:

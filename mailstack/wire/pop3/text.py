@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _BLANK = re.compile(rb"\n\r?\n")
 
 
@@ -34,7 +33,7 @@ class Stuffer:
             if not data:
                 return b""
         if data.count(b"\n") != data.count(b"\r\n"):
-            data = _BARE_LF.sub(b"\r\n", data)
+            data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         if b"\n." in data:
             data = data.replace(b"\n.", b"\n..")
         if self._start and data[0] == 0x2E:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailstack.wire.mime.lines import wire, wire_pieces, wire_size
-from mailstack.wire.mime.structure import PARTS_MAX, Part, parse
+from mailstack.wire.mime.structure import FIELDS_MAX, HEADER_MAX, PARTS_MAX, Part, parse
 from tests.unit.wire_mime.answers import ITEMS, answer
 from tests.unit.wire_mime.corpus import MESSAGES
 
@@ -36,6 +36,50 @@ def test_bounded() -> None:
     assert count(parse(wide)) <= PARTS_MAX
     chain = b"Content-Type: message/rfc822\n\n" * 500
     assert count(parse(chain)) <= 102
+
+
+class Counted(bytes):
+    """Counts the octets that are searched for something."""
+
+    searched = 0
+
+    def find(self, what: bytes, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]
+        stop = len(self) if end is None else min(end, len(self))
+        found = super().find(what, start, stop)
+        Counted.searched += (found if found >= 0 else max(stop, start)) - start
+        return found
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        b"Content-Type: multipart/mixed; boundary=b%dz\n\n--b%dz\n",
+        b"Content-Type: multipart/mixed; boundary=b%dz\n--b%dz\n",
+    ],
+)
+def test_deep_nesting_is_read_once(level: bytes) -> None:
+    data = Counted(b"".join(level % (number, number) for number in range(3000)))
+    Counted.searched = 0
+    assert count(parse(data)) <= 102
+    assert Counted.searched < 10 * len(data)
+
+
+def test_a_header_without_end() -> None:
+    head = b"Subject: first\nX-Long: " + b"y" * HEADER_MAX + b"\nSubject: beyond\n\n"
+    part = parse(head + b"body\n")
+    assert part.field(b"subject") == b"first"
+    assert (part.body, part.end) == (len(head), len(head) + 5)
+    many = parse(b"To: a@b\n" * 200_000 + b"\n")
+    assert len(many.fields) <= FIELDS_MAX
+
+
+def test_the_headers_of_all_parts() -> None:
+    """What is looked at in all of them is limited; the parts are still there."""
+    one = b"--b\nContent-Type: image/png\nX-Long: " + b"y" * 10_000 + b"\n\nx\n"
+    root = parse(b"Content-Type: multipart/mixed; boundary=b\n\n" + one * 300)
+    assert len(root.children) == 300
+    assert [root.children[at].type is not None for at in (0, 299)] == [True, False]
+    assert root.children[299].end - root.children[299].body == 2
 
 
 PIECES = st.sampled_from(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailstack.wire.mime.binary import Storable
 from mailstack.wire.mime.dates import parse_sent_date
 from mailstack.wire.mime.structure import parse
 from mailstack.wire.mime.text import decode_header, fold_case, part_text
@@ -40,6 +41,16 @@ def test_headers(value: bytes, text: str) -> None:
 )
 def test_bodies(message: bytes, text: str) -> None:
     assert part_text(parse(message), message) == text
+
+
+@pytest.mark.parametrize("step", [4099, 1 << 30])
+@pytest.mark.parametrize("header", [b"X-Long: " + b"y" * 600_000 + b"\r\n", b"a:b\r\n" * 20_000])
+def test_a_header_without_end_is_stored_as_it_is(header: bytes, step: int) -> None:
+    encoding = b"Content-Transfer-Encoding: binary\r\n\r\n\0\r\n"
+    message, storable = b"Subject: x\r\n" + header + encoding, Storable()
+    pieces = [storable.add(message[at : at + step]) for at in range(0, len(message), step)]
+    assert b"".join(pieces) + storable.finish() == message
+    assert Storable().add(b"Subject: x\r\n" + encoding).endswith(b"base64\r\n\r\n")
 
 
 def test_case_and_composition() -> None:
