@@ -18,7 +18,7 @@ from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.pop3.drop import Drop, GoneError, open_drop
 from mailstack.mailbox.pop3.service import Pop3Service
 from mailstack.net.stream import Stream
-from mailstack.wire.mime.lines import PIECE, Data, release
+from mailstack.wire.mime.lines import PIECE, Data, release, seek
 from mailstack.wire.pop3 import (
     NEED_DATA,
     Auth,
@@ -73,6 +73,7 @@ class Pop3Session:
         self._reason = "Connection closed"
         self._deleted = 0
         self._size = 0
+        self._given_back = False
         self._last = 0
         """The highest message number that was asked for (RFC 1460: LAST)."""
 
@@ -139,19 +140,27 @@ class Pop3Session:
                 f"session=<{self._id}>"
             )
             return
+        await self._give_back()
         drop = self._drop
-        try:
-            await drop.measure()
-            self._size = drop.everything()
-        except OSError as error:
-            log.error(f"pop3({self._user.name})<{self._id}>: sizes not found: {error}")
-        finally:
-            drop.close()
-            self._service.pop3_locks.discard(self._user.mail_root)
         counts = dict(zip("tprb", map(str, self._counts), strict=True))
         counts |= {"d": str(self._deleted), "m": str(len(drop)), "s": str(self._size)}
         how = expand(self._service.pop3.logout_format, counts)
         log.info(f"pop3({self._user.name})<{self._id}>: Disconnected: {self._reason} {how}")
+
+    async def _give_back(self) -> None:
+        """Let others have the mailbox."""
+        drop, user = self._drop, self._user
+        if drop is None or user is None or self._given_back:
+            return
+        self._given_back = True
+        try:
+            await drop.measure()
+            self._size = drop.everything()
+        except OSError as error:
+            self._service.log.error(f"pop3({user.name})<{self._id}>: sizes not found: {error}")
+        finally:
+            drop.close()
+            self._service.pop3_locks.discard(user.mail_root)
 
     # ---- events
 
@@ -398,6 +407,16 @@ class Pop3Session:
         self._conn.ok()
 
     async def _quit(self, command: Command) -> None:
+        """Who has been told that it is over may log in again at once."""
+        text, code = await self._update()
+        await self._give_back()
+        if code:
+            self._conn.error(text, code)
+        else:
+            self._conn.ok(text)
+
+    async def _update(self) -> tuple[str, str]:
+        """Enter UPDATE (RFC 1939 §6); the reply's text, and its code when that has not worked."""
         self._reason = "Logged out" if self._drop is not None else "Aborted login by logging out"
         if self._drop is not None:
             try:
@@ -405,18 +424,16 @@ class Pop3Session:
             except OSError as error:
                 self._service.log.error(f"pop3({self._name})<{self._id}>: flags not stored: {error}")
         if self._drop is None or not self._drop.deleted:
-            self._conn.ok("Logging out.")
-            return
+            return "Logging out.", ""
         marked = len(self._drop.deleted)
         try:
             settings = self._service.pop3
             await self._drop.finish(settings.deleted_flag if settings.flags_deleted else "")
         except OSError as error:
             self._service.log.error(f"pop3({self._name})<{self._id}>: messages not deleted: {error}")
-            self._conn.error("Couldn't delete all messages.", "SYS/TEMP")
-            return
+            return "Couldn't delete all messages.", "SYS/TEMP"
         self._deleted = marked
-        self._conn.ok("Logging out, messages deleted.")
+        return "Logging out, messages deleted.", ""
 
 
 _Handler = Callable[[Pop3Session, Command], Awaitable[None]]
@@ -440,7 +457,12 @@ _HANDLERS: dict[str, _Handler] = {
 
 
 def _has_header_end(data: Data) -> bool:
-    return data[:1] == b"\n" or data[:2] == b"\r\n" or data.find(b"\n\n") >= 0 or data.find(b"\n\r\n") >= 0
+    return (
+        data[:1] == b"\n"
+        or data[:2] == b"\r\n"
+        or seek(data, b"\n\n", 0) >= 0
+        or seek(data, b"\n\r\n", 0) >= 0
+    )
 
 
 def _shown(name: str) -> str:

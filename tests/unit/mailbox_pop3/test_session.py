@@ -289,3 +289,16 @@ def test_noise_ends_no_more_than_its_own_session(tmp_path: Path) -> None:
             return mailbox.log()
 
     assert "error:" not in asyncio.run(check())
+
+
+def test_after_quit_the_next_may_log_in(tmp_path: Path) -> None:
+    """Whoever has read QUIT's reply finds the mailbox free, however much of it has to be measured."""
+
+    async def main() -> None:
+        async with running(tmp_path) as mailbox:
+            await mailbox.deliver("zs", b"Subject: x\r\n\r\nbody\r\n")
+            for _ in range(10):
+                client = await Client.login(mailbox)
+                assert await client.say("QUIT") == "+OK Logging out."
+
+    asyncio.run(main())
