@@ -162,6 +162,11 @@ class MainCf:
                 return host if "." in host else f"{host}.{self._raw.get('mydomain', 'localdomain')}"
             case "mydomain":
                 return self.str("myhostname").partition(".")[2] or "localdomain"
+            case "mynetworks":
+                from mailstack.config.postfix.interfaces import default_networks  # seldom left to the machine
+
+                style = self.str("mynetworks_style")
+                return default_networks(style, self.list("inet_interfaces"), self.list("inet_protocols"))
             case "config_directory":
                 return str(self.path.parent.absolute())
         known = parameter(name, self._transports)

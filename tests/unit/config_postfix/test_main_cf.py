@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
 
 from mailstack.config.errors import ConfigError
-from mailstack.config.postfix import MainCf, Origin
+from mailstack.config.postfix import MainCf, Origin, interfaces
 from mailstack.postfix_parameters import HONOURED, PARAMETERS, Kind, parameter, parse_time
 
 HEAD = "myhostname = mail.dgtlinux.com\nmydomain = dgtlinux.com\nempty =\nname = value\nself_safe = $name\n"
@@ -76,6 +78,58 @@ def test_the_defaults_are_postfix_defaults() -> None:
     computed = {"myhostname", "mydomain", "mynetworks", "mail_version", "daemon_directory", "shlib_directory"}
     ours = {name: p.default for name, p in PARAMETERS.items() if name not in computed}
     assert {name: theirs.get(name) for name in ours} == ours
+
+
+NETWORKS = [
+    *(f"{style}\ninet_protocols = {protocols}\n"
+      for style in ("mynetworks_style = class", "mynetworks_style = host", "mynetworks_style = subnet", "",
+                    "compatibility_level = 2")
+      for protocols in ("all", "ipv4")),
+    *(f"mynetworks_style = subnet\ninet_interfaces = {names}\n"
+      for names in ("loopback-only", "127.0.0.1", "127.0.0.1, [::1]")),
+    "mynetworks_style = host\ninet_interfaces = loopback-only\ninet_protocols = ipv6\n",
+]  # fmt: skip
+
+
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("postconf") is None, reason="postconf (Debian's postfix) is not installed")
+def test_mynetworks_is_what_postfix_computes_on_this_machine(tmp_path: Path) -> None:
+    def both(number: int) -> tuple[set[str], set[str]]:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        (directory / "master.cf").write_text("")
+        (directory / "main.cf").write_text(f"myhostname = mail.x.test\n{NETWORKS[number]}")
+        command = ["postconf", "-c", str(directory), "-h", "mynetworks"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        own = set(MainCf.load(directory).list("mynetworks"))
+        # Postfix takes no address that no interface has: [::1] on a machine without IPv6.
+        return own, set(said.stdout.split()) if said.returncode == 0 else own
+
+    with ThreadPoolExecutor(8) as pool:  # postconf asks the DNS for this host's name
+        for text, (own, theirs) in zip(NETWORKS, pool.map(both, range(len(NETWORKS))), strict=True):
+            assert own == theirs, text
+
+
+def test_mynetworks_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = ("127.0.0.1/8", "10.1.2.3/26", "172.20.1.1/12", "198.51.100.7/32", "::1/128", "2001:db8::5/56")
+    own = tuple(ip_interface(one) for one in known)
+    monkeypatch.setattr(interfaces, "interfaces", lambda: own)
+
+    def networks(style: str, *names: str) -> str:
+        return interfaces.default_networks(style, names, ("all",))
+
+    assert networks("host", "all") == (
+        "127.0.0.1/32 10.1.2.3/32 172.20.1.1/32 198.51.100.7/32 [::1]/128 [2001:db8::5]/128"
+    )
+    assert networks("subnet", "all") == (
+        "127.0.0.0/8 10.1.2.0/26 172.16.0.0/12 198.51.100.7/32 [::1]/128 [2001:db8::]/56"
+    )
+    assert (
+        networks("class", "10.1.2.3", "172.20.1.1", "198.51.100.7")
+        == "10.0.0.0/8 172.20.0.0/16 198.51.100.0/24"
+    )
+    assert networks("subnet", "loopback-only") == "127.0.0.0/8 [::1]/128"
+    assert networks("subnet", "127.0.0.5", "203.0.113.1") == "127.0.0.0/8 203.0.113.1/32"
 
 
 @pytest.mark.parametrize(
