@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Protocol
 
 from mailstack.config.dovecot import DovecotConfig
-from mailstack.mailbox.auth import Authenticator, Denied, Exchange, Unavailable, User, channel
+from mailstack.mailbox.auth import (
+    Authenticator,
+    Denied,
+    Exchange,
+    NoLogin,
+    Refused,
+    Unavailable,
+    User,
+    channel,
+)
 from mailstack.mailbox.expire import expunge_old
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
@@ -139,10 +148,10 @@ class MailboxService:
         credentials: Credentials,
         stream: Stream,
         session: str = "",
-    ) -> User | Denied:
+    ) -> User | Refused:
         """Check a user name and a password for a connection; `admit` whom they let in."""
         outcome = await self.auth.check(credentials, self.auth.client(stream, service, session))
-        if isinstance(outcome, Denied):
+        if isinstance(outcome, Refused):
             return outcome
         return self.admit(service, outcome, stream, mechanism="PLAIN", session=session)
 
@@ -176,11 +185,11 @@ class MailboxService:
         """Begin to authenticate a connection. Raises `SASLError` for a mechanism that is not on offer."""
         return Exchange(self.auth, mechanism, self.auth.client(stream, service, session))
 
-    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal:
+    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal | NoLogin:
         """`login` for IMAP sessions."""
         return self.refusal(await self.login("imap", credentials, stream))
 
-    def refusal(self, outcome: User | Denied) -> User | Refusal:
+    def refusal(self, outcome: User | Refused) -> User | Refusal | NoLogin:
         """A denial in IMAP's words."""
         return _REFUSALS[outcome] if isinstance(outcome, Denied) else outcome
 

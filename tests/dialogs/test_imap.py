@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.dialogs.play import play
-from tests.mailbox import client_tls, running
+from tests.mailbox import USERS, client_tls, running
 
 HERE = Path(__file__).parent
 MESSAGES = (
@@ -20,6 +20,13 @@ EXTRA = {
     "urlauth": "imap_urlauth_host = mail.test\nimap_urlauth_port = 1143\n",
 }
 """Lines of dovecot.conf that a dialogue needs."""
+MORE_USERS = """\
+no@mail.test:{PLAIN}x::::::nologin
+why@mail.test:{PLAIN}x::::::nologin reason=Ask-Ann
+there@mail.test:{PLAIN}x::::::nologin host=other.test port=143 proxy=n
+fred@mail.test:{PLAIN}x::::::nologin host=other.test port=1143 destuser=fred.2 reason=Moved
+here@mail.test:{PLAIN}x::::::host=other.test
+"""
 
 
 @pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
@@ -28,7 +35,7 @@ def test_imap(tmp_path: Path, path: Path, bytewise: bool) -> None:
     async def check() -> None:
         tls = path.stem == "tls"
         extra = EXTRA.get(path.stem, "")
-        async with running(tmp_path, extra, tls=tls) as mailbox:
+        async with running(tmp_path, extra, USERS + MORE_USERS, tls=tls) as mailbox:
             for message in MESSAGES:
                 await mailbox.deliver("zs@mail.test", message)
             context = client_tls(tmp_path) if tls else None

@@ -6,8 +6,19 @@ the MTA over the Dovecot authentication protocol and the saslauthd protocol.
 
 from mailstack.mailbox.auth.authenticator import Authenticator
 from mailstack.mailbox.auth.exchange import Exchange
-from mailstack.mailbox.auth.outcome import Client, Denied, Success
+from mailstack.mailbox.auth.outcome import Client, Denied, NoLogin, Refused, Success
 from mailstack.mailbox.auth.rows import Unavailable
 from mailstack.mailbox.auth.users import Directory, User
 
-__all__ = ["Authenticator", "Client", "Denied", "Directory", "Exchange", "Success", "Unavailable", "User"]
+__all__ = [
+    "Authenticator",
+    "Client",
+    "Denied",
+    "Directory",
+    "Exchange",
+    "NoLogin",
+    "Refused",
+    "Success",
+    "Unavailable",
+    "User",
+]

@@ -16,13 +16,14 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from mailstack.config.dovecot import DovecotConfig
 from mailstack.config.dovecot.variables import user_values
 from mailstack.mailbox.auth import channel
 from mailstack.mailbox.auth.chain import Chain, Found
 from mailstack.mailbox.auth.guard import LOCK_TIME, Guard
-from mailstack.mailbox.auth.outcome import Client, Denied
+from mailstack.mailbox.auth.outcome import Client, Denied, NoLogin, Refused
 from mailstack.mailbox.auth.rows import yes
 from mailstack.mailbox.auth.schemes import SchemeError, Stored, parse
 from mailstack.mailbox.auth.users import SESSION_SQL_TIMEOUT, Directory, Unavailable, User
@@ -36,9 +37,10 @@ from mailstack.wire.sasl_server import PLUS, REVEALING
 THREADS = 4
 _DECOY = "{PBKDF2}$1$0123456789abcdef$5000$" + "0" * 40
 """Checked for users that do not exist where no passwd-file shows what those of real ones look like."""
-_PROXY = ("proxy", "proxy_maybe", "host")
+_PROXY = ("proxy", "proxy_maybe")
 
 Sleep = Callable[[float], Awaitable[None]]
+R = TypeVar("R", bound=Refused)
 
 
 class Authenticator:
@@ -132,7 +134,7 @@ class Authenticator:
 
     async def check(
         self, credentials: Credentials, client: Client, mechanism: str = "PLAIN"
-    ) -> User | Denied:
+    ) -> User | Refused:
         """Who these credentials let in; nobody: after the delays that guessing costs."""
         name, authzid = self._split(credentials, client)
         if not await self.wait(client):
@@ -206,7 +208,7 @@ class Authenticator:
             self.guard.leave(client.rip)
         return True
 
-    async def finish(self, found: Found, client: Client, authzid: str, mark: bytes) -> User | Denied:
+    async def finish(self, found: Found, client: Client, authzid: str, mark: bytes) -> User | Refused:
         """From what the passdbs say to who is in."""
         master = bool(authzid and self._masters.databases)
         if not found.good and not (master and found.verified):
@@ -255,7 +257,7 @@ class Authenticator:
             return self.unavailable(name, error)
         return user
 
-    async def refuse(self, client: Client, user: str | None, mark: bytes, denied: Denied) -> Denied:
+    async def refuse(self, client: Client, user: str | None, mark: bytes, denied: R) -> R:
         """Remember a failure (`mark`: of which credentials) and let it take its time."""
         if client.counted and mark and self.guard.failed(user, client.rip, mark, self._clock()):
             minutes = int(LOCK_TIME // 60)
@@ -267,7 +269,7 @@ class Authenticator:
             await self._sleep(self.config.auth_failure_delay)
         return denied
 
-    def _restricted(self, found: Found, client: Client) -> Denied | None:
+    def _restricted(self, found: Found, client: Client) -> Refused | None:
         """What the passdb's fields forbid."""
         fields = found.fields
         login = client.service in ("imap", "pop3")
@@ -281,12 +283,13 @@ class Authenticator:
             return Denied.EXPIRED
         if login and any(yes(fields, name) for name in _PROXY):
             self._log.error(
-                f"auth: {_shown(found.user)}: logins are not handed on to another server (proxy, host)"
+                f"auth: {_shown(found.user)}: logins are not handed on to another server (proxy, proxy_maybe)"
             )
             return Denied.UNAVAILABLE
         if login and yes(fields, "nologin"):
             self._say(found.user, client, "passdb", fields.get("reason", "nologin"))
-            return Denied.DISABLED
+            host, port = fields.get("host", ""), fields.get("port", "")
+            return NoLogin(fields.get("reason", ""), host, port, fields.get("destuser") or found.user)
         return None
 
     def certificate_missing(self, client: Client) -> bool:

@@ -13,7 +13,7 @@ from base64 import b64encode
 
 from mailstack.mailbox.auth.authenticator import Authenticator
 from mailstack.mailbox.auth.exchange import Exchange
-from mailstack.mailbox.auth.outcome import Client, Denied, Success
+from mailstack.mailbox.auth.outcome import Client, Denied, NoLogin, Success
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
@@ -149,9 +149,8 @@ class DovecotAuthSession:
                 self._conn.ok(request.id, outcome.user.name, fields)
             else:
                 user = self._authenticator.directory.canonical(exchange.user) or ""
-                self._conn.fail(
-                    request.id, user, temp=outcome is Denied.UNAVAILABLE, code=_CODES.get(outcome, "")
-                )
+                code = "" if isinstance(outcome, NoLogin) else _CODES.get(outcome, "")
+                self._conn.fail(request.id, user, temp=outcome is Denied.UNAVAILABLE, code=code)
         # No drain: the client's exchanges are bounded, and so is what they are answered.
         self._stream.write(self._conn.data_to_send())
 

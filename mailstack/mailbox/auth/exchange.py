@@ -1,7 +1,7 @@
 """The server's half of one SASL exchange, with everything that it has to ask for.
 
     exchange = Exchange(authenticator, "SCRAM-SHA-256", client)
-    outcome = await exchange.step(response)        # Challenge, Success or Denied; raises SASLError
+    outcome = await exchange.step(response)        # Challenge, Success or Refused; raises SASLError
 
 After a `Challenge` the client's response goes into the next `step`; anything else is the end. Where the
 protocol has no place for data beside a success (IMAP, POP3, SMTP), that goes out as a challenge before it.
@@ -16,7 +16,7 @@ import time
 
 from mailstack.mailbox.auth.authenticator import Authenticator
 from mailstack.mailbox.auth.chain import Found
-from mailstack.mailbox.auth.outcome import Client, Denied, Success
+from mailstack.mailbox.auth.outcome import Client, Denied, Refused, Success
 from mailstack.mailbox.auth.schemes import CRAM_MD5
 from mailstack.mailbox.auth.users import Unavailable, User
 from mailstack.wire.sasl import Challenge, Credentials, Identity, Lookup, Mismatch, SASLError, Step
@@ -59,9 +59,9 @@ class Exchange:
         self._found: Found | None = None
         self._authzid = ""
         self._real = False
-        self._ready: Success | Denied | None = None
+        self._ready: Success | Refused | None = None
 
-    async def step(self, response: bytes | None) -> Challenge | Success | Denied:
+    async def step(self, response: bytes | None) -> Challenge | Success | Refused:
         """Take the client's response (None: there is none yet). Raises `SASLError`."""
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -73,7 +73,7 @@ class Exchange:
         except Mismatch:
             return await self._mismatch(response or b"")
 
-    async def _handle(self, step: Step) -> Challenge | Success | Denied:
+    async def _handle(self, step: Step) -> Challenge | Success | Refused:
         if isinstance(step, Challenge):
             return step
         self.user = step.authcid
@@ -83,7 +83,7 @@ class Exchange:
             return await self._look_up(step)
         return await self._identity(step)
 
-    async def _password(self, credentials: Credentials) -> Challenge | Success | Denied:
+    async def _password(self, credentials: Credentials) -> Challenge | Success | Refused:
         outcome = await self._auth.check(credentials, self._client, self.name)
         if isinstance(outcome, User):
             return Success(outcome)
@@ -92,7 +92,7 @@ class Exchange:
             return Challenge(self._mechanism.failure(*_hints(self._auth)))
         return outcome
 
-    async def _look_up(self, asked: Lookup) -> Challenge | Success | Denied:
+    async def _look_up(self, asked: Lookup) -> Challenge | Success | Refused:
         auth = self._auth
         if not await auth.wait(self._client):
             return await auth.refuse(self._client, None, b"", Denied.CREDENTIALS)
@@ -111,7 +111,7 @@ class Exchange:
         self._real = stored is not None and stored.scheme in CRAM_MD5
         return await self._handle(self._mechanism.known(stored.cram_md5 if stored and self._real else None))
 
-    async def _identity(self, identity: Identity) -> Challenge | Success | Denied:
+    async def _identity(self, identity: Identity) -> Challenge | Success | Refused:
         if self.name == "ANONYMOUS":
             if self._auth.certificate_missing(self._client):
                 return await self._mismatch(b"")
@@ -122,7 +122,7 @@ class Exchange:
         if self._found is None or not self._real:
             return await self._mismatch(b"")
         outcome = await self._finished(self._found)
-        if isinstance(outcome, Denied):
+        if isinstance(outcome, Refused):
             return outcome
         success = Success(outcome.user, identity.data)
         if not identity.data or self._final_data:
@@ -130,9 +130,9 @@ class Exchange:
         self._ready = success
         return Challenge(identity.data)
 
-    async def _finished(self, found: Found) -> Success | Denied:
+    async def _finished(self, found: Found) -> Success | Refused:
         outcome = await self._auth.finish(found, self._client, self._authzid, b"")
-        return outcome if isinstance(outcome, Denied) else Success(outcome)
+        return outcome if isinstance(outcome, Refused) else Success(outcome)
 
     async def _mismatch(self, response: bytes) -> Denied:
         """A proof that is none."""

@@ -20,6 +20,21 @@ class Denied(Enum):
     TOO_MANY = "too many connections from that user and address"
 
 
+@dataclass(frozen=True, slots=True)
+class NoLogin:
+    """The credentials are good, but the user is not to log in here (the passdb's fields `nologin`, `reason`,
+    `host`, `port`, `destuser`). With `host` there is another server for `user`; `port` is empty for its usual
+    one."""
+
+    reason: str = ""
+    host: str = ""
+    port: str = ""
+    user: str = ""
+
+
+Refused = Denied | NoLogin
+
+
 def no_bindings() -> Mapping[str, bytes]:
     """Without TLS there is nothing to bind to."""
     return {}

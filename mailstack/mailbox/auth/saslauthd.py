@@ -6,7 +6,7 @@ One connection is one question. The client's address is not part of it.
 from __future__ import annotations
 
 from mailstack.mailbox.auth.authenticator import Authenticator
-from mailstack.mailbox.auth.outcome import Client, Denied
+from mailstack.mailbox.auth.outcome import Client, Refused
 from mailstack.net.log import Log
 from mailstack.net.stream import Stream
 from mailstack.wire.sasl import Credentials
@@ -36,4 +36,4 @@ async def serve_saslauthd(stream: Stream, authenticator: Authenticator, log: Log
     outcome = await authenticator.check(
         Credentials("", request.user, request.password), Client(request.service or "saslauthd")
     )
-    stream.write(encode_reply(not isinstance(outcome, Denied)))
+    stream.write(encode_reply(not isinstance(outcome, Refused)))

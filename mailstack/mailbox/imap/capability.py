@@ -10,7 +10,7 @@ from mailstack.mailbox.imap.urlauth import CAPABILITIES as URLAUTH
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
-BEFORE_LOGIN = ("IMAP4rev1", "IMAP4rev2", "SASL-IR", "ID", "ENABLE", "IDLE", "LITERAL+")
+BEFORE_LOGIN = ("IMAP4rev1", "IMAP4rev2", "SASL-IR", "LOGIN-REFERRALS", "ID", "ENABLE", "IDLE", "LITERAL+")
 AFTER_LOGIN = (
     *BEFORE_LOGIN[:-1],
     "MULTIAPPEND",

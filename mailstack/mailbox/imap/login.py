@@ -1,4 +1,7 @@
-"""STARTTLS LOGIN AUTHENTICATE. State: not authenticated. RFC 3501 §6.2, RFC 4959 (SASL-IR)."""
+"""STARTTLS LOGIN AUTHENTICATE. State: not authenticated. RFC 3501 §6.2, RFC 4959 (SASL-IR).
+
+A user whom the passdb does not want here (`nologin`) is told where to go instead (`host`): RFC 2221.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import binascii
 import ssl
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.auth import Denied, Success
+from mailstack.mailbox.auth import NoLogin, Refused, Success
 from mailstack.mailbox.imap.capability import capabilities, plaintext_allowed
 from mailstack.mailbox.imap.errors import CommandError, Disconnect
 from mailstack.mailbox.imap.service import Refusal, User
 from mailstack.storage.maildir import subscriptions, tree
 from mailstack.wire.imap import commands as c
+from mailstack.wire.imap.urlauth import escape
 from mailstack.wire.sasl import Credentials, SASLError
 from mailstack.wire.sasl_server import REVEALING
 
@@ -70,11 +74,11 @@ async def _exchange(session: Session, command: c.Authenticate) -> str:
             step = await exchange.step(response)
         except SASLError as error:
             raise CommandError(f"NO [AUTHENTICATIONFAILED] {error}") from None
-        if isinstance(step, Denied):
-            return _failed(session, service.refusal(step))
+        if isinstance(step, Refused):
+            return _failed(session, service.refusal(step), command.mechanism)
         if isinstance(step, Success):
             admitted = service.admit("imap", step.user, session.stream, mechanism=command.mechanism)
-            return _logged_in(session, service.refusal(admitted))
+            return _logged_in(session, service.refusal(admitted), command.mechanism)
         session.send(b"+ " + binascii.b2a_base64(step.data, newline=False) + b"\r\n")
         line = await session.client_line(session.service.settings.login_timeout)
         if line == b"*":
@@ -100,20 +104,31 @@ def _check_allowed(session: Session) -> None:
         raise CommandError(f"NO {_PRIVACY}")
 
 
-def _logged_in(session: Session, outcome: User | Refusal) -> str:
-    if isinstance(outcome, Refusal):
-        return _failed(session, outcome)
+def _logged_in(session: Session, outcome: User | Refusal | NoLogin, mechanism: str = "PLAIN") -> str:
+    if isinstance(outcome, Refusal | NoLogin):
+        return _failed(session, outcome, mechanism)
     make_mailboxes(session, outcome.mail_root)
     session.user = outcome
     return f"OK [CAPABILITY {' '.join(capabilities(session))}] Logged in"
 
 
-def _failed(session: Session, refusal: User | Refusal) -> str:
-    assert isinstance(refusal, Refusal)
+def _failed(session: Session, refusal: User | Refusal | NoLogin, mechanism: str = "PLAIN") -> str:
+    assert isinstance(refusal, Refusal | NoLogin)
     session.failures += 1
     if session.failures >= session.service.settings.failures_limit:
         raise Disconnect("Too many authentication failures.")
+    if isinstance(refusal, NoLogin):
+        return f"NO {_no_login(refusal, mechanism)}"
     return f"NO {refusal.value}"
+
+
+def _no_login(refusal: NoLogin, mechanism: str) -> str:
+    """The code and the text, as in Dovecot (RFC 2221 §4.1)."""
+    if not refusal.host:
+        return f"[CONTACTADMIN] {refusal.reason or 'Login disabled for this user'}"
+    port = f":{refusal.port}" if refusal.port not in ("", "143") else ""
+    url = f"imap://{escape(refusal.user)};AUTH={mechanism}@{refusal.host}{port}/"
+    return f"[REFERRAL {url}] {refusal.reason or 'Try this server instead.'}"
 
 
 def make_mailboxes(session: Session, root: str) -> None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from mailstack.mailbox import auth as mailbox_auth
-from mailstack.mailbox.auth import Authenticator, Denied, Exchange
+from mailstack.mailbox.auth import Authenticator, Denied, Exchange, NoLogin, Refused
 from mailstack.mailbox.quota import Quotas
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
@@ -128,7 +128,7 @@ class ImapService(Protocol):
         """The user of a name. Raises `Unavailable`."""
         ...
 
-    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal:
+    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal | NoLogin:
         """Check a name and a password, and look the user up. Delays after failures are the service's business
         and happen in here; never raises for a wrong password."""
         ...
@@ -143,6 +143,6 @@ class ImapService(Protocol):
         """Count and log somebody who has been authenticated."""
         ...
 
-    def refusal(self, outcome: mailbox_auth.User | Denied) -> User | Refusal:
+    def refusal(self, outcome: mailbox_auth.User | Refused) -> User | Refusal | NoLogin:
         """A denial in IMAP's words."""
         ...

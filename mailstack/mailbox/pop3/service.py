@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
-from mailstack.mailbox.auth import Authenticator, Denied, Exchange, User
+from mailstack.mailbox.auth import Authenticator, Denied, Exchange, Refused, User
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
@@ -69,7 +69,7 @@ class Pop3Service(Protocol):
 
     async def login(
         self, service: str, credentials: Credentials, stream: Stream, session: str = ""
-    ) -> User | Denied:
+    ) -> User | Refused:
         """Who a name and a password let in; logs a success."""
         ...
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from mailstack.config.dovecot import expand
-from mailstack.mailbox.auth import Denied, Exchange, User
+from mailstack.mailbox.auth import Denied, Exchange, NoLogin, Refused, User
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.pop3.drop import Drop, GoneError, open_drop
 from mailstack.mailbox.pop3.service import Pop3Service
@@ -256,7 +256,7 @@ class Pop3Session:
         self._name = exchange.user
         if isinstance(outcome, Challenge):
             self._conn.challenge(outcome.data)
-        elif isinstance(outcome, Denied):
+        elif isinstance(outcome, Refused):
             await self._log_in(outcome)
         else:
             admitted = service.admit(
@@ -264,10 +264,10 @@ class Pop3Session:
             )
             await self._log_in(admitted)
 
-    async def _log_in(self, outcome: User | Denied) -> None:
-        if isinstance(outcome, Denied):
+    async def _log_in(self, outcome: User | Refused) -> None:
+        if isinstance(outcome, Refused):
             self._failures += 1
-            code, text = _DENIED[outcome]
+            code, text = _no_login(outcome) if isinstance(outcome, NoLogin) else _DENIED[outcome]
             self._conn.error(text, code)
             if self._failures >= FAILURES_LIMIT:
                 self._conn.say("Too many failed logins.")
@@ -467,3 +467,10 @@ def _has_header_end(data: Data) -> bool:
 
 def _shown(name: str) -> str:
     return "".join(char if char.isprintable() and char not in "<>" else "?" for char in name[:100])
+
+
+def _no_login(outcome: NoLogin) -> tuple[str, str]:
+    """Code and text, as in Dovecot; POP3 has no place to say where the other server is."""
+    if outcome.host:
+        return "", outcome.reason or "Try this server instead."
+    return "AUTH", outcome.reason or "Login disabled for this user"

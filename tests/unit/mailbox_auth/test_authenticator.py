@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.mailbox.auth import Authenticator, Client, Denied, User, schemes
+from mailstack.mailbox.auth import Authenticator, Client, Denied, Refused, User, schemes
 from mailstack.mailbox.auth.verified import Verified
 from mailstack.net.stream import Stream
 from mailstack.wire.dovecot_auth import (
@@ -44,7 +44,7 @@ GOOD = Credentials("", "zs@mail.test", "secret")
     ],
 )
 def test_who_gets_in(tmp_path: Path, credentials: Credentials, outcome: str | Denied) -> None:
-    async def check() -> User | Denied:
+    async def check() -> User | Refused:
         more = "crypt@mail.test:$6$a$b\nopen@mail.test:::::::nopassword\n"
         async with running(tmp_path, users=USERS + more) as mailbox:
             return await mailbox.service.auth.check(credentials, Client("imap", "192.0.2.1"))

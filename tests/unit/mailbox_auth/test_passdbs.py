@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.dovecot.variables import expand, unknown
-from mailstack.mailbox.auth import Authenticator, Client, Denied, User, schemes
+from mailstack.mailbox.auth import Authenticator, Client, Denied, NoLogin, Refused, User, schemes
 from mailstack.mailbox.auth.guard import LOCK_TIME, USER_FAILURES
 from mailstack.wire.sasl import Credentials
 from tests.mailbox import CONFIG, running
@@ -48,7 +48,7 @@ def test_users_of_a_sqlite_database(tmp_path: Path, userdb: str) -> None:
         async with running(tmp_path, text, whole=True) as mailbox:
             auth = mailbox.service.auth
 
-            async def ask(user: str, password: str, rip: str = "192.0.2.1") -> User | Denied:
+            async def ask(user: str, password: str, rip: str = "192.0.2.1") -> User | Refused:
                 return await auth.check(Credentials("", user, password), Client("imap", rip))
 
             home = f"{tmp_path}/sql/zs"
@@ -71,6 +71,7 @@ def test_fields_that_restrict(tmp_path: Path) -> None:
         "net@mail.test:{PLAIN}x::::::allow_nets=10.0.0.0/8,local\n"
         "no@mail.test:{PLAIN}x::::::nologin\n"
         "away@mail.test:{PLAIN}x::::::proxy host=other.test\n"
+        "both@mail.test:{PLAIN}x::::::host=other.test\n"
         "gone@mail.test:{PLAIN}x::::::user_disabled\n"
         "old@mail.test:{PLAIN}x::::::pass_expired\n"
     )
@@ -81,14 +82,15 @@ def test_fields_that_restrict(tmp_path: Path) -> None:
                 ("net", Client("imap", "10.1.2.3"), None),
                 ("net", Client("smtp", ""), None),
                 ("net", Client("imap", "192.0.2.1"), Denied.CREDENTIALS),
-                ("no", Client("imap", "192.0.2.1"), Denied.DISABLED),
+                ("no", Client("imap", "192.0.2.1"), NoLogin(user="no@mail.test")),
                 ("no", Client("smtp", "192.0.2.1"), None),
                 ("away", Client("imap", "192.0.2.1"), Denied.UNAVAILABLE),
+                ("both", Client("imap", "192.0.2.1"), None),
                 ("gone", Client("smtp", "192.0.2.1"), Denied.DISABLED),
                 ("old", Client("imap", "192.0.2.1"), Denied.EXPIRED),
             ):
                 got = await mailbox.service.auth.check(Credentials("", user, "x"), client)
-                assert (None if isinstance(got, User) else got) is outcome, user
+                assert (None if isinstance(got, User) else got) == outcome, user
 
     asyncio.run(check())
 
