@@ -5,6 +5,9 @@ cannot be used is one line `fatal: FILE:LINE: …` and exit status 78 at start; 
 log, and what was in service stays: the whole configuration when named.conf is wrong, the zone as it was last
 loaded when a zone file is.
 
+`faults.conf` beside named.conf, if it is there, makes answers wrong on purpose
+(`mailstack.config.named.faults`).
+
 Diagnostics go to standard error under the tag `named`.
 """
 
@@ -22,6 +25,7 @@ from pathlib import Path
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.named import NamedConf, load
 from mailstack.config.named import Zone as ZoneConf
+from mailstack.config.named.faults import Fault, load_faults
 from mailstack.dns.emptyzones import empty_zones
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.interfaces import locality, sockets_of, watch
@@ -46,6 +50,7 @@ class Named:
         self.path = path
         self.log = log
         self.zones: dict[str, Zone] = {}
+        self.faults: tuple[Fault, ...] = ()
         self.conf: NamedConf
         self.server: DnsServer
         self.stopping = asyncio.Event()
@@ -123,7 +128,20 @@ class Named:
         for text in notes:
             self.log.info(text)
         self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
-        return Responder(conf, served, locality(), self._forwarder, self.log)
+        return Responder(conf, served, locality(), self._forwarder, self.log, self._faults(keep=keep))
+
+    def _faults(self, *, keep: bool) -> tuple[Fault, ...]:
+        """What is to be wrong on purpose. With `keep`, a file that cannot be used leaves the old in force."""
+        path = self.path.with_name("faults.conf")
+        try:
+            self.faults = load_faults(path)
+        except ConfigError as error:
+            if not keep:
+                raise
+            self.log.error(f"reloading the faults failed: {error}")
+        if self.faults:
+            self.log.warning(f"{path}: WRONG ON PURPOSE: {len(self.faults)} fault(s) in force")
+        return self.faults
 
     async def renew(self) -> None:
         """Sign the zones whose signatures come near their end anew, once an hour."""

@@ -23,8 +23,10 @@ import dns.rrset
 
 from mailstack.config.named import Acl, Address, Locality, NamedConf
 from mailstack.config.named import Zone as ZoneConf
+from mailstack.config.named.faults import Fault
 from mailstack.dns import chaos, names, transfer
 from mailstack.dns.authority import Answer, Authority
+from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarded, Forwarder, Server
 from mailstack.dns.message import (
     AA,
@@ -119,6 +121,14 @@ class _Relayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Delayed:
+    """An answer that is to be sent later."""
+
+    wire: bytes
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """A zone transfer that is allowed: the messages to send, in order."""
 
@@ -129,7 +139,13 @@ class Responder:
     """Answers for one configuration. `zones` are those of the configuration plus the empty ones."""
 
     def __init__(
-        self, conf: NamedConf, zones: Sequence[Zone], locality: Locality, forwarder: Forwarder, log: Log
+        self,
+        conf: NamedConf,
+        zones: Sequence[Zone],
+        locality: Locality,
+        forwarder: Forwarder,
+        log: Log,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self.options = conf.options
         self.zones = zones
@@ -145,7 +161,8 @@ class Responder:
         self._views: dict[str, View] = {}
         self._by_rights: dict[tuple[bool, ...], View] = {}
         self._only: View | None = None
-        if not conf.options.querylog and self._everybody_alike():
+        self._faults = Faults(faults, locality)
+        if not self._faults and not conf.options.querylog and self._everybody_alike():
             self._only = self._view("192.0.2.1")
         self._nsid = self._server_identity()
         known = sum(len(zone.nodes) for zone in zones)
@@ -223,7 +240,9 @@ class Responder:
 
     # ---- answers
 
-    def respond(self, data: bytes, host: str, port: int, *, tcp: bool) -> bytes | Pending | Transfer | None:
+    def respond(
+        self, data: bytes, host: str, port: int, *, tcp: bool
+    ) -> bytes | Pending | Delayed | Transfer | None:
         """The answer to a message; None when there is to be none."""
         if len(data) < HEADER.size or data[2] & 0x80:
             return None
@@ -231,7 +250,7 @@ class Responder:
         if view.ignored:
             return None
         prepared = view.tcp if tcp else view.udp
-        tail = prepared.get(data[2:])
+        tail = prepared.get(data[2:]) if not self._faults else None
         if tail is not None:
             return data[:2] + tail
         if int.from_bytes(data[2:4], "big") & OPCODE_MASK:
@@ -241,6 +260,9 @@ class Responder:
         except Malformed:
             return error(data, FORMERR, recursion=view.available)
         try:
+            if self._faults and (fault := self._faults.choose(query, host)) is not None:
+                self._log.warning(describe(fault, query, host, port))
+                return self._wrong(fault, data, query, view, host, tcp=tcp)
             result = self._answer(data, query, view, host, tcp=tcp)
             if self.options.querylog:
                 self._log_query(query, host, port, tcp=tcp)
@@ -300,6 +322,39 @@ class Responder:
                 question = found.onward + rdtype.to_bytes(2, "big") + IN.to_bytes(2, "big")
                 return self._onward(query, view, limit, question, servers, found)
         return self._render(query, view, found, limit)
+
+    def _wrong(
+        self, fault: Fault, data: bytes, query: Query, view: View, host: str, *, tcp: bool
+    ) -> bytes | Pending | Delayed | Transfer | None:
+        """What a fault makes of a query."""
+        kind = fault.kind
+        limit = TCP_LIMIT if tcp else self._udp_limit(query)
+        if kind == "nothing":
+            return None
+        if kind in RCODES:
+            return self._plain(query, view, RCODES[kind])
+        if kind == "records":
+            return self._render(query, view, other_records(fault, query), limit)
+        if kind == "truncated" and not tcp:
+            return render(
+                query,
+                self._flags(query, view) | AA | TC,
+                (),
+                (),
+                (),
+                limit=limit,
+                opt_record=self._opt(query, 0),
+            )
+        if kind in ("bad-signature", "expired-signature") and query.rdclass == IN:
+            found = self._authority.answer(query.name, query.rdtype, recursive=False, tcp=tcp, do=query.do)
+            if found is not None:
+                spoil(found, expired=kind == "expired-signature")
+                return self._render(query, view, found, limit)
+        right = self._answer(data, query, view, host, tcp=tcp)
+        wire = right.wire if isinstance(right, _Relayed) else right
+        if kind == "delay" and isinstance(wire, bytes):
+            return Delayed(wire, fault.delay)
+        return wire
 
     def _udp_limit(self, query: Query) -> int:
         if query.edns is None:

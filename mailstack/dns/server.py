@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from mailstack.dns.message import SERVFAIL, error
-from mailstack.dns.responder import Pending, Responder, Transfer
+from mailstack.dns.responder import Delayed, Pending, Responder, Transfer
 from mailstack.net.listen import bind_tcp
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
@@ -141,9 +141,15 @@ class UdpSocket:
             self._send(result, peer)
         elif isinstance(result, Pending) and len(server.tasks) < TASK_LIMIT:
             server.tasks.start(self._complete(server.responder, result, peer), "forward")
+        elif isinstance(result, Delayed) and len(server.tasks) < TASK_LIMIT:
+            server.tasks.start(self._delay(result, peer), "delay")
 
     async def _complete(self, responder: Responder, pending: Pending, peer: tuple[str, int]) -> None:
         self._send(await responder.complete(pending), peer)
+
+    async def _delay(self, answer: Delayed, peer: tuple[str, int]) -> None:
+        await asyncio.sleep(answer.seconds)
+        self._send(answer.wire, peer)
 
     def _send(self, data: bytes, peer: tuple[str, int]) -> None:
         try:
@@ -242,6 +248,12 @@ class TcpConnection(asyncio.Protocol):
             self._underway += 1
             server.tasks.start(self._complete(server.responder, result), "forward")
             return None
+        if isinstance(result, Delayed):
+            if len(server.tasks) >= TASK_LIMIT:
+                return result.wire
+            self._underway += 1
+            server.tasks.start(self._delay(result), "delay")
+            return None
         if isinstance(result, Transfer):
             self._transfers.append(result.messages)
             asyncio.get_running_loop().call_soon(self._continue_transfer)
@@ -251,6 +263,14 @@ class TcpConnection(asyncio.Protocol):
     async def _complete(self, responder: Responder, pending: Pending) -> None:
         try:
             self._send(await responder.complete(pending))
+        finally:
+            self._underway -= 1
+            self._work()
+
+    async def _delay(self, answer: Delayed) -> None:
+        try:
+            await asyncio.sleep(answer.seconds)
+            self._send(answer.wire)
         finally:
             self._underway -= 1
             self._work()

@@ -196,6 +196,39 @@ def test_reload_takes_what_is_right_and_keeps_what_was(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
+def test_faults_come_and_go_with_a_reload(tmp_path: Path) -> None:
+    port = free_port()
+    root = configure(tmp_path, port)
+    query = dns.message.make_query("www.other.test", "A")
+
+    def rcode(*, tcp: bool = False) -> str:
+        ask = dns.query.tcp if tcp else dns.query.udp
+        return dns.rcode.to_text(ask(query, "127.0.0.1", port=port, timeout=5).rcode())
+
+    with ours(root, port) as process:
+        assert rcode() == "NOERROR"
+        (root / "faults.conf").write_text('fault "www.other.test" { answer delay 300; };\n')
+        process.send_signal(signal.SIGHUP)
+        wait_for(root, "reloading configuration succeeded")
+        for tcp in (False, True):
+            begun = time.monotonic()
+            assert rcode(tcp=tcp) == "NOERROR"
+            assert time.monotonic() - begun >= 0.3
+        (root / "faults.conf").write_text('fault "www.other.test" { answer servfail; };\n')
+        process.send_signal(signal.SIGHUP)
+        wait_for(root, "reloading configuration succeeded", 2)
+        assert rcode() == rcode(tcp=True) == "SERVFAIL"
+        (root / "faults.conf").write_text("fault;\n")
+        process.send_signal(signal.SIGHUP)
+        wait_for(root, f"reloading the faults failed: {root}/faults.conf:1: ")
+        assert rcode() == "SERVFAIL"
+        assert "WRONG ON PURPOSE: servfail" in lines_of(root)
+        (root / "faults.conf").unlink()
+        process.send_signal(signal.SIGHUP)
+        wait_for(root, "reloading configuration succeeded", 4)
+        assert rcode() == "NOERROR"
+
+
 @pytest.mark.parametrize(
     ("spoil", "where"),
     [
