@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
 
+from mailstack.config.postfix.interfaces import own_interfaces
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, DomainList, OpenTable, split_extension
 from mailstack.wire.smtp.address import a_labels, split_address
@@ -270,6 +271,8 @@ def _own_literals(conf: MainCf) -> frozenset[str]:
     if "all" in protocols or "ipv6" in protocols:
         addresses.add("::1")
     addresses.update(conf.list("inet_interfaces"), conf.list("proxy_interfaces"))
+    if "all" in conf.list("inet_interfaces"):
+        addresses.update(str(own.ip) for own in own_interfaces(["all"], protocols))
     literals = set()
     for text in addresses:
         try:

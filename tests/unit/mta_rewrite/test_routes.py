@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
 
+from mailstack.config.postfix import interfaces
 from mailstack.mta.rewrite import Rewriter
 from mailstack.storage.tables import open_table
 from tests.unit.mta_smtpd.serving import write_config
@@ -78,3 +80,15 @@ def test_an_address_without_a_domain_is_ours(tmp_path: Path) -> None:
     rewriter = Rewriter(write_config(tmp_path, "append_at_myorigin = no\n"), open_table)
     assert rewriter.complete("zs") == "zs"
     assert rewriter.resolve("zs").recipient == "zs@mail.dgtlinux.com"
+
+
+@pytest.mark.parametrize("protocols, own", [("all", True), ("ipv4", False)])
+def test_mail_may_name_this_host_by_any_of_its_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocols: str, own: bool
+) -> None:
+    known = tuple(ip_interface(one) for one in ("127.0.0.1/8", "198.51.100.7/24", "2001:db8::5/64"))
+    monkeypatch.setattr(interfaces, "interfaces", lambda: known)
+    rewriter = Rewriter(write_config(tmp_path, f"inet_protocols = {protocols}\n"), open_table)
+    assert rewriter.resolve("postmaster@[198.51.100.7]").transport == "local"
+    assert (rewriter.resolve("postmaster@[IPv6:2001:db8::5]").transport == "local") is own
+    assert rewriter.resolve("postmaster@[198.51.100.8]").transport == "smtp"
