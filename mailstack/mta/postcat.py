@@ -40,8 +40,10 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return _fatal(str(error), EX_CONFIG)
     parts = {option[1] for option in options if option in ("-b", "-e", "-h")}
+    if not is_queue_id(rest[0]):
+        return _fatal(f"bad mail queue ID: {rest[0]}", 1)
     try:
-        name = queue.find(rest[0]) if is_queue_id(rest[0]) else None
+        name = queue.find(rest[0])
         if name is None:
             return _fatal(f"open queue file {rest[0]}: No such file or directory", 1)
         message = queue.read(name, rest[0])

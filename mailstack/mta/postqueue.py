@@ -18,6 +18,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
@@ -28,13 +29,30 @@ USAGE = "usage: postqueue -f | postqueue -i queueid | postqueue -j | postqueue -
 EX_UNAVAILABLE = 69
 LISTED = ("maildrop", "hold", "incoming", "active", "deferred")
 _DOMAIN = re.compile(r"(\[[\w.:%-]+\]|[\w-]+(\.[\w-]+)*\.?)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How a listing is laid out: its first line, a message's (id, size, date, sender), what indents recipients."""
+
+    heading: str
+    message: str
+    indent: int
+
+
+SHORT = Columns(
+    "-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------", "{:<11} {:7d} {:<20} {}", 41
+)
+LONG = Columns(
+    "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------", "{:<17} {:8d} {:<19} {}", 47
+)
 _MARKS = {"active": "*", "hold": "!", "maildrop": "#"}
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit status."""
     try:
-        options, rest = getopt.gnu_getopt(arguments, "c:fi:jps:", ["config="])
+        options, rest = getopt.getopt(arguments, "c:fi:jps:", ["config="])
     except getopt.GetoptError:
         options, rest = [], ["?"]
     config = next((value for name, value in options if name in ("-c", "--config")), "")
@@ -50,7 +68,7 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return _fatal(str(error), EX_CONFIG)
     try:
-        return _act(queue, *actions[0])
+        return _act(queue, *actions[0], long_ids=conf.bool("enable_long_queue_ids"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -76,13 +94,13 @@ def _authorize(conf: MainCf, queue: Queue, action: str) -> None:
         check_user(conf, parameter, doing, status=EX_UNAVAILABLE)
 
 
-def _act(queue: Queue, action: str, value: str) -> int:
+def _act(queue: Queue, action: str, value: str, *, long_ids: bool) -> int:
     match action:
         case "-j":
             for message in messages(queue):
                 sys.stdout.write(as_json(message) + "\n")
         case "-p":
-            listing(queue)
+            listing(queue, long_ids=long_ids)
         case "-i":
             if not (value.isascii() and value.isalnum()):
                 return _fatal(f'Cannot flush queue ID - invalid name: "{value}"')
@@ -139,17 +157,18 @@ def as_json(message: Message) -> str:
     )
 
 
-def listing(queue: Queue) -> None:
-    """Print the queue as mailq does."""
+def listing(queue: Queue, *, long_ids: bool = False) -> None:
+    """Print the queue as mailq does; `long_ids`: in the columns of enable_long_queue_ids."""
+    columns = LONG if long_ids else SHORT
     count = octets = 0
     for message in messages(queue):
         if not count:
-            sys.stdout.write("-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n")
+            sys.stdout.write(f"{columns.heading}\n")
         else:
             sys.stdout.write("\n")
         count += 1
         octets += message.envelope.size
-        sys.stdout.write(_paragraph(message))
+        sys.stdout.write(_paragraph(message, columns))
     if count:
         plural = "" if count == 1 else "s"
         sys.stdout.write(f"\n-- {octets // 1024} Kbytes in {count} Request{plural}.\n")
@@ -157,18 +176,18 @@ def listing(queue: Queue) -> None:
         sys.stdout.write("Mail queue is empty\n")
 
 
-def _paragraph(message: Message) -> str:
+def _paragraph(message: Message, columns: Columns) -> str:
     envelope = message.envelope
     name = message.queue_id + _MARKS.get(message.queue, " ")
     when = time.strftime("%a %b %e %H:%M:%S", time.localtime(envelope.arrival))
-    lines = [f"{name:<11} {envelope.size:7d} {when:>20}  {envelope.sender or 'MAILER-DAEMON'}"]
+    lines = [columns.message.format(name, envelope.size, when, envelope.sender or "MAILER-DAEMON")]
     shown = ""
     for index in message.pending:
         reason = message.reasons.get(index)
         if reason is not None and reason.text != shown:
             shown = reason.text
-            lines.append(f"{'(' + shown + ')':>{max(76, len(shown) + 2)}}")
-        lines.append(f"{'':41}{envelope.recipients[index].address}")
+            lines.append(f"{'':{max(0, 76 - len(shown))}}({shown})")
+        lines.append(f"{'':{columns.indent}}{envelope.recipients[index].address}")
     return "\n".join(lines) + "\n"
 
 

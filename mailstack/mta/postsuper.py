@@ -46,7 +46,7 @@ TEMPORARY_AGE = 86_400.0
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit status."""
     try:
-        options, queues = getopt.gnu_getopt(arguments, "c:d:h:H:r:sp", ["config="])
+        options, queues = getopt.getopt(arguments, "c:d:h:H:r:sp", ["config="])
     except getopt.GetoptError as error:
         _say(str(error))
         return _fatal(USAGE)
@@ -102,9 +102,9 @@ class Operation:
         """Do it to what an option's value names; return to how many messages."""
         if value == "ALL":
             return sum(self._one(name, queue_id) for name in self._queues for queue_id in self._ids(name))
-        ids = [line.strip() for line in sys.stdin] if value == "-" else [value]
+        ids = filter(None, (line.strip() for line in sys.stdin)) if value == "-" else [value]
         count = 0
-        for queue_id in filter(None, ids):
+        for queue_id in ids:
             if not is_queue_id(queue_id):
                 _say(f"warning: invalid mail queue id: {queue_id}")
             elif any(self._one(name, queue_id) for name in self._queues):
@@ -126,6 +126,10 @@ class Operation:
                 case "-d":
                     # Not emptied, as qmgr does with a file: somebody may be reading it.
                     os.unlink(self._queue.path(name, queue_id))
+                case "-h" if name == "hold":
+                    return False
+                case "-H" if name != "hold":
+                    return False
                 case "-h":
                     self._queue.move(queue_id, name, "hold")
                 case "-H":
@@ -161,6 +165,9 @@ def _repair(queue: Queue, queues: Sequence[str]) -> None:
                 if old == new:
                     continue
                 os.makedirs(os.path.dirname(new), mode=0o700, exist_ok=True)
+                if os.path.lexists(new):
+                    _say(f"warning: {os.path.relpath(old, queue.directory)}: {new} is there already")
+                    continue
                 os.rename(old, new)
                 _say(
                     f"renamed file {os.path.relpath(old, queue.directory)} "

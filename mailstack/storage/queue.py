@@ -291,7 +291,8 @@ class Queue:
     # ---- looking
 
     def scan(self, queue: str) -> Iterator[Entry]:
-        """Every message of a queue, in no order. A file that goes away meanwhile is left out."""
+        """Every message of a queue, in no order. A file that goes away meanwhile is left out, and so are
+        folders, and files that lie beside the folders of a hashed queue."""
         yield from _scan(os.path.join(self.directory, queue), self._hash_depth if queue in HASHED else 0)
 
     def names(self, queue: str) -> list[str]:
@@ -365,8 +366,10 @@ class Spool:
 def _scan(folder: str, depth: int) -> Iterator[Entry]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if depth:
-                yield from _scan(entry.path, depth - 1)
+            folder_in_it = entry.is_dir(follow_symlinks=False)
+            if depth or folder_in_it:  # what lies where it does not belong hides nothing else
+                if depth and folder_in_it:
+                    yield from _scan(entry.path, depth - 1)
                 continue
             try:
                 mtime = entry.stat(follow_symlinks=False).st_mtime

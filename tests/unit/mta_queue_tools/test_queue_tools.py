@@ -200,6 +200,47 @@ def test_listings(site: Site) -> None:
     assert [one["address"] for one in found[held]["recipients"]] == ["b@y.test", "c@y.test"]
 
 
+def test_the_columns_of_the_listing_are_postfixs(site: Site) -> None:
+    queue_id = site.put("deferred")
+    lines = site.run("postqueue", "-p")[1].splitlines()
+    assert re.fullmatch(
+        rf"{queue_id}  {len(CONTENT):7d} \w{{3}} \w{{3}} .\d \d\d:\d\d:\d\d  a@x.test", lines[1]
+    )
+    assert lines[2] == f"{'(connect to y.test: refused)':>78}"
+    assert lines[3] == f"{'':41}b@y.test"
+    main_cf = Path(site.config) / "main.cf"
+    main_cf.write_text(main_cf.read_text() + "enable_long_queue_ids = yes\n")
+    lines = site.run("postqueue", "-p")[1].splitlines()
+    assert lines[0] == "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------"
+    assert re.fullmatch(
+        rf"{queue_id:<17} {len(CONTENT):8d} \w{{3}} \w{{3}} .\d \d\d:\d\d:\d\d a@x.test", lines[1]
+    )
+    assert lines[3] == f"{'':47}b@y.test"
+
+
+def test_what_lies_about_in_the_queue_hides_nothing_and_is_not_overwritten(site: Site) -> None:
+    queue_id = site.put("deferred")
+    root = Path(site.queue.directory) / "deferred"
+    (root / "0stray").write_text("x")
+    (root / "lost.file").write_text("x")
+    (root / queue_id[0] / "folder").mkdir()
+    (root / queue_id).write_text("another of that name")
+    assert [entry.queue_id for entry in site.queue.scan("deferred")] == [queue_id]
+    assert site.run("postqueue", "-p")[1].count("@y.test") == 1
+    assert any("is there already" in line for line in site.super("-s", "deferred"))
+    assert (root / queue_id).read_text() == "another of that name"
+    site.queue.read("deferred", queue_id)
+
+
+def test_only_what_is_held_is_released(site: Site) -> None:
+    site.put("deferred")
+    assert site.super("-H", "ALL", "deferred") == ["Released from hold: 0 messages"]
+    assert site.super("-h", "ALL", "hold") == ["Placed on hold: 0 messages"]
+    assert site.super("-d", "") == ["warning: invalid mail queue id: ", "Deleted: 0 messages"]
+    status, _, said = site.run("postsuper", "-d", "ALL", "hold", "-h", "ALL")
+    assert (status, said) == (1, "postsuper: fatal: invalid directory name: -h\n")
+
+
 def test_asking_the_queue_manager(site: Site) -> None:
     assert site.run("postqueue", "-f") == (
         69,
