@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from mailstack.net.accept import BEGINNERS, Backlog, BeginsWithTLS, Gone
 from mailstack.net.memory import Trimmer
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
@@ -20,6 +21,8 @@ from mailstack.net.tasks import TaskSet
 BACKLOG = 4096
 """Connections that may wait to be accepted, as far as the system lets them (net.core.somaxconn); the client
 of one that is too many tries again after a second."""
+PAUSE = 0.1
+"""Seconds without an accept when the process has no descriptor left."""
 Handler = Callable[[Stream], Awaitable[None]]
 """Runs one session from greeting to close; the stream is closed after it returns or raises."""
 
@@ -86,7 +89,8 @@ class Server:
     """Accepts on one socket and runs `handler` for each connection as a task of `tasks`.
 
     `limit` sessions run at once; one more is sent `refusal` and closed. `tls` shakes hands before the handler
-    sees the stream (implicit TLS: ports 465, 993, 995).
+    sees the stream (implicit TLS: ports 465, 993, 995); with `tls_first` the handler gets a `BeginsWithTLS`,
+    and does it itself. With `gone` clients that go before their turn have no session (`accept.Backlog`).
     """
 
     def __init__(
@@ -100,6 +104,9 @@ class Server:
         handshake_timeout: float = 30.0,
         limit: int = 100_000,
         refusal: bytes = b"",
+        tls_first: bool = False,
+        gone: Gone | None = None,
+        backlog: int = BACKLOG,
     ) -> None:
         self.sock = sock
         self.name = name
@@ -110,12 +117,19 @@ class Server:
         self._handshake_timeout = handshake_timeout
         self._limit = limit
         self._refusal = refusal
+        self._tls_first = tls_first
+        self._listen = backlog
+        self._backlog = Backlog(sock, self._begin, gone) if gone is not None else None
         self._server: asyncio.Server | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._trimmer = Trimmer()
 
     async def start(self) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
+        if self._tls_first:
+            loop.add_reader(self.sock, self._accept)
+            return
         if self.sock.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(self._made, sock=self.sock)
             return
@@ -124,7 +138,7 @@ class Server:
         self._server = await loop.create_server(
             self._made,
             sock=self.sock,
-            backlog=BACKLOG,
+            backlog=self._listen,
             ssl=self._tls,
             ssl_handshake_timeout=self._handshake_timeout if self._tls is not None else None,
         )
@@ -143,12 +157,48 @@ class Server:
 
     def stop(self) -> None:
         """Accept no more; sessions go on."""
+        if self._backlog is not None:
+            self._backlog.close()
+        if self._tls_first and self.sock.fileno() >= 0:
+            if self._pause is not None:
+                self._pause.cancel()
+            asyncio.get_running_loop().remove_reader(self.sock)
+            self.sock.close()
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def _made(self) -> Stream:
+        if self._backlog is not None:
+            self._backlog.accepted()
         return _Accepted(self)
+
+    def _begin(self, connection: socket.socket) -> None:
+        """Have the event loop serve a connection that it has not accepted itself."""
+        connection.setblocking(False)
+        self._tasks.drive(self._adopt(connection), f"{self.name} accept")
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: _Accepted(self), connection)
+        except OSError:
+            pass  # it is gone already
+
+    def _accept(self) -> None:
+        """Take what waits on a port whose sessions shake hands themselves."""
+        for _ in range(BEGINNERS):
+            try:
+                connection, address = self.sock.accept()
+            except ConnectionAbortedError:
+                continue
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor is left: those that there are have to end first
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self.sock)
+                self._pause = loop.call_later(PAUSE, loop.add_reader, self.sock, self._accept)
+                return
+            self.accepted(BeginsWithTLS(connection, address))
 
     def accepted(self, stream: Stream) -> None:
         """A connection has been accepted (called by the transport)."""

@@ -70,8 +70,8 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
-        self.peer = _address(transport.get_extra_info("peername"))
-        self.local = _address(transport.get_extra_info("sockname"))
+        self.peer = address_of(transport.get_extra_info("peername"))
+        self.local = address_of(transport.get_extra_info("sockname"))
 
     def data_received(self, data: bytes) -> None:
         if self.shortcut is not None and self._reader is not None and not self._paused_writing:
@@ -344,7 +344,7 @@ def _expire(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(TimeoutError(SILENT))
 
 
-def _address(info: object) -> PeerAddress:
+def address_of(info: object) -> PeerAddress:
     """`("192.0.2.1", 25)` of a socket address; IPv4-mapped IPv6 addresses become IPv4, a unix socket ''."""
     if not isinstance(info, tuple):
         return ("", 0)

@@ -174,8 +174,7 @@ class Connection:
         context = self._settings.tls
         assert context is not None
         try:
-            if self._stream.tls is None:  # smtpd_tls_wrappermode: the listener has shaken hands
-                await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
+            await self._stream.start_tls(context, self._settings.tls_timeout, server_side=True)
         except (OSError, TimeoutError) as error:
             reason = "Connection timed out" if isinstance(error, TimeoutError) else "lost connection"
             if isinstance(error, ssl.SSLError) and error.reason:

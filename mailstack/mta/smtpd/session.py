@@ -66,7 +66,9 @@ class Session(Commands):
     def stop(self) -> None:
         """End at the next moment at which no message is lost: now, or after the transaction."""
         self._stopping = True
-        if self._task is not None and self._reading and self._engine.state in (State.IDLE, State.READY):
+        if self._task is None:
+            return
+        if self._shaking or (self._reading and self._engine.state in (State.IDLE, State.READY)):
             self._task.cancel()
 
     def hurry(self) -> None:
@@ -78,7 +80,12 @@ class Session(Commands):
         if self._engine.state is State.TLS:
             asyncio.get_running_loop().call_later(stressed.tls_timeout, self._give_up_handshake)
         else:
-            self._stream.hasten(stressed.timeout)
+            self._stream.hasten(stressed.tls_timeout if self._shaking else stressed.timeout)
+
+    @property
+    def _shaking(self) -> bool:
+        """It begins with TLS, and has not come further."""
+        return self._settings.tls_wrapper and not self._tls
 
     def _give_up_handshake(self) -> None:
         if self._engine.state is State.TLS:

@@ -26,6 +26,7 @@ from mailstack.mta.lookup import opener, settled
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.anvil import SHARED, Anvil
 from mailstack.mta.smtpd.capacity import Capacity, Load
+from mailstack.mta.smtpd.gone import farewell
 from mailstack.mta.smtpd.life import Life
 from mailstack.mta.smtpd.peer import ClientNames, look_up_names
 from mailstack.mta.smtpd.session import Session
@@ -51,9 +52,9 @@ LIFE_CHECK = 0.5
 NAMES = 2000
 NAME_LIFE = 5.0
 """Clients' names remembered at once, and for how many seconds: a burst from one client asks once."""
-HANDSHAKE = 60.0
-"""Seconds for a handshake on the ports that begin with TLS, or `smtpd_starttls_timeout` where that is less:
-who has not shaken hands is no session yet, and cannot be hurried."""
+BACKLOG = 512
+"""Connections that may wait to be accepted: few enough for the last of them to have its turn soon. Where more
+come, TCP makes them come again, which is hardest on those that come fastest."""
 HURRY = 1.0
 """Seconds between two times that all sessions are told to hurry."""
 COMPLAIN = 10.0
@@ -288,8 +289,9 @@ def make_server(sock: socket.socket, settings: Settings, shared: Shared, tasks: 
         handle,
         tasks,
         name=f"smtpd {settings.service}",
-        tls=settings.tls if settings.tls_wrapper else None,
-        handshake_timeout=min(settings.tls_timeout, HANDSHAKE),
+        tls_first=settings.tls_wrapper and settings.tls is not None,
+        gone=farewell(settings, shared),
+        backlog=BACKLOG,
     )
 
 
@@ -308,4 +310,4 @@ async def _until(stop: asyncio.Event, retired: asyncio.Event, tasks: TaskSet) ->
                 await stop.wait()
                 return
         except TimeoutError:
-            continue
+            await asyncio.sleep(0)  # a connection accepted just now becomes a session in the next turn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -102,6 +102,12 @@ class Smtpd:
         return [
             line.split(" ", 4)[-1].partition("postfix/")[2].replace(f"[{os.getpid()}]", "") for line in lines
         ]
+
+    async def until(self, holds: Callable[[list[str]], bool]) -> None:
+        """Wait until something holds of the log."""
+        async with asyncio.timeout(30.0):
+            while not holds(self.log()):  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
 
     def content(self, message: Message) -> bytes:
         return self.queue.read_content(message)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.errors import ConfigError
+from mailstack.net.stream import Stream
 from mailstack.net.tls import Protocols, parse_protocols
 from tests.unit.mta_smtpd.serving import TLS_CF, make_certificate, running, settings_of
 
@@ -129,6 +130,78 @@ def test_a_port_that_begins_with_tls_is_closed_without_a_certificate(tmp_path: P
     assert log[2].startswith(
         "smtpd: warning: Wrapper-mode request dropped from localhost[127.0.0.1] for service smtp"
     )
+
+
+WRAPPED = TLS_CF + "smtpd_tls_wrappermode = yes\nsmtpd_client_connection_count_limit = 1\n"
+
+
+async def _until_closed(stream: Stream) -> bytes:
+    try:
+        return await stream.read(30.0)
+    except ConnectionError:
+        return b""
+
+
+def test_who_never_begins_the_handshake_is_told_of_and_limited_and_hurried(tmp_path: Path) -> None:
+    """As Postfix logs it; the limit on connections counts him, which Postfix's does only after the handshake."""
+    make_certificate(tmp_path)
+
+    async def client() -> list[str]:
+        conf = WRAPPED.replace("{dir}", str(tmp_path)) + "smtpd_starttls_timeout = ${stress?{1s}:{300s}}\n"
+        async with running(tmp_path, conf) as smtpd:
+            silent, second = await smtpd.connect(), await smtpd.connect()
+            assert await _until_closed(second) == b""
+            smtpd.shared.hurry()  # as a worker does that has hardly room for another session
+            assert await _until_closed(silent) == b""
+            await smtpd.until(lambda log: sum("disconnect from" in line for line in log) == 2)
+            return smtpd.log()
+
+    name = "localhost[127.0.0.1]"
+    assert asyncio.run(client()) == [
+        f"smtpd: connect from {name}",
+        f"smtpd: connect from {name}",
+        f"smtpd: warning: Connection concurrency limit exceeded: 2 from {name} for service smtp",
+        f"smtpd: disconnect from {name} commands=0/0",
+        f"smtpd: SSL_accept error from {name}: Connection timed out",
+        f"smtpd: lost connection after CONNECT from {name}",
+        f"smtpd: disconnect from {name} commands=0/0",
+    ]
+
+
+@pytest.mark.parametrize("words", [b"", b"EHLO in.plain.text\r\n"])
+def test_who_leaves_or_talks_instead_of_a_handshake(tmp_path: Path, words: bytes) -> None:
+    make_certificate(tmp_path)
+
+    async def client() -> list[str]:
+        async with running(tmp_path, WRAPPED.replace("{dir}", str(tmp_path))) as smtpd:
+            stream = await smtpd.connect()
+            stream.write(words)
+            if not words:
+                stream.close()
+            await smtpd.until(lambda log: any("disconnect from" in line for line in log))
+            return smtpd.log()
+
+    log = asyncio.run(client())
+    assert ("SSL_accept error" in log[1], log[-2].partition(" from")[0]) == (
+        True,
+        "smtpd: lost connection after CONNECT",
+    )
+    assert log[1].endswith(": -1" if words else ": lost connection")
+
+
+def test_a_worker_that_stops_waits_for_no_handshake(tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+
+    async def client() -> None:
+        async with running(tmp_path, WRAPPED.replace("{dir}", str(tmp_path))) as smtpd:
+            stream = await smtpd.connect()
+            await smtpd.until(lambda log: any("connect from" in line for line in log))
+            for session in list(smtpd.shared.sessions):
+                session.stop()
+            assert await _until_closed(stream) == b""
+            assert not smtpd.shared.sessions
+
+    asyncio.run(client())
 
 
 @pytest.mark.parametrize(
