@@ -167,6 +167,7 @@ class SharedMailbox:
                 self._events.clear()
             listing = await self._listing()
             delta = await patient(lambda: folder.apply(listing))
+        self._unsure = delta.left_out
         self._report(delta)
 
     async def _listing(self) -> Listing:

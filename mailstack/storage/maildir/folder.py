@@ -54,6 +54,8 @@ class Delta:
     added: int = 0
     removed: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
+    left_out: bool = False
+    """There are messages whose UIDs cannot be written down at the moment: look again."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
@@ -118,7 +120,7 @@ class Folder:
         if known is None or not self._take_over(known):
             listing = read_listing(self.path)
             if not self.numbers.read(0, None if known is None else _before(known, listing)):
-                self.numbers.begin(new_validity())
+                self.numbers.begin(new_validity, self.clock())
             self.apply(listing)
             self.saved = array("q", bytes(8 * len(self.uids)))  # they have come before, and nobody knows when
             fresh = [uid for uid, flags in zip(self.uids, self.flags, strict=True) if flags & IN_NEW]
@@ -250,7 +252,7 @@ class Folder:
         if bases.keys() != self.by_base.keys() or not self._same_names(bases):
             known = dict(self.by_base)
             # New messages first: this may fail, and nothing has been changed then.
-            delta.added = self._adopt([(base, *at) for base, at in bases.items() if base not in known])
+            self._adopt([(base, *at) for base, at in bases.items() if base not in known], delta)
             index_of = {uid: index for index, uid in enumerate(self.uids)}
             for base, uid in known.items():
                 if base in bases:
@@ -261,7 +263,7 @@ class Folder:
             self.forget(delta.removed)
             if delta.added or delta.changed:
                 self.keywords.load()
-        self.stamp = listing.stamp
+        self.stamp = NO_STAMP if delta.left_out else listing.stamp
         return delta
 
     def apply_events(self, events: Sequence[tuple[str, bool, bool]]) -> Delta:
@@ -282,7 +284,7 @@ class Folder:
             elif come:
                 arrived[base] = (name, in_new)
         fresh = [(base, *at) for base, at in arrived.items() if self._there(*at)]
-        delta.added = self._adopt(fresh)
+        self._adopt(fresh, delta)
         for name, come, in_new in events:
             uid = self.by_base.get(split_name(name)[0])
             if uid is not None and come and self._there(name, in_new):
@@ -324,8 +326,9 @@ class Folder:
         found = set(bases.values())
         return all((name, bool(flags & IN_NEW)) in found for name, flags in known)
 
-    def _adopt(self, unknown: list[tuple[str, str, bool]]) -> int:
+    def _adopt(self, unknown: list[tuple[str, str, bool]], delta: Delta) -> None:
         """Give UIDs to files and append them to the columns; those the uidlist knows keep theirs."""
+        self.numbers.settle(self._rows)
         reserved: list[tuple[int, str, str, bool]] = []
         fresh: list[tuple[str, str, bool]] = []
         floor = self.uids[-1] if self.uids else 0
@@ -338,12 +341,19 @@ class Folder:
         fresh.sort(key=lambda item: arrival_key(item[0]))
         uid = self.next_uid
         assigned = [(uid + offset, *item) for offset, item in enumerate(fresh)]
-        if assigned:
-            self.numbers.append([(number, base, "") for number, base, _, _ in assigned])
+        if assigned and self.numbers.in_memory:
+            self.numbers.next_uid += len(assigned)
+        elif assigned:
+            try:
+                self.numbers.append([(number, base, "") for number, base, _, _ in assigned])
+            except OSError as error:
+                if not self.numbers.cannot_write(error):
+                    raise
+                assigned, delta.left_out = [], True
         for number, base, name, in_new in [*sorted(reserved), *assigned]:
             self.numbers.reserved.pop(base, None)
             self._insert(number, base, name, flags_of(split_name(name)[1]) | (IN_NEW if in_new else 0))
-        return len(reserved) + len(assigned)
+        delta.added = len(reserved) + len(assigned)
 
     def _insert(self, uid: int, base: str, name: str, flags: int) -> None:
         self.uids.append(uid)
@@ -489,6 +499,7 @@ class Folder:
         """
         if self.list_changed():
             self._reread_uidlist()
+        self.numbers.settle(self._rows)
         copied = {
             split_name(name)[0]: f"G{guid}" for (name, _), guid in zip(files, guids, strict=False) if guid
         }

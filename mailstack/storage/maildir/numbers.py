@@ -2,6 +2,10 @@
 
 Other programs write the file too. Whoever finds that it has changed (`changed`) reads it again before
 anything else; nothing is appended to a file that has not been read.
+
+Where the disk is full or read-only, a mailbox without a file of its own is numbered in memory (`in_memory`),
+under a UIDVALIDITY of its own; in one that has a file, new messages are not shown until they can be written
+down: no UID that a client has seen ever means another message.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from dataclasses import dataclass
 from mailstack.storage.maildir import uidlist
 from mailstack.storage.maildir.listing import FolderGoneError
 
+CANNOT_WRITE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
+"""Errors that may last, and do not keep anybody from reading."""
 GAP = 100_000
 """UIDs that are passed over when a file is repaired of which nobody in this process has seen the end."""
 REWRITE_STALE = 200
@@ -51,6 +57,7 @@ class Numbers:
     __slots__ = (
         "extensions",
         "guid",
+        "in_memory",
         "next_uid",
         "path",
         "problems",
@@ -58,6 +65,7 @@ class Numbers:
         "stale",
         "stamp",
         "uid_validity",
+        "unwritten",
     )
 
     def __init__(self, folder: str, problems: list[str]) -> None:
@@ -71,12 +79,40 @@ class Numbers:
         self.reserved: dict[str, int] = {}
         self.stale = 0
         self.stamp: ListStamp | None = None
+        self.in_memory = False
+        self.unwritten = 0
+        """The error with which the file could not be written last."""
 
-    def begin(self, uid_validity: int) -> None:
+    def begin(self, new_validity: Callable[[], int], now: float) -> None:
         """The folder is new, or its file cannot be used: number it from 1 on. Raises `OSError`."""
-        self.uid_validity = uid_validity
         self.guid = uidlist.new_guid()
-        self.rewrite({})
+        try:
+            self.uid_validity = new_validity()
+            self.rewrite({})
+        except OSError as error:
+            if not self.cannot_write(error):
+                raise
+            self.uid_validity = self.uid_validity or int(now)
+            self.stamp = self.on_disk()
+            self.in_memory = True
+
+    def cannot_write(self, error: OSError) -> bool:
+        """Whether that may last; it is said once then."""
+        if error.errno not in CANNOT_WRITE:
+            return False
+        if error.errno != self.unwritten:
+            self.unwritten = error.errno
+            self.problems.append(f"{self.path}: not written: {os.strerror(error.errno)}")
+        return True
+
+    def settle(self, rows: Callable[[], dict[int, str]]) -> None:
+        """Write down what is only in memory, where that is possible now. Raises `OSError`."""
+        if self.in_memory:
+            try:
+                self.rewrite(rows())
+            except OSError as error:
+                if not self.cannot_write(error):
+                    raise
 
     def on_disk(self) -> ListStamp | None:
         """The file's stamp now; None when there is none."""
@@ -147,6 +183,8 @@ class Numbers:
 
         Raises `OSError`, `LockBusyError`.
         """
+        if self.in_memory:
+            raise OSError(self.unwritten, os.strerror(self.unwritten), self.path)
         with uidlist.Lock(self.path):
             if self.changed():
                 raise uidlist.LockBusyError(f"{self.path} has just been changed by another program")
@@ -162,6 +200,7 @@ class Numbers:
                 os.close(fd)
         # Not before the end: after any failure the file counts as changed and is read again.
         self.stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        self.unwritten = 0
         self.next_uid = records[-1][0] + 1
         self.extensions.update((uid, extension) for uid, _, extension in records if extension)
 
@@ -171,6 +210,7 @@ class Numbers:
         data += [uidlist.record(uid, rows[uid], self.extensions.get(uid, "")) for uid in sorted(rows)]
         with uidlist.Lock(self.path) as lock:
             lock.replace(b"".join(data))
+        self.in_memory, self.unwritten = False, 0
         self.stamp = self.on_disk()
         self.stale = 0
 

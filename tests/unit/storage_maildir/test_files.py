@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from pathlib import Path
@@ -15,6 +16,7 @@ from mailstack.storage.maildir import names, prepare_delivery, subscriptions, tr
 from mailstack.storage.maildir.delivery import make_folder
 from mailstack.storage.maildir.folder import Folder
 from mailstack.storage.maildir.keywords import Keywords
+from mailstack.storage.maildir.listing import read_listing
 
 BASES = st.text("abc.,=SW0123", min_size=1, max_size=20)
 
@@ -196,3 +198,71 @@ def test_a_lock_of_ours_whose_process_is_gone_is_taken_over_at_once(tmp_path: Pa
             uidlist.Lock(path)
         assert Path(path + ".lock").exists()
     assert not Path(path + ".lock").exists()
+
+
+class Disk:
+    """Whether a folder's uidlist can be written: `error` is why not, 0 when it can."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error = 0
+        lock = uidlist.Lock
+
+        def locked(path: str) -> uidlist.Lock:
+            if self.error:
+                raise OSError(self.error, os.strerror(self.error), path)
+            return lock(path)
+
+        monkeypatch.setattr(uidlist, "Lock", locked)
+
+
+def put(path: Path, *names: str) -> None:
+    for part in ("cur", "new", "tmp"):
+        (path / part).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (path / "cur" / name).write_text("Subject: x\n\n")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+def test_a_mailbox_whose_numbers_cannot_be_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """The numbers are in memory, and written down once that is possible."""
+    put(tmp_path, "1.M1.x:2,", "2.M1.x:2,")
+    disk = Disk(monkeypatch)
+    disk.error = error
+    folder = Folder(str(tmp_path), lambda: 1_700_000_000.0)
+    folder.load(lambda: 1_700_000_000)
+    assert list(folder.uids) == [1, 2]
+    assert folder.problems == [f"{tmp_path}/{uidlist.FILE}: not written: {os.strerror(error)}"]
+    put(tmp_path, "3.M1.x:2,")
+    folder.apply(read_listing(str(tmp_path)))
+    assert list(folder.uids) == [1, 2, 3]
+    put(tmp_path, "4.M1.x:2,")
+    with pytest.raises(OSError, match=os.strerror(error)):
+        folder.added("4.M1.x:2,", False)
+    disk.error = 0
+    assert folder.added("4.M1.x:2,", False) == 4
+    again = Folder(str(tmp_path))
+    again.load(lambda: 5)
+    assert (again.uid_validity, list(again.uids)) == (1_700_000_000, [1, 2, 3, 4])
+
+
+def test_new_messages_wait_until_their_numbers_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "1.M1.x:2,")
+    folder = Folder(str(tmp_path))
+    folder.load(lambda: 5)
+    disk = Disk(monkeypatch)
+    disk.error = errno.ENOSPC
+    put(tmp_path, "2.M1.x:2,")
+    for _ in range(3):
+        assert folder.apply(read_listing(str(tmp_path))).left_out
+        assert (list(folder.uids), folder.next_uid) == ([1], 2)
+    assert len(folder.problems) == 1, "it is said once"
+    disk.error = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        folder.apply(read_listing(str(tmp_path)))
+    disk.error = 0
+    assert not folder.apply(read_listing(str(tmp_path))).left_out
+    assert list(folder.uids) == [1, 2]
