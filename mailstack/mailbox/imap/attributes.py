@@ -32,6 +32,8 @@ KINDS = {
 }
 """The attributes that are kept, with the names of their records."""
 
+_GLOBAL = b'"message" "global"'
+
 LARGE = 1 << 16
 """Octets from which a message's structure is read on another thread: it may be of thousands of parts."""
 
@@ -85,7 +87,7 @@ class Attributes:
         """The message's structure. Raises `FileNotFoundError`, `OSError`."""
         data = self.data(uid)
         if self._root is None:
-            self._root = parse(data)
+            self._root = parse(data, world=self.session.rev2)
         return self._root
 
     async def prepare(self, uid: int, names: Iterable[str]) -> None:
@@ -95,7 +97,7 @@ class Attributes:
         wanted = [
             name for name in names if name in KINDS and self._cache and not self._cache.has(KINDS[name], uid)
         ]
-        root, ready = await asyncio.to_thread(_read_large, data, wanted)
+        root, ready = await asyncio.to_thread(_read_large, data, wanted, self.session.rev2)
         if self._last == uid:
             self._root = root
             self._ready.update(ready)
@@ -107,10 +109,12 @@ class Attributes:
     def _kept(self, name: str) -> Reader:
         cache, kind, label = self._cache, KINDS[name], name.encode("ascii") + b" "
         assert cache is not None
+        # What is kept is what IMAP4rev1 says, where message/global is a leaf (RFC 9051 §7.5.2).
+        world = self.session.rev2 and name.startswith("BODY")
 
         def read(index: int, uid: int) -> bytes:
             value = cache.get(kind, uid)
-            if value is None:
+            if value is None or (world and _GLOBAL in value.lower()):
                 if self.is_large(uid):
                     raise LargeMessageError(uid)
                 value = self._ready.get(name)
@@ -120,7 +124,8 @@ class Attributes:
                         if name == "ENVELOPE"
                         else kept_value(name, self.root(uid), self.data(uid))
                     )
-                cache.add(kind, uid, value)
+                if not world or _GLOBAL not in value.lower():
+                    cache.add(kind, uid, value)
             return label + value
 
         return read
@@ -172,8 +177,8 @@ def kept_value(name: str, root: Part, data: Data) -> bytes:
             return body(root, data, extended=name != "BODY")
 
 
-def _read_large(data: Data, names: list[str]) -> tuple[Part, dict[str, bytes]]:
-    root = parse(data)
+def _read_large(data: Data, names: list[str], world: bool) -> tuple[Part, dict[str, bytes]]:
+    root = parse(data, world=world)
     return root, {name: kept_value(name, root, data) for name in names}
 
 

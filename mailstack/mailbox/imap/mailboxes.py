@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.metadata import checked_uses
+from mailstack.mailbox.imap.notify import send_list
 from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.storage.maildir import metadata, quota, subscriptions, tree
 from mailstack.storage.maildir.names import unique_name
@@ -82,6 +83,8 @@ async def rename(session: Session, tag: str, command: c.Rename) -> str:
     except FileExistsError:
         raise CommandError("NO [ALREADYEXISTS] Target mailbox already exists") from None
     store.renamed(pairs)
+    if session.rev2 and session.notifying is None:
+        send_list(session, new, "", old)
     return "OK Rename completed."
 
 

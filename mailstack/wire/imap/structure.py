@@ -114,7 +114,8 @@ def _single(part: Part, data: Data, extended: bool) -> bytes:
     # A multipart whose parts cannot be told of.
     hidden = part.type is not None and part.type.type.lower() == b"multipart"
     if part.kind == "rfc822":
-        names = b'"message" "rfc822"'
+        is_global = part.type is not None and part.type.subtype.lower() == b"global"
+        names = b'"message" "global"' if is_global else b'"message" "rfc822"'
     elif part.type is None:
         names = b'"text" "plain"'
     elif hidden:

@@ -11,7 +11,7 @@ from itertools import islice
 
 from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import WINDOW, Data, release, seek
-from mailstack.wire.mime.params import ContentType, parse_content_type
+from mailstack.wire.mime.params import ContentType, parse_content_type, parse_token
 
 DEPTH_MAX = 100
 PARTS_MAX = 10_000
@@ -66,9 +66,10 @@ class Part:
         return None
 
 
-def parse(data: Data) -> Part:
-    """The whole message as a part."""
-    return _Scanner(data).message()
+def parse(data: Data, *, world: bool = False) -> Part:
+    """The whole message as a part. With `world` a message/global part (RFC 6532 §3.7) is one as
+    message/rfc822 is, unless its content is encoded; else it is a leaf, as in Dovecot."""
+    return _Scanner(data, world).message()
 
 
 def kept_fields(header: bytes, *, few: bool = False) -> list[headers.Field]:
@@ -82,9 +83,16 @@ def kept_fields(header: bytes, *, few: bool = False) -> list[headers.Field]:
     ]
 
 
+def _is_encoded(part: Part) -> bool:
+    """Whether Content-Transfer-Encoding says that the content is base64 or quoted-printable."""
+    value = part.field(b"content-transfer-encoding", first=True) or b""
+    return (parse_token(value) or b"").lower() in (b"base64", b"quoted-printable")
+
+
 class _Scanner:
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, world: bool) -> None:
         self.data = data
+        self.world = world
         self.size = len(data)
         self.parts = 1
         self.reached = 0
@@ -176,7 +184,9 @@ class _Scanner:
         main, sub = part.type.type.lower(), part.type.subtype.lower()
         if main == b"multipart" and sub:
             part.kind = "multipart"
-        elif main == b"message" and sub == b"rfc822":
+        elif main == b"message" and (
+            sub == b"rfc822" or (sub == b"global" and self.world and not _is_encoded(part))
+        ):
             part.kind = "rfc822"
 
     def multipart(self, part: Part, depth: int) -> tuple[int, int, int] | None:
