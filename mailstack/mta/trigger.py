@@ -1,6 +1,7 @@
 """Wake the queue manager: datagrams to `<queue_directory>/public/qmgr`.
 
-A datagram holds queue ids that have just become durable in incoming/, separated by spaces, or one letter: `I`
+A datagram holds queue ids that have just become durable in incoming/, separated by spaces; an id behind `+`
+is that of a message that is being flushed there, and that may be prepared. Or it is one letter: `I`
 (scan incoming), `D` (scan deferred), `F` (try everything deferred now), `P` (for pickup: look into maildrop),
 or words: `deliver ID` (try that deferred message now), `flush DOMAIN` (what is deferred for that domain),
 `verify NUMBER ADDRESS` (mta/verify/service.py).
@@ -40,6 +41,17 @@ class Trigger:
         self._waiting.append(queue_id)
         if self._retry is None:
             self._send()
+
+    def expect(self, queue_id: str) -> None:
+        """Tell qmgr of a message that is being flushed in incoming/, if it listens just now."""
+        if self._retry is not None:
+            return
+        try:
+            if self._socket is None:
+                self._socket = connect(self._directory)
+            self._socket.send(b"+" + queue_id.encode())
+        except OSError:
+            pass  # it will be told of the message itself
 
     def close(self) -> None:
         """Give up what is unsent; qmgr will find it."""

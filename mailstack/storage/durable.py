@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mailstack.storage.background import Background
-from mailstack.storage.flush import FilesystemFlush
+from mailstack.storage.flush import FilesystemFlush, names_follow
 from mailstack.storage.identity import Identity, acting_as
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ LARGE = 256 * 1024
 
 SCATTERED = 512
 """Pieces that one system call writes (IOV_MAX is 1024)."""
-DEVICES = 10_000
-"""Folders whose filesystem is remembered."""
 CROWD = 3
 """Files in this round and the last from which on a round waits for more."""
 ALONE = 2
@@ -58,9 +56,9 @@ class Publication:
     With `early`, the rename comes before the flush, which then covers content and name at once: half the
     waiting. Only for files whose readers notice an unfinished one: after a loss of power it may be there.
 
-    With `ordered` the new name is not flushed: on the same filesystem it becomes safe no later than
-    whatever is done after it. Only where what is done next is to let go of the message's other copy, on
-    that filesystem.
+    With `ordered`, a filesystem's number (`st_dev`), the new name is not flushed if it is on that one: there
+    it becomes safe no later than whatever is done after it. Only where what is done next is to let go of
+    the message's other copy, on that filesystem.
 
     With `owner` everything about names is done with that user's rights, for the folders are his.
     """
@@ -72,9 +70,14 @@ class Publication:
     append: bool = False
     mtime: float | None = None
     early: bool = False
-    ordered: bool = False
+    ordered: int = 0
     owner: Identity | None = None
     """In whose name the file is made and renamed; None: our own."""
+    written: Callable[[], None] | None = None
+    """With `early`: called once the file stands under its final name, when nothing but its own flush is left
+    and no other file waits with it. Somebody else may use the time of the flush."""
+    gate: Callable[[], Awaitable[None]] | None = None
+    """Awaited before the rename, with the content flushed; where it raises, nothing is left of the file."""
 
 
 def fsync_directory(path: str) -> None:
@@ -95,7 +98,11 @@ def _write(item: Publication) -> int:
     """Write `item.temporary`; return its descriptor. Nothing is left of it when that fails."""
     if item.owner is not None:
         with acting_as(item.owner):
-            return _write(replace(item, owner=None))
+            return _write_as_we_are(item)
+    return _write_as_we_are(item)
+
+
+def _write_as_we_are(item: Publication) -> int:
     flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_APPEND if item.append else os.O_CREAT | os.O_EXCL)
     fd = os.open(item.temporary, flags, item.mode)
     try:
@@ -188,14 +195,13 @@ class GroupCommit:
         self._renamed: list[_File] = []
         self._busy = False
         self._crowd = 0
+        """Files of the last round."""
         self._took = 0.0
         """Seconds that the last flush took."""
-        """Files of the last round."""
         self._flusher = Background("group-commit")
         self._large = Background("large-files")
         self._together = FilesystemFlush()
         self._closed = False
-        self._devices: dict[str, int] = {}
 
     async def publish(self, item: Publication) -> None:
         """Make `item.final` durable. Raises `OSError`.
@@ -209,6 +215,8 @@ class GroupCommit:
         loop = get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if (item.append and not item.early) or sum(map(len, item.data)) > LARGE:
+            if item.gate is not None:
+                await _pass(item)
             self._large.run(
                 loop, lambda: _outcome(item), lambda error: _File(item, "", -1, 0, done).settle(error)
             )
@@ -216,7 +224,7 @@ class GroupCommit:
             folder = item.final[: item.final.rindex("/")]
             fd = _write(item)
             try:
-                device = self._device(folder, fd)
+                device = os.fstat(fd).st_dev
                 if item.early:
                     _rename(item)
             except OSError:
@@ -227,16 +235,20 @@ class GroupCommit:
             if not self._busy:
                 self._busy = True
                 self._next_round(loop)
+                if item.written is not None and self._crowd < ALONE:
+                    item.written()
+            if item.gate is not None:
+                await done
+                await _pass(item)
+                _rename(item)
+                if item.ordered == device:
+                    return
+                done = loop.create_future()
+                self._renamed.append(_File(item, folder, -1, device, done))
+                if not self._busy:
+                    self._busy = True
+                    self._next_round(loop)
         await done
-
-    def _device(self, folder: str, fd: int) -> int:
-        """The filesystem of a file of that folder."""
-        device = self._devices.get(folder)
-        if device is None:
-            if len(self._devices) >= DEVICES:
-                self._devices.clear()
-            device = self._devices[folder] = os.fstat(fd).st_dev
-        return device
 
     def close(self) -> None:
         """End the threads once they have done what they were given (blocks until then)."""
@@ -283,14 +295,16 @@ class GroupCommit:
             error = errors.get(id(file))
             try:
                 os.close(file.fd)
-                if error is None and not file.item.early:
+                if error is None and not file.item.early and file.item.gate is None:
                     _move(file.item)
             except OSError as failed:
                 error = error or failed
             if error is not None:
                 _discard(file.item.final if file.item.early else file.item.temporary)
                 file.settle(error)
-            elif file.item.early or file.item.ordered:
+            elif file.item.gate is not None and file.done.done():
+                _discard(file.item.temporary)  # its caller has given up
+            elif file.item.early or file.item.ordered == file.device or file.item.gate is not None:
                 file.settle(None)
             else:
                 self._renamed.append(file)
@@ -311,13 +325,13 @@ class GroupCommit:
 def _flush_round(written: list[_File], renamed: list[_File], together: FilesystemFlush) -> dict[int, OSError]:
     """Flush new files and the directories of renamed ones; what failed, by the identity of the file."""
     errors: dict[int, OSError] = {}
-    if written and (len(written) + len(renamed) > 1 or written[0].item.early):
+    if written and len(written) + len(renamed) > 1:
         devices = {file.device for file in written}
         devices.update([file.device for file in renamed])
         if len(devices) == 1 and together.flush(written[0].fd):
             return errors
     directories: dict[str, list[_File]] = {}
-    for file in (*renamed, *(file for file in written if file.item.early)):
+    for file in (*renamed, *(file for file in written if file.item.early and not names_follow(file.device))):
         directories.setdefault(file.folder, []).append(file)
     for file in written:
         try:
@@ -330,6 +344,16 @@ def _flush_round(written: list[_File], renamed: list[_File], together: Filesyste
         except OSError as error:
             errors.update((id(file), error) for file in files if id(file) not in errors)
     return errors
+
+
+async def _pass(item: Publication) -> None:
+    """Wait for a file's gate."""
+    assert item.gate is not None
+    try:
+        await item.gate()
+    except BaseException:
+        _discard(item.temporary)
+        raise
 
 
 def _outcome(item: Publication) -> Exception | None:

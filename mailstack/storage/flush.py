@@ -13,9 +13,11 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 
 TOO_SLOW = 0.1
 PAUSE = 30.0
+JOURNALS = ("ext3", "ext4", "xfs")
 _SINCE = (5, 8)
 """Linux reports write errors through syncfs from here on (commit 735e4ae5ba28)."""
 
@@ -47,6 +49,23 @@ class FilesystemFlush:
         if now - started > TOO_SLOW:
             self._not_before = now + PAUSE
         return done
+
+
+@cache
+def names_follow(device: int) -> bool:
+    """Whether flushing a file of that filesystem flushes a rename of it that came before, too.
+
+    The rename changes the file as well as its folder, and these write both to their journal together.
+    """
+    try:
+        with open("/proc/self/mountinfo", encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                mount, _, kind = line.partition(" - ")
+                if mount.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+                    return kind.split()[0] in JOURNALS
+    except (OSError, IndexError):
+        pass
+    return False
 
 
 def _reports_errors() -> bool:

@@ -18,9 +18,9 @@ Format: `queue_file`. Operations raise `OSError` where the disk does; a file tha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mailstack.storage.durable import GroupCommit, Publication, write_all
 from mailstack.storage.queue_file import (
@@ -37,7 +37,22 @@ from mailstack.storage.queue_file import (
 )
 from mailstack.storage.spare import SpareFiles
 
-__all__ = ["QUEUES", "DamagedFile", "Entry", "Envelope", "Message", "Queue", "Reason", "Recipient", "Spool"]
+if TYPE_CHECKING:
+    from asyncio import Future
+
+__all__ = [
+    "QUEUES",
+    "Acceptance",
+    "DamagedFile",
+    "Entry",
+    "Envelope",
+    "Message",
+    "NotOurs",
+    "Queue",
+    "Reason",
+    "Recipient",
+    "Spool",
+]
 
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt")
 UNFINISHED = "tmp"
@@ -55,6 +70,35 @@ class Entry(NamedTuple):
     mtime: float
 
 
+class NotOurs(Exception):  # noqa: N818 - a condition
+    """A message that was being taken has not been: nobody was told that we have it."""
+
+
+class Acceptance:
+    """Whether a message that was read while it was being flushed has become ours. `ours` None: not yet."""
+
+    __slots__ = ("_waiting", "ours")
+
+    def __init__(self) -> None:
+        self.ours: bool | None = None
+        self._waiting: list[Future[None]] = []
+
+    def tell(self, ours: bool) -> None:
+        """Say it to all who wait."""
+        self.ours = ours
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self) -> None:
+        if self.ours is None:
+            from asyncio import get_running_loop  # tools that only look at a queue need not load it
+
+            waiter: Future[None] = get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+
 @dataclass(slots=True)
 class Message:
     """A queue file that has been read. `pending` are the recipients not done with: index → file offset."""
@@ -69,6 +113,19 @@ class Message:
     reasons: dict[int, Reason] = field(default_factory=dict)
     content: bytes | None = None
     """The whole content, where it was small enough to come along."""
+    acceptance: Acceptance | None = None
+    """Of a message that was read while it was being flushed."""
+
+    async def ours(self) -> None:
+        """Return when the message is ours; until then nothing may be done that others see.
+
+        Raises `NotOurs` when it will never be.
+        """
+        if self.acceptance is None:
+            return
+        await self.acceptance.wait()
+        if not self.acceptance.ours:
+            raise NotOurs(self.queue_id)
 
 
 class Queue:
@@ -123,10 +180,12 @@ class Queue:
         content: Sequence[bytes | memoryview],
         commit: GroupCommit,
         queue: str = "incoming",
+        written: Callable[[], None] | None = None,
     ) -> str:
         """Put a message into incoming/, or into hold/; return its id once it is durable. Raises `OSError`.
 
         `content` has CRLF line ends and is not dot-stuffed; `envelope.queue_id` is used where it is set.
+        `written` is called as `Publication.written` says.
         """
         queue_id = envelope.queue_id or self.new_id(envelope.arrival)
         records = encode_envelope(envelope)
@@ -139,6 +198,7 @@ class Queue:
                 (header, *content, records),
                 append=self._spare.take(temporary),
                 early=True,
+                written=written,
             )
         )
         return queue_id

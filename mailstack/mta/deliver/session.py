@@ -210,6 +210,8 @@ class Session:
                 if content is None:
                     engine.data()
                 else:
+                    if request.message.acceptance is not None:
+                        await request.message.ours()
                     engine.chunk(content)
                 self._flush()
             await self._envelope(transaction, in_chunk=content is not None)
@@ -322,6 +324,8 @@ class Session:
     async def _content(self, transaction: _Transaction, queue: Queue) -> None:
         request, engine, timeouts = transaction.request, self.engine, self.timeouts
         message = request.message
+        if message.acceptance is not None:
+            await message.ours()
         transaction.sent_content = True
         if request.convert is not None:
             await self._stream_content(queue.open_content(message), message.envelope.size, request.convert)

@@ -18,7 +18,7 @@ from mailstack.net.clock import Clock
 from mailstack.storage import mbox
 from mailstack.storage.durable import GroupCommit, Publication
 from mailstack.storage.identity import Identity, acting_as
-from mailstack.storage.maildir.delivery import prepare_delivery, write_delivery
+from mailstack.storage.maildir.delivery import describe_delivery, make_folder, write_delivery
 from mailstack.storage.mbox import LOCKS, Locking
 from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import quote
@@ -95,21 +95,31 @@ class Store:
     ) -> Sent | Deferred | Bounced:
         """Deliver into a Maildir; `identity` None: our own."""
         try:
-            if identity is not None and not identity.possible:
-                return _foreign(identity)
+            if identity is not None:
+                if not identity.possible:
+                    return _foreign(identity)
+                if identity.ours:
+                    identity = None
+            gate = message.ours if message.acceptance is not None else None
+            # The queue file goes after the rename: in one journal it cannot be gone without the new name.
+            ordered = self._queue_device()
             if message.content is None and message.envelope.size > LARGE:
                 item = await in_thread(lambda: self._write(folder, message, head, identity))
-            else:
-                data = (head, self._queue.read_content(message))
-                if identity is None or identity.ours:
-                    item = prepare_delivery(folder, data, self._clock.time(), self._host)
+                await self._commit.publish(replace(item, owner=identity, ordered=ordered, gate=gate))
+                return Sent("delivered to maildir")
+            data, now = (head, self._queue.read_content(message)), self._clock.time()
+            item = describe_delivery(
+                folder, data, now, self._host, owner=identity, ordered=ordered, gate=gate
+            )
+            try:
+                await self._commit.publish(item)
+            except FileNotFoundError:  # that it is there is the rule, and not worth a look each time
+                if identity is None:
+                    make_folder(folder)
                 else:
                     with acting_as(identity):
-                        item = prepare_delivery(folder, data, self._clock.time(), self._host)
-                    item = replace(item, owner=identity)
-            # The queue file goes after the rename: in one journal it cannot be gone without the new name.
-            same_journal = os.stat(os.path.dirname(item.final)).st_dev == self._queue_device()
-            await self._commit.publish(replace(item, ordered=True) if same_journal else item)
+                        make_folder(folder)
+                await self._commit.publish(item)
         except OSError as error:
             return Deferred(f"maildir delivery failed: {error.strerror or error}", "4.2.0")
         return Sent("delivered to maildir")
@@ -117,12 +127,11 @@ class Store:
     def _write(self, folder: str, message: Message, head: bytes, identity: Identity | None) -> Publication:
         """Write a large message into a Maildir's tmp/ (on a thread). Raises `OSError`."""
         now, parts = self._clock.time(), self.whole(head, message)
-        if identity is None or identity.ours:
+        if identity is None:
             return write_delivery(folder, parts, now, self._host)
         ready = [next(parts), next(parts, b"")]  # the queue is ours to read, not theirs
         with acting_as(identity):
-            item = write_delivery(folder, _chain(ready, parts), now, self._host)
-        return replace(item, owner=identity)
+            return write_delivery(folder, _chain(ready, parts), now, self._host)
 
     async def mbox(
         self,

@@ -84,6 +84,8 @@ class VirtualAgent:
         path = join(self._base, found.value.lstrip("/") if self._base else found.value)
         head = self._store.head(message, target)
         if not found.value.endswith("/"):
+            if message.acceptance is not None:
+                await message.ours()
             must_own = identity.uid if self._strict and identity is not None else None
             outcome = await self._store.mbox(path, message, head, identity, must_own=must_own)
             if isinstance(outcome, Sent):

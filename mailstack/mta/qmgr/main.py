@@ -220,7 +220,9 @@ class Service:
                 self.manager.deliver_now(queue_id)
             case _:
                 for queue_id in words:
-                    if queue_id.isalnum() and len(queue_id) >= 6:
+                    if queue_id[0] == "+" and queue_id[1:].isalnum() and len(queue_id) > 6:
+                        self.manager.expect(queue_id[1:])
+                    elif queue_id.isalnum() and len(queue_id) >= 6:
                         self.manager.new_mail(queue_id)
 
 

@@ -19,6 +19,7 @@ docs/queue.md). A file that cannot be decoded is moved to corrupt/ and reported 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
-from mailstack.storage.queue import DamagedFile, Message, Queue, Reason
+from mailstack.storage.queue import Acceptance, DamagedFile, Message, NotOurs, Queue, Reason
 
 if TYPE_CHECKING:
     from mailstack.mta.verify.service import Verification
@@ -62,6 +63,10 @@ PORTION = 2_000
 """Recipients of one message whose ways are looked up at once."""
 IN_TURN = 100
 """Requests of one message that the scheduler has: mail waits behind no more of each other message."""
+PREPARING = frozenset(("lmtp", "smtp", "virtual"))
+"""Agents that begin before a message is ours, and wait for that themselves before anybody can see it."""
+OVERDUE = 5.0
+"""Seconds that a message which is being flushed is waited for."""
 MANY: Site = ("", "")
 """For whom messages with many recipients are set aside while too many recipients are active."""
 
@@ -161,13 +166,51 @@ class QueueManager:
     def new_mail(self, queue_id: str) -> None:
         """A message has arrived in incoming/."""
         intake = self._intake
-        if intake.known or self._stopping or not self._has_room():
+        entry = self.active.get(queue_id)
+        if entry is not None:
+            self._accept(entry, True)
+        elif intake.known or self._stopping or not self._has_room():
             intake.known.append(queue_id)
             if len(intake.known) == self.configuration.limits.in_flow:
                 flow.set_behind(True)
             self._wanted.set()
-        elif queue_id not in self.active:
+        else:
             self._admit(Found("incoming", queue_id))
+
+    def expect(self, queue_id: str) -> None:
+        """A message is being flushed in incoming/: prepare its delivery, if nothing else is to be done first.
+
+        `new_mail` follows when it is ours. What cannot be prepared at once is left until then.
+        """
+        limits = self.configuration.limits
+        if self._intake.known or self._stopping or queue_id in self.active:
+            return
+        if len(self.active) * 2 >= limits.active_messages:
+            return
+        try:
+            message = self.queue.read("incoming", queue_id)
+            if len(message.pending) > limits.recipient_minimum:
+                return
+            message.acceptance = Acceptance()
+            entry = Active(message, self._clock.monotonic())
+            requests = self._requests(entry, list(message.pending))
+        except (DamagedFile, OSError, Pending):
+            return
+        self._begin(entry, Found("incoming", queue_id), requests)
+
+    def _accept(self, entry: Active, ours: bool) -> None:
+        """A message that was expected is ours, or never will be."""
+        acceptance = entry.message.acceptance
+        if acceptance is not None and acceptance.ours is None:
+            acceptance.tell(ours)
+            if ours:
+                self._note(entry)
+
+    def _abandon(self, entry: Active) -> None:
+        """A request of a message that has not become ours is over."""
+        entry.waiting -= 1
+        if not entry.waiting:
+            self._release(entry)
 
     def scan_incoming(self) -> None:
         """Look for mail in incoming/ that nobody has told us of."""
@@ -198,6 +241,8 @@ class QueueManager:
     def stop(self) -> None:
         """Take up nothing more."""
         self._stopping = True
+        for entry in self.active.values():
+            self._accept(entry, False)
         self._wanted.set()
 
     # ---- taking up
@@ -301,16 +346,13 @@ class QueueManager:
                 return
         envelope = message.envelope
         self.active[message.queue_id] = entry
+        if message.acceptance is None:
+            self._note(entry)
         if message.content is not None:
             if self._cached + len(message.content) > CONTENT_CACHE:
                 message.content = None
             else:
                 self._cached += len(message.content)
-        sender = self.configuration.limits.show(envelope.sender)
-        self._log.info(
-            f"{message.queue_id}: from=<{sender}>, size={envelope.size}, "
-            f"nrcpt={len(message.pending)} (queue active)"
-        )
         if envelope.attributes and envelope.attributes.get(PROBE) == MTA:
             self._probes += 1
             if self._probes > self.configuration.limits.probes:
@@ -320,6 +362,14 @@ class QueueManager:
             self._finish(entry)
             return
         self._schedule(entry, requests)
+
+    def _note(self, entry: Active) -> None:
+        message, envelope = entry.message, entry.message.envelope
+        sender = self.configuration.limits.show(envelope.sender)
+        self._log.info(
+            f"{message.queue_id}: from=<{sender}>, size={envelope.size}, "
+            f"nrcpt={len(message.pending)} (queue active)"
+        )
 
     def _too_many(self, requests: Assigned) -> Assigned:
         """address_verify_pending_request_limit: the address stays unknown for now."""
@@ -411,18 +461,31 @@ class QueueManager:
     async def _run(self, transport: Transport, request: Request) -> None:
         """Let the agent deliver a request and take its results."""
         request.started = self._clock.monotonic()
+        if request.message.acceptance is None:
+            await self._deliver(transport, request)
+            return
+        try:
+            if request.refused is not None or transport.agent.daemon not in PREPARING:
+                await request.message.ours()
+            await self._deliver(transport, request)
+        except NotOurs:
+            self._abandon(self.active[request.message.queue_id])
+
+    async def _deliver(self, transport: Transport, request: Request) -> None:
         if request.refused is not None:
             retry = self.configuration.transports.get("retry")
             self._settle(retry, request, request.all(request.refused))
             return
         try:
             results = await transport.agent.deliver(request)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, NotOurs):
             # A stop that could not wait: the recipients stay pending, as after a crash.
             raise
         except Exception as error:
             transport.log.exception(f"{request.message.queue_id}: delivery to {request.nexthop}", error)
             results = request.all(Deferred("unexpected failure of the delivery agent", "4.3.0"))
+        if request.message.acceptance is not None:
+            await request.message.ours()
         self._settle(transport, request, results)
 
     def _settle(self, transport: Transport, request: Request, results: Sequence[Result]) -> None:
@@ -607,11 +670,18 @@ class QueueManager:
         Returns the seconds after which to call it again, at most `PAUSE`.
         """
         settled = self._clock.monotonic() - SETTLE_TIME
+        overdue = settled + SETTLE_TIME - OVERDUE
         for entry in self.active.values():
             if entry.entered > settled:
                 break  # the newest come last
             if entry.message.queue != "active" and not entry.finished:
-                self._move_to_active(entry)
+                acceptance = entry.message.acceptance
+                if acceptance is None or acceptance.ours is not None:
+                    self._move_to_active(entry)
+                elif entry.entered <= overdue:
+                    # Whoever was taking it is gone, or slow: it is as if it had been found by a look.
+                    path = self.queue.path("incoming", entry.message.queue_id)
+                    self._accept(entry, os.path.lexists(path))
         if self._intake.is_due(self._clock.time()):
             self._wanted.set()
         # What waits under an earlier configuration is still delivered under it, after its pauses.

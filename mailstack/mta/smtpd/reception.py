@@ -355,15 +355,20 @@ class Transaction:
                 envid=envid,
                 attributes=attributes,
             )
-            queue = "hold" if self._changes is not None and self._changes.hold else "incoming"
-            if self._spool is None:
-                await shared.queue.enqueue(envelope, parts, shared.commit, queue)
+            if self._spool is None and (self._changes is None or not self._changes.hold):
+                await shared.queue.enqueue(envelope, parts, shared.commit, "incoming", self._expect)
+            elif self._spool is None:
+                await shared.queue.enqueue(envelope, parts, shared.commit, "hold")
             else:
                 self._spool.append(parts)
-                await self._spool.commit(envelope, shared.commit, queue)
+                held = self._changes is not None and self._changes.hold
+                await self._spool.commit(envelope, shared.commit, "hold" if held else "incoming")
                 self._spool = None
         except (TooManyHops, AliasExpansionError, MapError, TableError, OSError) as error:
             self._fail(error)
+
+    def _expect(self) -> None:
+        self._shared.expect(self.queue_id)
 
     # ---- milters
 

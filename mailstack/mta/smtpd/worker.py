@@ -152,6 +152,10 @@ class Shared:
         """Tell qmgr of a message that is durable in incoming/."""
         self._trigger.new_mail(queue_id)
 
+    def expect(self, queue_id: str) -> None:
+        """Let qmgr prepare the delivery of a message that is being flushed in incoming/."""
+        self._trigger.expect(queue_id)
+
     def flush(self, domain: str) -> bool:
         """Ask qmgr to try a domain's deferred mail now (ETRN); False when there is no qmgr."""
         try:
@@ -169,12 +173,14 @@ class Shared:
         try:
             envelope = await settled(lambda: notices.envelope(errors, queue_id, now))
             message_id, content = notices.compose(peer, history, reason, queue_id, now)
-            await self.queue.enqueue(envelope, (content,), self.commit)
+            where = await notices.enqueue(envelope, content, self.queue, self.commit, self.cleanup_log)
         except (OSError, AliasExpansionError, TableError) as error:
             self.log.warning(f"postmaster notify: {error}")
             return
-        self.cleanup_log.info(f"{queue_id}: message-id={message_id}")
-        self.wake_qmgr(queue_id)
+        if where:
+            self.cleanup_log.info(f"{queue_id}: message-id={message_id}")
+        if where == "incoming":
+            self.wake_qmgr(queue_id)
 
     def close(self) -> None:
         self._trigger.close()

@@ -7,9 +7,10 @@ the wire comes back when a message is sent. Raises `OSError` when the folders ca
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from mailstack.storage.durable import Publication, fsync_directory, write_all
+from mailstack.storage.identity import Identity
 from mailstack.storage.maildir.names import suffix_of, unique_name
 from mailstack.storage.placement import spread
 
@@ -121,7 +122,23 @@ def prepare_delivery(
         _prepared.add(root)
     elif not is_folder(root):
         make_folder(root)
+    return describe_delivery(root, data, now, hostname, flags=flags)
+
+
+def describe_delivery(
+    root: str,
+    data: Sequence[bytes | memoryview],
+    now: float,
+    hostname: str,
+    *,
+    flags: int | None = None,
+    owner: Identity | None = None,
+    ordered: int = 0,
+    gate: Callable[[], Awaitable[None]] | None = None,
+) -> Publication:
+    """The same without a look at the folders, which may be missing; the rest as `Publication` has it."""
     parts, size, wire_size = local_form(data)
     name = unique_name(now, hostname, size, wire_size)
     final = f"{root}/new/{name}" if flags is None else f"{root}/cur/{name}{suffix_of(flags)}"
-    return Publication(os.path.join(root, "tmp", name), final, parts)
+    temporary = f"{root}/tmp/{name}"  # noqa: S108 - a Maildir's own
+    return Publication(temporary, final, parts, owner=owner, ordered=ordered, gate=gate)

@@ -36,6 +36,7 @@ MASTER_CF = """\
 fake unix - - n - {maxproc} discard
 local unix - n n - - local
 relay unix - - n - - discard
+virtual unix - n n - - virtual
 error unix - - n - - error
 retry unix - - n - - error
 """

@@ -160,3 +160,56 @@ def test_early_files_need_one_flush_and_vanish_when_it_fails(
         (folder / "new" / name).unlink()
     assert all(isinstance(result, OSError) for result in asyncio.run(main()))
     assert os.listdir(folder / "new") == []
+
+
+def test_a_lone_file_is_announced_before_its_flush(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    flush = os.fsync
+
+    def noted(fd: int) -> None:
+        events.append("flush")
+        flush(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+
+    def early(name: str) -> Publication:
+        return publication(folder, name, b"x", early=True, written=lambda: events.append(name))
+
+    async def main() -> None:
+        commit = GroupCommit()
+        await commit.publish(early("one"))
+        assert events[:2] == ["one", "flush"]
+        events.clear()
+        await asyncio.gather(*(commit.publish(early(str(n))) for n in range(3)))
+        await asyncio.gather(*(commit.publish(early(str(n))) for n in range(3, 6)))
+        assert not set("345") & set(events)  # in a crowd nobody has the time
+        commit.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("size", [1, LARGE + 1])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_gate(folder: Path, size: int, ordered: bool) -> None:
+    """A file with a gate has its name behind it, or is gone."""
+    device = folder.stat().st_dev if ordered else 0
+
+    async def main() -> None:
+        commit = GroupCommit()
+        opened = asyncio.Event()
+
+        async def shut() -> None:
+            raise PermissionError("no")
+
+        item = publication(folder, "in", b"x" * size, ordered=device, gate=opened.wait)
+        waiting = asyncio.create_task(commit.publish(item))
+        with pytest.raises(PermissionError):
+            await commit.publish(publication(folder, "out", b"x" * size, ordered=device, gate=shut))
+        assert os.listdir(folder / "new") == []
+        opened.set()
+        await waiting
+        commit.close()
+
+    asyncio.run(main())
+    assert os.listdir(folder / "new") == ["in"]
+    assert os.listdir(folder) == ["new"]
