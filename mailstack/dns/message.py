@@ -11,17 +11,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mailstack.dns.zone import OPT, TSIG, RRset
 
 HEADER = struct.Struct("!6H")
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 OPCODE_MASK = 0x7800
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, NOTAUTH, BADVERS = 0, 1, 2, 3, 4, 5, 9, 16
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, NOTAUTH, BADVERS, BADCOOKIE = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    9,
+    16,
+    23,
+)
 DO = 0x8000
 NSID = 3
 """EDNS option code (RFC 5001)."""
+COOKIE = 10
+"""EDNS option code (RFC 7873)."""
+SUBNET = 8
+"""EDNS option code (RFC 7871)."""
 RECORD_LIMIT = 100
 """Records that a query may carry; nobody sends more than a few."""
 
@@ -63,6 +77,12 @@ class Query:
     edns: Edns | None
     signed: bool
     """A TSIG record is there."""
+    cookie: bytes = b""
+    """The cookie to send back."""
+    subnet: bytes = b""
+    """The client's subnet to send back."""
+    known: bool = False
+    """The client has shown a cookie of ours."""
 
     @property
     def do(self) -> bool:
@@ -102,9 +122,34 @@ def parse(data: bytes) -> Query:
                 raise Malformed
             signed = True
         position += length
-    if position != len(data):
-        raise Malformed
     return Query(ident, flags, name, rdtype, rdclass, data[12 : end + 4], edns, signed)
+
+
+def without_question(data: bytes) -> Query | None:
+    """A query with EDNS and no question, such as one for a cookie (RFC 7873 §5.4); None for others.
+
+    Raises `Malformed`.
+    """
+    if data[4:6] != b"\0\0":
+        return None
+    query = parse(data[:4] + b"\0\1" + data[6:12] + bytes(5) + data[12:])
+    return None if query.edns is None else replace(query, question=b"")
+
+
+def subnet_echo(option: bytes) -> bytes:
+    """The client-subnet option of an answer that is the same for all subnets (RFC 7871 §7.2.1).
+
+    Raises `Malformed` for one that a client must not send (§6).
+    """
+    if len(option) < 4 or option[3] != 0:
+        raise Malformed
+    family, prefix, address = int.from_bytes(option[:2], "big"), option[2], option[4:]
+    longest = {0: 0, 1: 32, 2: 128}.get(family, -1)
+    if prefix > longest or len(address) != (prefix + 7) // 8:
+        raise Malformed
+    if prefix % 8 and address[-1] & 0xFF >> prefix % 8:
+        raise Malformed
+    return option
 
 
 def question_of(data: bytes) -> bytes:
@@ -168,7 +213,14 @@ def render(
         flags |= TC
     buffer += opt_record
     HEADER.pack_into(
-        buffer, 0, query.id, flags & 0xFFFF, 1, counts[0], counts[1], counts[2] + (1 if opt_record else 0)
+        buffer,
+        0,
+        query.id,
+        flags & 0xFFFF,
+        1 if query.question else 0,
+        counts[0],
+        counts[1],
+        counts[2] + (1 if opt_record else 0),
     )
     return bytes(buffer)
 

@@ -12,10 +12,12 @@ and the access lists' verdict on the client (`View`). It is bounded (`PREPARED_M
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dns.message
 import dns.rdatatype
@@ -26,16 +28,20 @@ from mailstack.config.named import Zone as ZoneConf
 from mailstack.config.named.faults import Fault
 from mailstack.dns import chaos, names, transfer
 from mailstack.dns.authority import Answer, Authority
+from mailstack.dns.cookies import Cookies
 from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarded, Forwarder, Server
 from mailstack.dns.message import (
     AA,
     AD,
+    BADCOOKIE,
     BADVERS,
     CD,
+    COOKIE,
     DO,
     FORMERR,
     HEADER,
+    NOERROR,
     NOTAUTH,
     NOTIMP,
     NSID,
@@ -45,6 +51,7 @@ from mailstack.dns.message import (
     RD,
     REFUSED,
     SERVFAIL,
+    SUBNET,
     TC,
     Malformed,
     Query,
@@ -52,11 +59,14 @@ from mailstack.dns.message import (
     opt,
     parse,
     render,
+    subnet_echo,
+    without_question,
 )
 from mailstack.dns.zone import (
     AXFR,
     CH,
     CLASS_ANY,
+    CLASS_NONE,
     IN,
     IXFR,
     MAILA,
@@ -81,6 +91,8 @@ CLIENT_LIMIT = 10_000
 UDP_PLAIN = 512
 """Octets of an answer to a client without EDNS (RFC 1035 §4.2.1)."""
 TCP_LIMIT = 65_535
+SECRET = os.urandom(16)
+"""Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
 _META = frozenset((OPT, TSIG))
 
 
@@ -165,6 +177,8 @@ class Responder:
         if not self._faults and not conf.options.querylog and self._everybody_alike():
             self._only = self._view("192.0.2.1")
         self._nsid = self._server_identity()
+        secrets = conf.options.cookie_secrets or (SECRET,)
+        self._cookies = [Cookies(secret) for secret in secrets]
         known = sum(len(zone.nodes) for zone in zones)
         self._prepared_limit = min(max(4 * known, PREPARED_LEAST), PREPARED_MOST)
 
@@ -253,12 +267,17 @@ class Responder:
         tail = prepared.get(data[2:]) if not self._faults else None
         if tail is not None:
             return data[:2] + tail
-        if int.from_bytes(data[2:4], "big") & OPCODE_MASK:
-            return error(data, NOTIMP, recursion=False)
         try:
-            query = parse(data)
+            query = without_question(data) or parse(data)
         except Malformed:
-            return error(data, FORMERR, recursion=view.available)
+            other = int.from_bytes(data[2:4], "big") & OPCODE_MASK
+            return error(data, NOTIMP if other else FORMERR, recursion=view.available and not other)
+        if query.flags & OPCODE_MASK:
+            return self._plain(replace(query, question=b""), view, NOTIMP)
+        try:
+            query = self._with_options(query, host)
+        except (Malformed, ValueError):
+            return self._plain(query, view, FORMERR)
         try:
             if self._faults and (fault := self._faults.choose(query, host)) is not None:
                 self._log.warning(describe(fault, query, host, port))
@@ -279,18 +298,38 @@ class Responder:
             self._log.exception(f"{host}#{port}: query failed", fault)
             return error(data, SERVFAIL, recursion=view.available)
 
+    def _with_options(self, query: Query, host: str) -> Query:
+        """The options to send back. Raises `ValueError` or `Malformed` for such as are none."""
+        edns = query.edns
+        if edns is None or not edns.options or edns.version > 0:
+            return query
+        subnet = edns.option(SUBNET)
+        if subnet is not None:
+            query = replace(query, subnet=subnet_echo(subnet))
+        option = edns.option(COOKIE)
+        if option is None or not self.options.answer_cookie:
+            return query
+        now = time.time()
+        cookie, known = self._cookies[0].answer(option, host, now)
+        known = known or any(other.answer(option, host, now)[1] for other in self._cookies[1:])
+        return replace(query, cookie=cookie, known=known)
+
     def _answer(
         self, data: bytes, query: Query, view: View, host: str, *, tcp: bool
     ) -> bytes | Pending | Transfer | _Relayed:
         edns = query.edns
         if edns is not None and edns.version > 0:
             return self._plain(query, view, BADVERS)
+        if query.cookie and not query.known and self.options.require_server_cookie and not tcp:
+            return self._plain(query, view, BADCOOKIE)
+        if not query.question:
+            return self._plain(query, view, NOERROR if query.cookie else FORMERR)
         if query.signed:
             return self._plain(query, view, NOTAUTH)
         if query.rdclass == CH:
             return chaos.answer(data, query, self.options)
         if query.rdclass not in (IN, CLASS_ANY):
-            return self._plain(query, view, REFUSED)
+            return self._plain(query, view, FORMERR if query.rdclass == CLASS_NONE else REFUSED)
         rdtype = query.rdtype
         if rdtype in _META:
             return self._plain(query, view, FORMERR)
@@ -359,7 +398,8 @@ class Responder:
     def _udp_limit(self, query: Query) -> int:
         if query.edns is None:
             return UDP_PLAIN
-        return min(query.edns.payload, self.options.max_udp_size)
+        limit = min(query.edns.payload, self.options.max_udp_size)
+        return limit if query.known else min(limit, max(self.options.nocookie_udp_size, UDP_PLAIN))
 
     def _render(self, query: Query, view: View, found: Answer, limit: int) -> bytes:
         flags = self._flags(query, view) | (AA if found.authoritative else 0) | found.rcode
@@ -380,7 +420,7 @@ class Responder:
         return render(query, flags, (), (), (), limit=TCP_LIMIT, opt_record=self._opt(query, rcode))
 
     def _flags(self, query: Query, view: View) -> int:
-        return QR | query.flags & (RD | CD) | (RA if view.available else 0)
+        return QR | query.flags & (OPCODE_MASK | RD | CD) | (RA if view.available else 0)
 
     def _opt(self, query: Query, rcode: int) -> bytes:
         edns = query.edns
@@ -389,6 +429,10 @@ class Responder:
         options = b""
         if self._nsid and edns.option(NSID) is not None:
             options = struct.pack("!HH", NSID, len(self._nsid)) + self._nsid
+        if query.cookie:
+            options += struct.pack("!HH", COOKIE, len(query.cookie)) + query.cookie
+        if query.subnet:
+            options += struct.pack("!HH", SUBNET, len(query.subnet)) + query.subnet
         return opt(self.options.edns_udp_size, rcode, edns.flags & DO, options)
 
     def _log_query(self, query: Query, host: str, port: int, *, tcp: bool) -> None:

@@ -22,7 +22,7 @@ AFSDB, RT, KX, DS, RRSIG, NSEC, DNSKEY, CDS, CDNSKEY = 18, 21, 36, 43, 46, 47, 4
 NSEC3, NSEC3PARAM = 50, 51
 KEY, TLSA, SVCB, HTTPS, TKEY, TSIG = 25, 52, 64, 65, 249, 250
 IXFR, AXFR, MAILB, MAILA, ANY = 251, 252, 253, 254, 255
-IN, CH, CLASS_ANY = 1, 3, 255
+IN, CH, CLASS_NONE, CLASS_ANY = 1, 3, 254, 255
 
 Rdata = bytes | tuple[bytes, tuple[bytes, ...], bytes]
 """Wire form; for the types whose names may be compressed (RFC 3597 §4): octets, names, octets."""

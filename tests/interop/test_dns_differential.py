@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,75 @@ def test_same_answers(ports: tuple[int, int], options: dict[str, object]) -> Non
             different.append(f"{name} {rdtype}\n   ours {show(here)}\n  named {show(there)}")
     assert asked > 300
     assert not different, f"{len(different)} of {asked}:\n" + "\n".join(different[:20])
+
+
+def raw(
+    *options: tuple[int, bytes],
+    question: bool = True,
+    version: int = 0,
+    flags: int = 0,
+    header: int = 0,
+    rdclass: int = 1,
+    tail: bytes = b"",
+) -> bytes:
+    """A query for mail.rich.test A, octet by octet."""
+    data = b"".join(struct.pack("!HH", code, len(value)) + value for code, value in options)
+    opt = b"\0" + struct.pack("!HHIH", 41, 1232, version << 16 | flags, len(data)) + data
+    asked = b"\4mail\4rich\4test\0" + struct.pack("!HH", 1, rdclass) if question else b""
+    return struct.pack("!6H", 4711, header, int(question), 0, 0, 1) + asked + opt + tail
+
+
+ODD_MESSAGES = {
+    "a cookie": raw((10, bytes(8))),
+    "too short a cookie": raw((10, bytes(7))),
+    "too long a cookie": raw((10, bytes(41))),
+    "no server's cookie": raw((10, bytes(24))),
+    "two cookies": raw((10, bytes(8)), (10, bytes(8))),
+    "a cookie without question": raw((10, bytes(8)), question=False),
+    "no question": raw(question=False),
+    "EDNS version 1": raw(version=1),
+    "EDNS version 1, an option": raw((100, b""), version=1),
+    "EDNS version 1, a cookie": raw((10, bytes(8)), version=1),
+    "an unknown option": raw((100, b"")),
+    "an unknown flag": raw(flags=0x80),
+    "DO": raw(flags=0x8000),
+    "NSID": raw((3, b"")),
+    "a subnet": raw((8, b"\0\1\x18\0\xc0\0\2")),
+    "a subnet of IPv6": raw((8, b"\0\2\x20\0\x20\1\x0d\xb8")),
+    "no subnet": raw((8, b"\0\1\0\0")),
+    "a subnet too long": raw((8, b"\0\1\x21\0\xc0\0\2\1\0")),
+    "a subnet with too many bits": raw((8, b"\0\1\x17\0\xc0\0\3")),
+    "a subnet of another family": raw((8, b"\0\3\x18\0\xc0\0\2")),
+    "EXPIRE": raw((9, b"")),
+    "several options": raw((3, b""), (8, b"\0\1\0\0"), (9, b""), (10, bytes(8))),
+    "keepalive over UDP": raw((11, b"")),
+    "padding": raw((12, bytes(10))),
+    "octets behind the end": raw(tail=b"x"),
+    "the Z bit": raw(header=0x40),
+    "AD": raw(header=0x20),
+    "CD": raw(header=0x10),
+    "opcode IQUERY": raw(header=0x0800),
+    "opcode STATUS": raw(header=0x1000),
+    "opcode 15": raw(header=0x7800),
+    "class NONE": raw(rdclass=254),
+}
+
+
+@pytest.mark.parametrize("name", ODD_MESSAGES)
+def test_same_answers_to_odd_messages(ports: tuple[int, int], name: str) -> None:
+    mine, theirs = (exchange(port, ODD_MESSAGES[name]) for port in ports)
+    assert mine == theirs
+
+
+def exchange(port: int, message: bytes) -> tuple[object, ...]:
+    """What an answer says of itself; options by code and length."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(message, ("127.0.0.1", port))
+        answer = dns.message.from_wire(client.recv(4096))
+    options = sorted((int(option.otype), len(option.to_wire() or b"")) for option in answer.options)
+    sections = [len(section) for section in answer.sections]
+    return (answer.rcode(), answer.flags, answer.edns, answer.ednsflags, answer.payload, options, *sections)
 
 
 SIGNED = {

@@ -40,12 +40,13 @@ TOP_REFUSED: Final = {
 
 OPTIONS_WORK: Final = frozenset(
     _words("""
-    allow-query allow-query-cache allow-recursion allow-transfer allow-update auth-nxdomain blackhole
+    allow-query allow-query-cache allow-recursion allow-transfer allow-update answer-cookie auth-nxdomain
+    blackhole cookie-algorithm cookie-secret
     directory disable-empty-zone dnssec-policy dnssec-validation edns-udp-size empty-zones-enable forward
     forwarders hostname key-directory
     listen-on listen-on-v6 masterfile-format max-cache-ttl max-ncache-ttl max-udp-size minimal-any
-    minimal-responses notify port querylog recursion server-id tcp-clients tcp-idle-timeout
-    tcp-initial-timeout version
+    minimal-responses nocookie-udp-size notify port querylog recursion require-server-cookie
+    server-id tcp-clients tcp-idle-timeout tcp-initial-timeout version
     """)
 )
 _NO_FILE = "the file is not written"
@@ -125,10 +126,9 @@ OPTIONS_IGNORED: Final = {
     ),
     **dict.fromkeys(
         _words("""
-        answer-cookie cookie-algorithm cookie-secret nocookie-udp-size require-server-cookie
         response-padding
         """),
-        "DNS cookies and padding are not used",
+        "answers are not padded",
     ),
     **dict.fromkeys(
         _words("""

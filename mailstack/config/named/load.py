@@ -32,7 +32,7 @@ from mailstack.config.named.values import (
     to_number,
 )
 
-_REPEATED: Final = frozenset(("listen-on", "listen-on-v6", "disable-empty-zone"))
+_REPEATED: Final = frozenset(("listen-on", "listen-on-v6", "disable-empty-zone", "cookie-secret"))
 
 
 def load(path: Path) -> NamedConf:
@@ -120,7 +120,7 @@ class _Reader:
         values["directory"] = base
         if "directory" in one:
             values["directory"] = os.path.join(base, string(one["directory"]))
-        for keyword in ("recursion", "querylog", "minimal-any"):
+        for keyword in ("recursion", "querylog", "minimal-any", "answer-cookie", "require-server-cookie"):
             if keyword in one:
                 values[keyword.replace("-", "_")] = boolean(one[keyword])
         if "empty-zones-enable" in one:
@@ -132,6 +132,9 @@ class _Reader:
             if keyword in one:
                 # named clamps the two instead of refusing them.
                 values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), low), high)
+        if "nocookie-udp-size" in one:
+            values["nocookie_udp_size"] = min(max(integer(one["nocookie-udp-size"]), 128), 4096)
+        values["cookie_secrets"] = tuple(_secret(statement) for statement in found.get("cookie-secret", ()))
         if "tcp-clients" in one:
             values["tcp_clients"] = integer(one["tcp-clients"], low=1)
         for keyword in ("tcp-initial-timeout", "tcp-idle-timeout"):
@@ -183,6 +186,8 @@ class _Reader:
             )
         if "masterfile-format" in one and choice(one["masterfile-format"], ("text", "raw")) == "raw":
             raise one["masterfile-format"].error("zone files in raw format are not supported")
+        if "cookie-algorithm" in one and choice(one["cookie-algorithm"], ("aes", "siphash24")) == "aes":
+            raise one["cookie-algorithm"].error("cookie-algorithm aes is not supported: siphash24 is")
         if "auth-nxdomain" in one and boolean(one["auth-nxdomain"]):
             raise one["auth-nxdomain"].error("auth-nxdomain yes is not supported")
         if "notify" in one:
@@ -314,6 +319,13 @@ def _said(statement: Statement) -> str | None:
         return word.text
     choices = {"version": ("none",), "hostname": ("none",), "server-id": ("none", "hostname")}
     return None if choice(statement, choices[statement.keyword]) == "none" else ""
+
+
+def _secret(statement: Statement) -> bytes:
+    text = string(statement)
+    if len(text) != 32 or not all(digit in "0123456789abcdefABCDEF" for digit in text):
+        raise statement.error("cookie-secret takes 32 hexadecimal digits in quotes")
+    return bytes.fromhex(text)
 
 
 def _servers(statement: Statement) -> tuple[Server, ...]:

@@ -65,6 +65,13 @@ class Options:
     """Octets that we say we take."""
     max_udp_size: int = 1232
     """Octets that we send over UDP at the most, whatever the client takes."""
+    answer_cookie: bool = True
+    require_server_cookie: bool = False
+    """BADCOOKIE over UDP to those who send a cookie that is none of ours."""
+    nocookie_udp_size: int = 4096
+    """Octets that those get over UDP at the most who have not shown a cookie of ours."""
+    cookie_secrets: tuple[bytes, ...] = ()
+    """The first makes cookies, all of them check; empty: one for as long as the process runs."""
     minimal_responses: MinimalResponses = "no-auth-recursive"
     minimal_any: bool = False
     querylog: bool = False

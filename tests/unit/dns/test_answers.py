@@ -190,7 +190,6 @@ def test_version_bind_only_when_told(server: Responder, tmp_path: Path) -> None:
     "damage",
     [
         lambda wire: wire[:-1],
-        lambda wire: wire + b"\0",
         lambda wire: wire[:4] + b"\0\2" + wire[6:],
         lambda wire: wire[:4] + b"\0\0" + wire[6:],
         lambda wire: wire[:12] + b"\xc0\x0c" + wire[-4:],
