@@ -368,6 +368,8 @@ async def _look(
         notifying.stands.pop(name, None)
         return None
     try:
+        if notifying.notice is not None:
+            notifying.notice.identify(name, box.folder.guid)
         new = _standing(box)
         old = notifying.stands.get(name)
         if old is not None and changed is not None and new != old:

@@ -50,6 +50,11 @@ class Notices:
         """Whether this system has inotify."""
         return self.watcher.fileno >= 0
 
+    @property
+    def watched(self) -> bool:
+        """Whether any session hears of anything."""
+        return bool(self._accounts)
+
     def open(self, root: str, wake: Callable[[], None]) -> Notice:
         """Hear of an account's mailboxes from now on. Raises `NoticesFullError`, `OSError`."""
         account = self._accounts.get(root)
@@ -107,10 +112,14 @@ class Notice:
         return self.mailboxes or self.subscriptions or self.server or bool(self.boxes or self.entries)
 
     def names(self) -> Mapping[str, str]:
-        """The account's mailboxes with what tells each from a later one of its name; never changed, but
-        replaced. Raises `OSError`."""
+        """The account's mailboxes with what tells each from a later one of its name, empty as long as that is
+        not known. What has come or gone stands in another mapping. Raises `OSError`."""
         self.mailboxes = False
         return self._account.look()
+
+    def identify(self, name: str, guid: str) -> None:
+        """A mailbox has been opened: now it can be told from others."""
+        self._account.identify(name, guid)
 
     def follow(self, messages: Iterable[str], entries: Iterable[str]) -> None:
         """Hear of the messages in these mailboxes, and of the annotations of those, and of no others.
@@ -270,6 +279,10 @@ class _Account:
                     self._told_late(key)
             self._look_again()
         return self._names
+
+    def identify(self, name: str, guid: str) -> None:
+        if self._names.get(name) == "":
+            self._names[name] = guid
 
     def _identity(self, name: str) -> str:
         """The GUID in the uidlist's first line; empty where there is none yet."""
