@@ -164,7 +164,7 @@ def test_a_session_that_ends_leaves_no_watch(tmp_path: Path) -> None:
                 await client.ask(b"NOTIFY SET " + groups)
             assert mailbox.service.store.notices.watched
             await client.ask(b"LOGOUT")
-            while mailbox.service.store.notices.watched:
-                await asyncio.sleep(0)
+            assert await mailbox.streams[-1].read(10) == b""
+            assert not mailbox.service.store.notices.watched
 
     asyncio.run(check())
