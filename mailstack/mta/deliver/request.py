@@ -88,6 +88,8 @@ class Request:
     refused: Deferred | None = None
     """Set by the scheduler: the destination is dead, and the agent does not see the request."""
 
+    many: bool = False
+    """It is one of many of its message: those of small messages go first."""
     sender: str | None = None
     """The envelope sender, where the agent has rewritten it."""
     convert: Callable[[Iterable[bytes]], Iterator[bytes]] | None = None

@@ -67,6 +67,8 @@ PREPARING = frozenset(("lmtp", "smtp", "virtual"))
 """Agents that begin before a message is ours, and wait for that themselves before anybody can see it."""
 OVERDUE = 5.0
 """Seconds that a message which is being flushed is waited for."""
+MANY_REQUESTS = 10
+"""Requests of one message after which it lets others go first."""
 MANY: Site = ("", "")
 """For whom messages with many recipients are set aside while too many recipients are active."""
 
@@ -399,6 +401,9 @@ class QueueManager:
             entry.own += [request.message for _, request in requests]
         entry.waiting += len(requests)
         entry.few = min(IN_TURN, len(requests)) // 2
+        if len(requests) > MANY_REQUESTS:
+            for _, request in requests:
+                request.many = True
         if len(requests) > IN_TURN:
             requests = in_turns(requests)
             entry.backlog = deque(requests[IN_TURN:])

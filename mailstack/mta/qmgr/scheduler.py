@@ -6,6 +6,12 @@ does not hold up the others. At most a window of requests of one destination (`c
 `process_limit` of one transport, are under way. A request is run by a worker task, which goes on with the
 next one when it is done: a task per busy slot, not per message.
 
+Requests of messages with many (`Request.many`) let others go first, as Postfix's preemption has it: a
+destination has lanes for both, and so have the turns of the destinations; when `FIRST` others have gone past
+those with many, it is theirs. And of all of these that could begin, in whatever transport, one does in each
+round of the event loop: a hundred deliveries to hosts that are quick would else be in every round, and all that
+is short behind them.
+
 A destination that is dead costs no delivery attempt: what waits for it, and what comes while it is dead, is
 given back at once with `Request.refused` set, a few at a time. Its name is remembered for
 `minimal_backoff_time`; a transport remembers at most `DEAD_LIMIT` of them and forgets the oldest first.
@@ -17,14 +23,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from mailstack.mta.address_maps import split_extension
 from mailstack.mta.deliver.request import Agent, Deferred, Request
 from mailstack.mta.qmgr.concurrency import Policy, Window
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
-from mailstack.net.tasks import TaskSet
+from mailstack.net.tasks import TaskSet, Turns
 
+T = TypeVar("T")
 Run = Callable[["Transport", Request], Awaitable[None]]
 """Runs one request to its end, results taken; never raises."""
 
@@ -32,6 +40,47 @@ DEAD_LIMIT = 5_000
 """Dead destinations of one transport that are remembered."""
 GIVE_BACK = 20
 """Requests given back before other work gets a turn."""
+FIRST = 4
+"""Requests of small messages that go past one of a message with many."""
+
+_rounds = Turns()
+"""Turns for requests of messages with many to begin."""
+
+
+class Lanes(Generic[T]):
+    """What waits in order: small ones first, but one of the many after `FIRST` of them."""
+
+    __slots__ = ("_many", "_passed", "_small")
+
+    def __init__(self) -> None:
+        self._small: deque[T] = deque()
+        self._many: deque[T] | None = None
+        self._passed = 0
+
+    def __len__(self) -> int:
+        return len(self._small) + (len(self._many) if self._many else 0)
+
+    def append(self, item: T, *, many: bool) -> None:
+        if not many:
+            self._small.append(item)
+        elif self._many is None:
+            self._many = deque((item,))
+        else:
+            self._many.append(item)
+
+    @property
+    def many_next(self) -> bool:
+        """Whether `popleft` would give one of the many."""
+        return bool(self._many) and (not self._small or self._passed >= FIRST)
+
+    def popleft(self) -> T:
+        if not self._many:
+            return self._small.popleft()
+        if self.many_next:
+            self._passed = 0
+            return self._many.popleft()
+        self._passed += 1
+        return self._small.popleft()
 
 
 @dataclass(slots=True)
@@ -41,9 +90,11 @@ class Destination:
     name: str
     window: Window
     running: int = 0
-    waiting: deque[Request] = field(default_factory=deque)
+    waiting: Lanes[Request] = field(default_factory=Lanes)
     listed: bool = False
     """It is among the transport's destinations whose turn will come."""
+    hurried: bool = False
+    """It is in the lane of those with small messages there."""
     until: float = 0.0
     """When it may be used again (monotonic seconds); 0: now."""
     dead: Deferred | None = None
@@ -84,7 +135,7 @@ class Transport:
         """When the next delivery may begin (transport_delay; monotonic seconds)."""
         self._running = 0
         self._destinations: dict[str, Destination] = {}
-        self._turns: deque[Destination] = deque()
+        self._turns: Lanes[Destination] = Lanes()
         self._paused: deque[Destination] = deque()
         """Those with a rate delay, in the order in which it ends."""
         self._dead: dict[str, Destination] = {}
@@ -112,7 +163,19 @@ class Transport:
         destination = self._destinations.get(name)
         if destination is None:
             destination = self._destinations[name] = Destination(name, Window(self._policy))
-        destination.waiting.append(request)
+        if (
+            not destination.running
+            and not destination.waiting
+            and not destination.until
+            and not self._until
+            and not self._turns
+            and not (self._process_limit and self._running >= self._process_limit)
+        ):  # nearly all mail
+            destination.running = 1
+            self._running += 1
+            tasks.start(self._work((destination, request), tasks, run), f"{self.name} worker")
+            return
+        destination.waiting.append(request, many=request.many)
         if destination.dead is not None:
             self._give_back(destination, tasks, run)
             return
@@ -123,14 +186,14 @@ class Transport:
                 tasks.start(self._work(first, tasks, run), f"{self.name} worker")
 
     def _list(self, destination: Destination) -> None:
-        if (
-            destination.waiting
-            and not destination.listed
-            and destination.running < destination.window.size
-            and not destination.until
-        ):
-            destination.listed = True
-            self._turns.append(destination)
+        if destination.running >= destination.window.size or destination.until or not destination.waiting:
+            return
+        many = destination.waiting.many_next
+        # One that waits in the lane of the many changes lanes when a small message comes; what is left of it
+        # there is one turn more.
+        if not destination.listed or not (many or destination.hurried):
+            destination.listed, destination.hurried = True, not many
+            self._turns.append(destination, many=many)
 
     def _next(self) -> tuple[Destination, Request] | None:
         """The request whose turn it is, counted as running."""
@@ -154,6 +217,8 @@ class Transport:
         while turn is not None:
             destination, request = turn
             try:
+                if request.many:
+                    await _rounds.take()
                 await run(self, request)
             finally:
                 self._done(destination, request, tasks, run)

@@ -327,10 +327,42 @@ def test_a_mailing_list_leaves_turns_to_others(tmp_path: Path, together: int) ->
         assert bench.where() == {}
         delivered = [request.message.queue_id for request in bench.agent.requests]
         assert delivered.count(many) * together == 6000
-        assert delivered.index(single) <= IN_TURN + 20 and delivered.index(other) <= IN_TURN
+        assert delivered.index(single) <= IN_TURN + 20 and delivered.index(other) <= IN_TURN + 1
         assert len(set(addresses(bench))) == 6001 and len(addresses(bench)) == 6021
 
     bench_test(tmp_path, test, main_cf=f"fake_destination_recipient_limit = {together}\n")
+
+
+@pytest.mark.parametrize("limit", ["destination_concurrency_limit", "process_limit"])
+def test_small_messages_go_past_those_with_many_recipients(tmp_path: Path, limit: str) -> None:
+    """One delivery at a time, to one destination or in the whole transport: four of five are small messages."""
+
+    async def test(bench: Bench) -> None:
+        bench.agent.default = SENT
+        bench.agent.gate = asyncio.Event()
+        transport = bench.manager.configuration.transports.get("fake")
+        if limit == "process_limit":
+            transport._process_limit = 1
+        sites = ["list.test"] if limit != "process_limit" else [f"l{number}.test" for number in range(30)]
+        many = await bench.put(*(f"{number}@{sites[number % len(sites)]}" for number in range(60)))
+        bench.manager.new_mail(many)
+        await turns()
+        small = [await bench.put(f"s@{'list' if len(sites) == 1 else number}.test") for number in range(8)]
+        for queue_id in small:
+            bench.manager.new_mail(queue_id)
+        await turns()
+        bench.agent.gate.set()
+        await bench.settle()
+        order = [request.message.queue_id for request in bench.agent.requests]
+        assert order[:11] == [many, *small[:4], many, *small[4:], many]
+        assert order[11:] == [many] * (len(order) - 11) and bench.where() == {}
+
+    bench_test(
+        tmp_path,
+        test,
+        main_cf="fake_destination_recipient_limit = 2\nfake_initial_destination_concurrency = 1\n"
+        "fake_destination_concurrency_limit = 1\n",
+    )
 
 
 def test_a_slow_recipient_does_not_hold_up_the_rest_of_a_list(tmp_path: Path) -> None:
