@@ -7,10 +7,16 @@ from functools import lru_cache
 
 from mailstack.wire.imap.encode import string
 from mailstack.wire.mime.address import parse_addresses
-from mailstack.wire.mime.headers import Field, unfold
+from mailstack.wire.mime.headers import unfold
 from mailstack.wire.mime.lines import Data, line_count, wire_size
-from mailstack.wire.mime.params import Parameters, parse_disposition, parse_languages, parse_token
-from mailstack.wire.mime.structure import Part
+from mailstack.wire.mime.params import (
+    ContentType,
+    Parameters,
+    parse_disposition,
+    parse_languages,
+    parse_token,
+)
+from mailstack.wire.mime.structure import NamedValue, Part
 
 _PLAIN_TEXT = re.compile(rb"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*\Z")
 _SPACES = re.compile(rb"[ \t\r\n]+")
@@ -45,7 +51,7 @@ def _nstring(value: bytes | None) -> bytes:
     return string(_one_line(value))
 
 
-def envelope(fields: list[Field]) -> bytes:
+def envelope(fields: list[NamedValue]) -> bytes:
     """`(date subject from sender reply-to to cc bcc in-reply-to message-id)` of a header's fields.
 
     Of a text field that stands more than once the last one counts; addresses of all fields are listed.
@@ -53,7 +59,7 @@ def envelope(fields: list[Field]) -> bytes:
     texts: dict[bytes, bytes] = {}
     addresses: dict[bytes, list[bytes]] = {}
     folded = False
-    for name, value, _, _ in fields:
+    for name, value in fields:
         if name in _ADDRESS_FIELDS:
             value = unfold(value)
             listed = _repeated_addresses(value) if len(value) < REPEATED_MAX else _addresses(value)
@@ -104,56 +110,72 @@ def body(part: Part, data: Data, *, extended: bool) -> bytes:
         assert part.type is not None
         text = b"(%b %b" % (inner, string(part.type.subtype))
         if extended:
-            text += b" " + _parameters(part.type.parameters) + _common(_described(part))
+            text += (
+                b" "
+                + _parameters(part.type.parameters)
+                + _common(_described(part.content if part.mime else ()))
+            )
         return text + b")"
     return b"(" + _single(part, data, extended) + b")"
 
 
 def _single(part: Part, data: Data, extended: bool) -> bytes:
-    is_text = part.is_text
-    # A multipart whose parts cannot be told of.
-    hidden = part.type is not None and part.type.type.lower() == b"multipart"
+    frame = (
+        _repeated_frame
+        if sum([len(name) + len(value) for name, value in part.content]) < REPEATED_MAX
+        else _frame
+    )
+    before, after, counted = frame(part.content if part.mime else (), part.kind, part.type)
+    text = b"%b %d" % (before, wire_size(data, part.body, part.end))
     if part.kind == "rfc822":
-        is_global = part.type is not None and part.type.subtype.lower() == b"global"
+        message = part.children[0]
+        text += b" %b %b" % (envelope(message.fields), body(message, data, extended=extended))
+    if counted:
+        text += b" %d" % line_count(data, part.body, part.end)
+    return text + after if extended else text
+
+
+def _frame(
+    content: tuple[NamedValue, ...], kind: str, type_: ContentType | None
+) -> tuple[bytes, bytes, bool]:
+    """Of a leaf or a message/rfc822 part what stands before its size, what stands behind everything in
+    BODYSTRUCTURE, and whether its lines are counted."""
+    is_text = not kind and (type_ is None or type_.type.lower() == b"text")
+    # A multipart whose parts cannot be told of.
+    hidden = type_ is not None and type_.type.lower() == b"multipart"
+    if kind == "rfc822":
+        is_global = type_ is not None and type_.subtype.lower() == b"global"
         names = b'"message" "global"' if is_global else b'"message" "rfc822"'
-    elif part.type is None:
+    elif type_ is None:
         names = b'"text" "plain"'
     elif hidden:
         names = b'"application" "octet-stream"'
     else:
-        names = string(part.type.type) + b" " + string(part.type.subtype)
-    parameters = part.type.parameters if part.type is not None and not hidden else ()
+        names = string(type_.type) + b" " + string(type_.subtype)
+    parameters = type_.parameters if type_ is not None and not hidden else ()
     if is_text and not any(key.lower() == b"charset" for key, _ in parameters):
         parameters = (*parameters, (b"charset", b"us-ascii"))
-    fields = _described(part)
-    out = [
+    fields = _described(content)
+    before = (
         names,
         _parameters(parameters),
         _nstring(fields.get(b"content-id")),
         _nstring(fields.get(b"content-description")),
         _encoding(fields.get(b"content-transfer-encoding", b"")),
-        b"%d" % wire_size(data, part.body, part.end),
-    ]
-    if part.kind == "rfc822":
-        message = part.children[0]
-        out += [envelope(message.fields), body(message, data, extended=extended)]
-    if is_text or part.kind == "rfc822":
-        out.append(b"%d" % line_count(data, part.body, part.end))
-    text = b" ".join(out)
-    if extended:
-        text += b" " + _nstring(fields.get(b"content-md5")) + _common(fields)
-    return text
+    )
+    after = b" " + _nstring(fields.get(b"content-md5")) + _common(fields)
+    return b" ".join(before), after, is_text or kind == "rfc822"
 
 
-def _described(part: Part) -> dict[bytes, bytes]:
+_repeated_frame = lru_cache(1024)(_frame)
+"""Most parts are described in the same words as others."""
+
+
+def _described(content: tuple[NamedValue, ...]) -> dict[bytes, bytes]:
     """What a part says of its content, by the fields' names in lower case; the first of each name, but the
     last disposition and the first languages that can be read."""
     found: dict[bytes, bytes] = {}
-    if not part.mime:
-        return found
-    for name, value, _, _ in part.fields:
-        if name[:8] != b"content-":
-            continue
+    for name, value in content:
         unreadable = name == b"content-language" and name in found and not parse_languages(found[name])
         if name not in found or name == b"content-disposition" or unreadable:
             found[name] = unfold(value)

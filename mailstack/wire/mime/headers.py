@@ -44,6 +44,11 @@ def fields(header: bytes) -> Iterator[Field]:
             yield make(Field, (name.rstrip(b" \t").lower(), text, start, end))
 
 
+split = _FIELD.findall
+"""A header without CR in pieces, each as (empty line, name, value, line that is no field); what is not there
+is empty. What follows an empty line is the body's."""
+
+
 def unfold(value: bytes) -> bytes:
     """The value on one line: line ends go, the blanks that follow them stay; so do blanks at the end, and all
     but one where there is nothing else on the first line."""

@@ -13,6 +13,8 @@ from mailstack.wire.mime import headers
 from mailstack.wire.mime.lines import WINDOW, Data, release, seek
 from mailstack.wire.mime.params import ContentType, parse_content_type, parse_token
 
+NamedValue = tuple[bytes, bytes]
+"""A field: its name in lower case and its raw value."""
 DEPTH_MAX = 100
 PARTS_MAX = 10_000
 BOUNDARY_MAX = 80
@@ -30,18 +32,38 @@ _LARGE_HEADER = 1 << 14
 _DESCRIBING = frozenset(
     b"mime-version date subject from sender reply-to to cc bcc in-reply-to message-id".split()
 )
-"""Fields, beside `Content-…`, that are kept of a message with large or many headers."""
+"""Fields, beside `Content-…`, that are kept."""
+_SPELLINGS = {
+    spelled: name
+    for name in (
+        *_DESCRIBING,
+        *b"content-type content-transfer-encoding content-disposition content-id content-description".split(),
+    )
+    for spelled in (name, name.title(), name.upper())
+}
+_SPELLINGS.update(
+    {b"MIME-Version": b"mime-version", b"Message-ID": b"message-id", b"Content-ID": b"content-id"}
+)
+_SPELLINGS.update(
+    dict.fromkeys(
+        b"Received Return-Path Delivered-To Received-SPF DKIM-Signature Authentication-Results List-Id "
+        b"List-Unsubscribe References User-Agent X-Mailer X-Originating-IP X-Spam-Status".split(),
+        b"",
+    )
+)
+"""How names are mostly written, with what is made of them: lower case, or nothing where they are not kept."""
 
 
 class Part:
     """A part: its header is `data[start:body]`, its content `data[body:end]`.
 
     `kind` is `multipart`, `rfc822` or empty. A multipart's children are its parts; an rfc822 part has one
-    child, the message in it. `fields` is the header's fields, read once. Without `mime` they are a message's
-    that does not say it has MIME's.
+    child, the message in it. `fields` is what the header says that is told of (see `kept_fields`), `content`
+    those fields of it that describe the content. Without `mime` they are a message's that does not say it has
+    MIME's.
     """
 
-    __slots__ = ("body", "children", "end", "fields", "kind", "mime", "start", "type")
+    __slots__ = ("body", "children", "content", "end", "fields", "kind", "mime", "start", "type")
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -50,7 +72,8 @@ class Part:
         self.kind = ""
         self.mime = True
         self.type: ContentType | None = None
-        self.fields: list[headers.Field] = []
+        self.fields: list[NamedValue] = []
+        self.content: tuple[NamedValue, ...] = ()
         self.children: list[Part] = []
 
     @property
@@ -60,9 +83,10 @@ class Part:
 
     def field(self, name: bytes, *, first: bool = False) -> bytes | None:
         """The last (or first) field of a name (lower case), unfolded; None when there is none."""
-        for field in self.fields if first else reversed(self.fields):
-            if field.name == name:
-                return headers.unfold(field.value)
+        fields = self.content if name[:8] == b"content-" else self.fields
+        for known, value in fields if first else reversed(fields):
+            if known == name:
+                return headers.unfold(value)
         return None
 
 
@@ -72,15 +96,29 @@ def parse(data: Data, *, world: bool = False) -> Part:
     return _Scanner(data, world).message()
 
 
-def kept_fields(header: bytes, *, few: bool = False) -> list[headers.Field]:
-    """The fields of a header; of a large one (or with `few`) those that describe the message or its parts."""
-    if len(header) <= _LARGE_HEADER and not few:
-        return list(headers.fields(header))
-    return [
-        field._replace(value=field.value[:VALUE_MAX])
-        for field in islice(headers.fields(header), FIELDS_MAX)
-        if field.name[:8] == b"content-" or field.name in _DESCRIBING
-    ]
+def kept_fields(header: bytes, *, few: bool = False) -> list[NamedValue]:
+    """The fields of a header that describe the message or its parts: names in lower case, raw values; the
+    beginnings of values where the header is a large one (or with `few`)."""
+    large = few or len(header) > _LARGE_HEADER
+    if large or b"\r" in header:
+        return [
+            (field.name, field.value[:VALUE_MAX] if large else field.value)
+            for field in islice(headers.fields(header), FIELDS_MAX if large else None)
+            if field.name[:8] == b"content-" or field.name in _DESCRIBING
+        ]
+    kept: list[NamedValue] = []
+    spellings = _SPELLINGS
+    for last, spelled, value, _ in headers.split(header):
+        name = spellings.get(spelled)
+        if name is None:
+            if last:
+                break
+            name = spelled.rstrip(b" \t").lower()
+            if name[:8] != b"content-" and name not in _DESCRIBING:
+                continue
+        if name:
+            kept.append((name, value))
+    return kept
 
 
 def _is_encoded(part: Part) -> bool:
@@ -94,6 +132,8 @@ class _Scanner:
         self.data = data
         self.world = world
         self.size = len(data)
+        # Looking for one octet is quick: most messages have LF for line ends.
+        self.carriage = not isinstance(data, bytes) or b"\r" in data
         self.parts = 1
         self.reached = 0
         self.headers_left = HEADERS_MAX
@@ -115,7 +155,7 @@ class _Scanner:
         """Read one part from `part.start` on. Returns the boundary that ended it (see `boundary`), or None at
         the message's end."""
         stop, cut = self.header(part)
-        part.mime = not message or any(field.name in _MIME for field in part.fields)
+        part.mime = not message or any(name in _MIME for name, _ in part.fields)
         self.classify(part, depth, digest)
         if stop is not None and cut and not self.opens(part, stop):
             # A boundary within the header, or at once behind the empty line, whose line end belongs to the
@@ -153,7 +193,9 @@ class _Scanner:
         size = min(part.body - part.start, HEADER_MAX, self.headers_left)
         self.headers_left -= size
         many = self.headers_left < HEADERS_MAX // 2
-        part.fields = kept_fields(self.data[part.start : part.start + size], few=many)
+        fields = kept_fields(self.data[part.start : part.start + size], few=many)
+        part.fields = fields
+        part.content = tuple([field for field in fields if field[0][:8] == b"content-"])
         return stop, cut
 
     def header_end(self, start: int) -> int | None:
@@ -167,7 +209,9 @@ class _Scanner:
         if start < self.empty_from or (self.empty is not None and self.empty < start + 2):
             self.empty_from = start
             lf = seek(data, b"\n\n", start)
-            crlf = seek(data, b"\n\r\n", start, lf + 1 if lf >= 0 else None)
+            crlf = -1
+            if self.carriage:
+                crlf = seek(data, b"\n\r\n", start, lf + 1 if lf >= 0 else None)
             self.empty = crlf + 3 if crlf >= 0 else lf + 2 if lf >= 0 else None
         return self.empty
 
