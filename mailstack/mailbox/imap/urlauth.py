@@ -35,6 +35,7 @@ CAPABILITIES = ("URLAUTH", "URLAUTH=BINARY")
 _VERSION = "01"
 """Stands before each signature."""
 _FAILED = "URLAUTH verification failed"
+_BAD = "BAD Error in IMAP command GENURLAUTH: "
 
 
 def _check_enabled(session: Session) -> None:
@@ -62,11 +63,11 @@ async def genurlauth(session: Session, tag: str, command: GenUrlAuth) -> str:
     signed = []
     for text, mechanism in command.urls:
         if mechanism != INTERNAL:
-            raise CommandError(f"BAD Unsupported URLAUTH mechanism: {mechanism}")
+            raise CommandError(f"{_BAD}Unsupported URLAUTH mechanism: {mechanism}")
         try:
             signed.append(await _signed(session, text))
         except BadUrlError as error:
-            raise CommandError(f"BAD Invalid URL: {error}") from None
+            raise CommandError(f"{_BAD}Invalid URL: {error}") from None
     session.send(b" ".join([b"* GENURLAUTH", *(astring(url.encode()) for url in signed)]) + b"\r\n")
     return "OK GENURLAUTH completed."
 
@@ -95,9 +96,9 @@ async def _signed(session: Session, text: str) -> str:
     if not url.access or url.mechanism:
         raise BadUrlError("Must be an URLAUTH rump URL")
     if _canonical(session, url.user) != session.user.name:
-        raise CommandError(f"BAD Not permitted to generate URLAUTH for user {url.user}")
+        raise CommandError(f"{_BAD}Not permitted to generate URLAUTH for user {url.user}")
     if _is_over(session, url):
-        raise BadUrlError("URLAUTH has already expired")
+        raise CommandError(f"{_BAD}URLAUTH has already expired")
     box = await opened(session, session.root, url)
     try:
         if box.folder.index(url.uid) < 0:

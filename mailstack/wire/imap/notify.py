@@ -61,7 +61,7 @@ class Notify:
 
 def parse_notify(cursor: Cursor) -> Notify:
     """Raises `ParseError`, `BadMailboxNameError`."""
-    cursor.space()
+    cursor.expect(b" ")
     word = cursor.word()
     if word == "NONE":
         return Notify(None)
