@@ -485,6 +485,8 @@ _TABLE: tuple[Parameter, ...] = (
     _P("mime_nesting_limit", _I, "100", _CLEANUP, "multiparts in multiparts that are understood", 1),
     _P("mime_boundary_length_limit", _I, "2048", _CLEANUP, "octets of a boundary that count", 1),
     _P("disable_mime_input_processing", _B, "no", _CLEANUP, "a body is a body, whatever its type"),
+    _P("internal_mail_filter_classes", _L, "", ("bounce", "smtpd", "smtp", "lmtp"),
+       "mail of our own that checks and non_smtpd_milters see: bounce (notifications), notify (notices)"),
     _P("content_filter", _S, "", _CLEANUP, "transport:nexthop that gets all mail"),
     _P("default_filter_nexthop", _S, "", _QMGR, "the nexthop of a filter that names none"),
     _P("receive_override_options", _L, "", _CLEANUP, "what is not done to mail of this service"),

@@ -152,8 +152,6 @@ always yes: a message has a queue id with its first good recipient, a file when 
     smtpd_delay_open_until_valid_rcpt
 always yes: a CR of its own becomes a space, a LF of its own the end of a line
     cleanup_replace_stray_cr_lf
-notifications and what local forwards pass no header_checks, content_filter and milters
-    internal_mail_filter_classes
 old: mailbox_delivery_lock = dotlock
     sun_mailtool_compatibility
 a date of a release; mail_version may stand in texts

@@ -503,7 +503,8 @@ def test_cases(pair: Pair, number: int) -> None:
 
 LOCAL = """\
 milter_command_timeout = 5s
-milter_connect_macros = j _ v {daemon_name} {client_addr} {client_name} {client_port} {client_ptr} i
+milter_connect_macros = j _ v {daemon_name} {client_addr} {client_name} {client_port} {client_ptr} i {daemon_addr}
+  {daemon_port} {client_connections} {client_resolve}
 milter_mail_macros = i {mail_addr} {auth_type} {client_name}
 milter_rcpt_macros = i {rcpt_addr} {mail_addr}
 """

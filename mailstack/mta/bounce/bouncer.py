@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta import lines as lines_of
@@ -37,6 +37,9 @@ from mailstack.net.log import Log
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import TableError
+
+if TYPE_CHECKING:
+    from mailstack.mta.internal import InternalFilter
 
 HEADER_LIMIT = 100 * 1024
 """Octets of an original's headers that are returned at the most."""
@@ -66,7 +69,10 @@ class Bouncer:
         clock: Clock,
         log: Log,
         wake: Callable[[str], None],
+        internal: InternalFilter | None = None,
     ) -> None:
+        self._internal = internal
+        """internal_mail_filter_classes has `bounce`."""
         self._queue = queue
         self._commit = commit
         self._cleanup = cleanup
@@ -185,7 +191,8 @@ class Bouncer:
     ) -> None:
         """Put a notification into the queue. `whole`: with all of the original."""
         envelope = message.envelope
-        large = whole and envelope.size > LARGE
+        internal = self._internal  # what is looked at is in memory; bounce_size_limit bounds it
+        large = whole and envelope.size > LARGE and internal is None
         now = self._clock.time()
         queue_id = self._queue.new_id(now)
         stamp = "" if self._long_ids else time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
@@ -218,14 +225,21 @@ class Bouncer:
             body="8bitmime" if eight_bit or self._site.utf8 else "7bit",
             smtputf8=envelope.smtputf8,
         )
-        if large:
+        where = "incoming"
+        if internal is not None:
+            where = await internal.enqueue(
+                report, parts, whom.address, self._queue, self._commit, self._cleanup_log
+            )
+        elif large:
             await self._spool(report, message, parts[0], parts[-1])
         else:
             await self._queue.enqueue(report, parts, self._commit)
-        self._cleanup_log.info(f"{queue_id}: message-id=<{message_id(queue_id, stamp, self._site.host)}>")
+        if where:
+            self._cleanup_log.info(f"{queue_id}: message-id=<{message_id(queue_id, stamp, self._site.host)}>")
         logged = template.postmaster_log if whom.postmaster else template.sender_log
         self._log.info(f"{envelope.queue_id}: {logged}: {queue_id}")
-        self._wake(queue_id)
+        if where == "incoming":
+            self._wake(queue_id)
 
     async def _spool(self, report: Envelope, message: Message, head: bytes, tail: bytes) -> None:
         """Put a notification with a large original between `head` and `tail` into the queue."""

@@ -12,12 +12,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.address_maps import OpenTable
 from mailstack.mta.bounce.report import INDENT, fold
 from mailstack.mta.cleanup import Cleanup, author, mail_date
 from mailstack.mta.rewrite import Rewriter
-from mailstack.storage.queue import Envelope
+from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
+from mailstack.storage.durable import GroupCommit
+from mailstack.storage.queue import Envelope, Queue
+
+if TYPE_CHECKING:
+    from mailstack.mta.internal import InternalFilter
 
 CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
 """The classes that have transcripts."""
@@ -44,10 +52,17 @@ class Notices:
     cleanup: Cleanup
     long_ids: bool
     """Queue ids never repeat, and make Message-IDs alone."""
+    filter: InternalFilter | None
+    """internal_mail_filter_classes has `notify`."""
 
     @classmethod
-    def read(cls, conf: MainCf, rewriter: Rewriter, cleanup: Cleanup) -> Notices | None:
-        """What main.cf says; None where no session is to be reported. Raises `ConfigError`."""
+    def read(
+        cls, conf: MainCf, rewriter: Rewriter, cleanup: Cleanup, open_table: OpenTable, resolver: Resolver
+    ) -> Notices | None:
+        """What main.cf says; None where no session is to be reported.
+
+        Raises `ConfigError`, and what a table raises.
+        """
         classes = notify_classes(conf) & CLASSES
         if not classes:
             return None
@@ -65,7 +80,27 @@ class Notices:
             author("Postmaster", error_recipient, obsolete),
             cleanup,
             conf.bool("enable_long_queue_ids"),
+            internal_filter(conf, "notify", cleanup, rewriter, open_table, resolver),
         )
+
+    async def enqueue(
+        self, envelope: Envelope, content: bytes, queue: Queue, commit: GroupCommit, log: Log
+    ) -> str:
+        """Queue a notice: which queue it is in then, `""`: none, nobody is to have it. `log`: cleanup's.
+
+        Raises `OSError` and what tables raise.
+        """
+        if self.filter is None:
+            await queue.enqueue(envelope, (content,), commit)
+            return "incoming"
+        from mailstack.mta.internal import Refused
+
+        first = envelope.recipients[0]
+        given = first.original or first.address
+        try:
+            return await self.filter.enqueue(envelope, (content,), given, queue, commit, log)
+        except Refused:
+            return ""
 
     def envelope(self, errors: Iterable[str], queue_id: str, now: float) -> Envelope:
         """Of a notice of a session with such errors. Raises what `Cleanup.recipients` does."""
@@ -108,6 +143,17 @@ class Notices:
             "For other details, see the local mail logfile",
         ]
         return message_id, "".join(f"{line}\r\n" for line in lines).encode("utf-8", "replace")
+
+
+def internal_filter(
+    conf: MainCf, what: str, cleanup: Cleanup, rewriter: Rewriter, open_table: OpenTable, resolver: Resolver
+) -> InternalFilter | None:
+    """What mail of our own is put before (internal_mail_filter_classes); nearly always None."""
+    if not conf.list("internal_mail_filter_classes"):
+        return None
+    from mailstack.mta.internal import InternalFilter
+
+    return InternalFilter.load(conf, what, cleanup, rewriter, open_table, resolver)
 
 
 def notify_classes(conf: MainCf) -> frozenset[str]:

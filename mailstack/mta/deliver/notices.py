@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.address_maps import OpenTable
 from mailstack.mta.bounce.transcript import Notices
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.cleanup.recipients import AliasExpansionError
@@ -17,6 +18,7 @@ from mailstack.mta.lookup import settled
 from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
+from mailstack.net.resolver import Resolver
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
 from mailstack.storage.tables import TableError
@@ -34,11 +36,14 @@ def notifier(
     clock: Clock,
     log: Log,
     wake: Callable[[str], None],
+    open_table: OpenTable,
+    resolver: Resolver,
 ) -> Notify | None:
-    """None where nobody wants to be told. Raises `ConfigError`."""
-    notices = Notices.read(conf, rewriter, cleanup)
+    """None where nobody wants to be told. Raises `ConfigError` and what a table raises."""
+    notices = Notices.read(conf, rewriter, cleanup, open_table, resolver)
     if notices is None or "protocol" not in notices.classes:
         return None
+    cleanup_log = log.child(f"{conf.str('syslog_name')}/cleanup")
 
     async def notify(client: str, host: str, history: Sequence[bytes]) -> None:
         now = clock.time()
@@ -47,10 +52,11 @@ def notifier(
             envelope = await settled(lambda: notices.envelope(("protocol",), queue_id, now))
             program = f"{client.upper()} client"
             _, content = notices.compose(host, history, "", queue_id, now, program=program)
-            await queue.enqueue(envelope, (content,), commit)
+            where = await notices.enqueue(envelope, content, queue, commit, cleanup_log)
         except (OSError, AliasExpansionError, TableError) as error:
             log.warning(f"postmaster notify: {error}")
             return
-        wake(queue_id)
+        if where == "incoming":
+            wake(queue_id)
 
     return notify

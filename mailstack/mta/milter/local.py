@@ -21,13 +21,15 @@ from mailstack.wire.smtp.address import quote
 from mailstack.wire.smtp.reply import Reply
 
 NAME, ADDRESS, PORT = "localhost", "127.0.0.1", "0"
+NOT_NOW = "message not accepted, try again later"
 CANNOT_REJECT = Reply(451, "4.3.5", "Server configuration error")
 
 
 class LocalFilter:
-    """The milters before one message."""
+    """The milters before one message. `waits`: it stays where it is when it is not taken for now."""
 
-    def __init__(self, milters: Milters, queue_id: str, log: Log) -> None:
+    def __init__(self, milters: Milters, queue_id: str, log: Log, *, waits: bool = True) -> None:
+        self._waits = waits
         self._queue_id = queue_id
         self._log = log
         self._sender: str | None = None
@@ -63,7 +65,8 @@ class LocalFilter:
                         f"{self._queue_id}: milter configuration error: can't reject recipient "
                         "in non-smtpd(8) submission"
                     )
-                    self._log.warning(f"{self._queue_id}: deferring delivery of this message")
+                    word = "deferring delivery of this message" if self._waits else NOT_NOW
+                    self._log.warning(f"{self._queue_id}: {word}")
                     return Verdict(CANNOT_REJECT)
             if verdict is None:
                 verdict = self._heed("DATA", await chain.data(), words)
@@ -100,4 +103,8 @@ class LocalFilter:
                 return self._sender
             case "{rcpt_addr}":
                 return self._recipient
+            case "{daemon_addr}":
+                return ADDRESS
+            case "{daemon_port}":
+                return PORT
         return client_macro(name, host=NAME, reverse=NAME, address=ADDRESS, port=PORT)

@@ -10,6 +10,7 @@ from mailstack.config.errors import ConfigError
 from mailstack.config.postfix import MainCf, enabled, read_master
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.bouncer import Bouncer
+from mailstack.mta.bounce.transcript import internal_filter
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.local import ForwardMail, LocalRouter
 from mailstack.mta.deliver.notices import notifier
@@ -133,16 +134,17 @@ def load(
             log.child(f"{conf.str('syslog_name')}/local"),
             clock=clock,
         )
-        notify = notifier(conf, rewriter, cleanup, queue, commit, clock, log, wake)
+        notify = notifier(conf, rewriter, cleanup, queue, commit, clock, log, wake, open_table, resolver)
         transports = Transports(
             conf, services, queue, commit, resolver, clock, log, open_table, rewriter, local, forward, notify
         )
         transports.check()
         pickup = Pickup.read(conf, services, cleanup, open_table, resolver)
         probing = probing_rewriter(conf, open_table)
+        internal = internal_filter(conf, "bounce", cleanup, rewriter, open_table, resolver)
     except (TableError, OSError) as error:
         raise ConfigError(conf.path, 0, str(error)) from None
-    bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake)
+    bouncer = Bouncer(conf, queue, commit, rewriter, cleanup, clock, log, wake, internal)
     if conf.time("bounce_queue_lifetime") > conf.time("maximal_queue_lifetime"):
         log.warning(
             "bounce_queue_lifetime is larger than maximal_queue_lifetime - adjusting bounce_queue_lifetime"

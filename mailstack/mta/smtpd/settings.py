@@ -281,7 +281,7 @@ def _load(
         dsn="dsn" not in _discarded(conf),
         milters=load_milters(conf, "smtpd_milters", open_table, resolver, maps=True),
         port_wanted=_port_wanted(conf, config_dir),
-        notices=Notices.read(conf, rewriter, cleanup),
+        notices=Notices.read(conf, rewriter, cleanup, open_table, resolver),
         forbid_pipelining=conf.bool("smtpd_forbid_unauth_pipelining"),
         discarded_keywords=_discarded(conf),
         keyword_maps=KeywordMaps.load(conf, open_table),
