@@ -79,7 +79,7 @@ def local_form(data: Sequence[bytes | memoryview]) -> tuple[list[bytes], int, in
 
 def virtual_size(parts: Sequence[bytes], size: int, lines: int) -> int:
     """Octets when each LF that has no CR before it is sent as CRLF."""
-    already = sum(part.count(b"\r\n") for part in parts)
+    already = sum(part.count(b"\r\n") for part in parts if b"\r" in part)
     return size + lines - already
 
 
