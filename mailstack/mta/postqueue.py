@@ -33,7 +33,7 @@ _DOMAIN = re.compile(r"(\[[\w.:%-]+\]|[\w-]+(\.[\w-]+)*\.?)\Z")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a listing is laid out: its first line, a message's (id, size, date, sender), what indents recipients."""
+    """How a listing is laid out: first line, a message (id, size, date, sender), what indents recipients."""
 
     heading: str
     message: str

@@ -138,7 +138,10 @@ def run(
     except OSError as error:
         if isinstance(error, FileNotFoundError) and "/" not in command.argv[0] != "sh":
             return run(replace(command, argv=["sh", "-c", command.text]), parts, started)
-        said = f"{command.complaint} {error.filename or command.argv[0]}: {error.strerror} "
+        if error.filename == command.directory:
+            said = f'cannot change directory to "{command.directory}": {error.strerror} '
+        else:
+            said = f"{command.complaint} {error.filename or command.argv[0]}: {error.strerror} "
         return judge(75, said, command.text)
     except (ValueError, subprocess.SubprocessError) as error:
         return judge(75, f"{command.complaint} {command.argv[0]}: {error} ", command.text)

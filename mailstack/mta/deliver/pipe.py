@@ -40,7 +40,7 @@ from mailstack.mta.verify import is_probe
 from mailstack.net.clock import Clock
 from mailstack.storage import mbox
 from mailstack.storage.identity import Identity
-from mailstack.storage.queue import Queue
+from mailstack.storage.queue import Message, Queue
 from mailstack.wire.smtp import quote, split_address
 
 _MACRO = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\)|\$|)")
@@ -223,10 +223,10 @@ class PipeAgent:
     # ---- the command's arguments
 
     def _argv(self, request: Request) -> list[str]:
-        envelope = request.message.envelope
+        envelope, null = request.message.envelope, self._line.null_sender
         common = {
-            "sender": self._address(envelope.sender) if envelope.sender else self._line.null_sender,
-            "nexthop": request.nexthop,
+            "sender": self._sender(request.message) if "q" in self._line.flags else envelope.sender or null,
+            "nexthop": request.nexthop.lower() if "h" in self._line.flags else request.nexthop,
             "size": str(envelope.size),
             "queue_id": request.message.queue_id,
             "client_address": envelope.client_address,
@@ -265,8 +265,12 @@ class PipeAgent:
             "domain": domain,
         }
 
+    def _sender(self, message: Message) -> str:
+        """The sender as it stands in headers, or what null_sender= has in his place."""
+        return quote(message.envelope.sender) or self._line.null_sender
+
     def _address(self, address: str) -> str:
-        """An address as the flags h, u and q want it."""
+        """A recipient as the flags h, u and q want him."""
         local, domain = split_address(address)
         flags = self._line.flags
         if "u" in flags:
@@ -282,7 +286,7 @@ class PipeAgent:
         """The message in the form that the flags ask for. Raises `OSError`."""
         flags, eol = self._line.flags, self._line.eol
         if "F" in flags:
-            first = mbox.from_line(quote(request.message.envelope.sender), self._clock.time())
+            first = mbox.from_line(self._sender(request.message), self._clock.time())
             yield first.replace(b"\n", eol)
         for part, starts in self._lines(request):
             head, part = (b"", part) if starts else _rest_of_line(part)
@@ -300,11 +304,11 @@ class PipeAgent:
         flags, message, target = self._line.flags, request.message, request.targets[0]
         head = ""
         if "R" in flags:
-            head += f"Return-Path: <{quote(message.envelope.sender)}>\n"
+            head += f"Return-Path: <{self._sender(message)}>\n"
         if "O" in flags:
-            head += f"X-Original-To: {target.original or target.address}\n"
+            head += f"X-Original-To: {quote(target.original or target.address)}\n"
         if "D" in flags:
-            head += f"Delivered-To: {target.address}\n"
+            head += f"Delivered-To: {quote(target.address)}\n"
         if head:
             yield head.encode("utf-8", "surrogateescape"), True
         yield from mbox.whole_lines(content(self._queue, message))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import subprocess
 import threading
 from pathlib import Path
@@ -92,8 +93,17 @@ def test_a_command_that_takes_too_long_dies_with_its_children(tmp_path: Path) ->
         if number.endswith("\n"):
             break
     child = int(number)
-    stat = Path(f"/proc/{child}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    end = time.monotonic() + 20
+    while _runs(child):  # it has been sent the signal, and dies when its turn comes
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_cancelled_delivery_kills_its_command(tmp_path: Path) -> None:

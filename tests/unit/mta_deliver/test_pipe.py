@@ -83,6 +83,12 @@ def run(
     return asyncio.run(main())
 
 
+def test_a_sender_keeps_his_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"flags=hu {shows(tmp_path)} ${{recipient}} ${{sender}}"
+    run(tmp_path, monkeypatch, line, "A+B@Y.test", sender="Send+X@Far.test")
+    assert (tmp_path / "args").read_text() == "a+b@y.test\nSend+X@Far.test\n"
+
+
 def shows(root: Path) -> str:
     """A program that writes its arguments and its input into files."""
     program = root / "shows"
@@ -123,12 +129,12 @@ def test_arguments_for_several_recipients(tmp_path: Path, monkeypatch: pytest.Mo
         ("flags=hu", "some user@y.test\nMAILER-DAEMON", "Subject: x\n\n.dot\nFrom a\nFrom b\n"),
         ("flags=q null_sender=", '"Some User"@Y.test\n', "Subject: x\n\n.dot\nFrom a\nFrom b\n"),
         ("flags=.>", None, "Subject: x\n\n..dot\n>From a\n>From b\n"),
-        ("flags=RB", None, "Return-Path: <>\nSubject: x\n\n.dot\nFrom a\nFrom b\n\n"),
+        ("flags=RB", None, "Return-Path: <MAILER-DAEMON>\nSubject: x\n\n.dot\nFrom a\nFrom b\n\n"),
         (
             "flags=DO",
             None,
             (
-                "X-Original-To: Some User@Y.test\nDelivered-To: Some User@Y.test\n"
+                'X-Original-To: "Some User"@Y.test\nDelivered-To: "Some User"@Y.test\n'
                 "Subject: x\n\n.dot\nFrom a\nFrom b\n"
             ),
         ),
@@ -183,7 +189,7 @@ def test_final_delivery_and_what_the_command_says(tmp_path: Path, monkeypatch: p
                 "Deferred",
                 "4.3.0",
                 (
-                    "temporary failure. Command output: pipe: fatal: pipe_command: execvp /no/such: "
+                    'temporary failure. Command output: cannot change directory to "/no/such": '
                     "No such file or directory "
                 ),
             ),
