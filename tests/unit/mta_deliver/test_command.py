@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
