@@ -62,6 +62,12 @@ disable_plaintext_auth = yes
     no passwords in plain text without TLS; from this machine neither
 hostname =
     in greetings and Received: of LMTP; empty: the machine's
+imap_capability =
+    what is announced instead of what there is; with `+` before it: besides
+imap_id_log =
+    fields of what clients say of themselves that are logged, `*`: all
+imap_id_send = name *
+    what ID says: names and values; `*`: our own name, version, os or os-version
 imap_idle_notify_interval = 2 mins
     between two `* OK Still here`
 imap_max_line_length = 64 k
@@ -80,6 +86,8 @@ lmtp_add_received_header = yes
     LMTP's own Received:
 lmtp_hdr_delivery_address = final
     what Delivered-To: says
+lmtp_rcpt_check_quota = no
+    RCPT is refused where a quota is used up
 lmtp_save_to_detail_mailbox = no
     `user+Folder@`: into that mailbox; INBOX where there is none
 lmtp_user_concurrency_limit = 0
@@ -254,6 +262,8 @@ maildir_very_dirty_syncs = no
     only `no`: changes by other programs are seen at once
 mmap_disable = no
     any value: nothing is mapped that others change
+postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
+    any value: nothing is sent, so nobody is named as its sender; the MTA bounces
 pop3_fast_size_lookups = no
     any value: sizes stand in the names of files, and others are found once
 pop3_lock_session = no
@@ -481,24 +491,17 @@ the MTA's engine takes `MAIL FROM: <a@b>` in any case, and a path needs its brac
     lmtp_client_workarounds =
 the detail is that of RCPT TO
     lda_original_recipient_header =
-nothing is sent: there is no Sieve, and the MTA bounces
-    postmaster_address = postmaster@%{if;%d;ne;;%d;%{hostname}}
 plugins of Dovecot's cannot be loaded
     mail_plugins =
-what is announced is what works
-    imap_capability =
 no client of today needs them
     imap_client_workarounds =
-sessions' ends and IDs are not logged
-    imap_id_log =
+sessions' ends are not logged
     imap_logout_format = in=%i out=%o deleted=%{deleted} expunged=%{expunged} trashed=%{trashed} \
 hdr_count=%{fetch_hdr_count} hdr_bytes=%{fetch_hdr_bytes} body_count=%{fetch_body_count} \
 body_bytes=%{fetch_body_bytes}
     imap_urlauth_logout_format = in=%i out=%o
 nothing is proxied
     imap_id_retain = no
-ID names mailstack
-    imap_id_send = name *
 log lines have Dovecot's default form, with syslog's time
     log_timestamp = %b %d %H:%M:%S
     login_log_format = %$: %s
@@ -518,8 +521,6 @@ LITERAL+ is announced, and LITERAL- to clients that have enabled IMAP4rev2
     imap_literal_minus = no
 METADATA is always there
     imap_metadata = no
-the quota is looked at when the message is there
-    lmtp_rcpt_check_quota = no
 there are no shared namespaces
     mail_shared_explicit_inbox = no
 auth_master_user_separator is the one that counts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mailstack.net.log import Log
@@ -40,11 +40,55 @@ class OverQuotaError(Exception):
     """There is no room for it; the text is for the user (`quota_exceeded_message`)."""
 
 
+class _Place:
+    """An account into which something is on its way. `users`: who still needs this object."""
+
+    __slots__ = ("closed", "coming", "lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.coming = Usage()
+        self.closed = asyncio.Event()
+        self.users = 0
+
+
+class Room:
+    """What has been admitted and may not have been counted yet."""
+
+    __slots__ = ("_leave", "_place", "_usage")
+
+    def __init__(self, place: _Place | None, usage: Usage, leave: Callable[[], None]) -> None:
+        self._place = place
+        self._usage = usage
+        self._leave = leave
+
+    def close(self) -> None:
+        """It is stored and counted, or has failed."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.coming = Usage(
+                place.coming.storage - self._usage.storage, place.coming.messages - self._usage.messages
+            )
+            place.closed.set()
+            place.closed = asyncio.Event()
+            self._leave()
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+NO_ROOM_NEEDED = Room(None, Usage(), lambda: None)
+
+
 class Quotas:
     """The quotas of one configuration."""
 
     def __init__(self, plugin: Mapping[str, str], log: Log) -> None:
         self._log = log
+        self._places: dict[str, _Place] = {}
         self.message = plugin.get("quota_exceeded_message", EXCEEDED)
         self._rules = {key: value for key, value in plugin.items() if RULE.fullmatch(key)}
         self._grace = plugin.get("quota_grace", "10%").replace("%%", "%")
@@ -75,23 +119,49 @@ class Quotas:
         rules = {**self._rules, **own}
         return [rules[key].replace("%%", "%") for key in sorted(rules)]
 
-    async def admit(self, user: Limited, folder: str, more: Usage, *, grace: bool = False) -> None:
-        """Raises `OverQuotaError` when that much may not be put into the folder, `OSError`.
+    async def admit(self, user: Limited, folder: str, more: Usage, *, grace: bool = False) -> Room:
+        """Room for that much in the folder, kept until it is closed: others are admitted to what is left.
 
-        Nothing is refused before the account has been counted anew.
+        Nothing is refused before the account has been counted anew, without anybody's room in it. Raises
+        `OverQuotaError`, `OSError`.
         """
         quota = self.of(user)
         root = user.mail_root
         if quota is None:
-            return
+            return NO_ROOM_NEEDED
         mailbox = quota.mailbox_at(root, folder)
         if not any(quota.limits(mailbox)):
-            return
-        for measure in (stored.usage, stored.recount):
-            now = await asyncio.to_thread(measure, root, quota)
-            if not quota.exceeded(mailbox, now, more, grace=grace):
-                return
-        raise OverQuotaError(self.message)
+            return NO_ROOM_NEEDED
+        place = self._places.setdefault(root, _Place())
+        place.users += 1
+        try:
+            while True:
+                async with place.lock:
+                    # Room that is closed while we count is in the count, or not.
+                    before = place.coming
+                    for measure in (stored.usage, stored.recount):
+                        now = await asyncio.to_thread(measure, root, quota)
+                        if not quota.exceeded(mailbox, now + before, more, grace=grace):
+                            place.users += 1
+                            place.coming += more
+                            return Room(place, more, self._forget(root, place))
+                    closed = place.closed
+                if before == Usage():
+                    raise OverQuotaError(self.message)
+                if place.coming == before:
+                    await closed.wait()
+        finally:
+            self._forget(root, place)()
+
+    def _forget(self, root: str, place: _Place) -> Callable[[], None]:
+        """What one of those who use the place does when he is ready with it."""
+
+        def leave() -> None:
+            place.users -= 1
+            if not place.users and self._places.get(root) is place:
+                del self._places[root]
+
+        return leave
 
     def changed(self, user: Limited, difference: Usage) -> None:
         """Something has come or gone. Counting is not what a delivery may fail of."""

@@ -98,6 +98,9 @@ class MailboxService:
             mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
             idle_notify_interval=config.imap_idle_notify_interval,
             line_limit=config.imap_max_line_length,
+            capability=config.imap_capability,
+            id_send=config.imap_id_send,
+            id_log=frozenset(name.lower() for name in config.imap_id_log),
             urlauth_host=config.imap_urlauth_host,
             urlauth_port=config.imap_urlauth_port,
             server_entries=tuple(
@@ -135,6 +138,7 @@ class MailboxService:
             auto_mailboxes=frozenset(box.name for box in config.mailboxes if box.auto != "no"),
             user_concurrency=config.lmtp_user_concurrency_limit,
             quota_full_tempfail=config.quota_full_tempfail,
+            check_quota=config.lmtp_rcpt_check_quota,
             verbose_replies=config.lmtp_verbose_replies,
         )
 

@@ -121,6 +121,7 @@ class _Loader:
             ),
             lmtp_save_to_detail_mailbox=self.value("lmtp_save_to_detail_mailbox", values.boolean, "lmtp"),
             lmtp_user_concurrency_limit=self.value("lmtp_user_concurrency_limit", values.number, "lmtp"),
+            lmtp_rcpt_check_quota=self.value("lmtp_rcpt_check_quota", values.boolean, "lmtp"),
             lmtp_verbose_replies=self.value("lmtp_verbose_replies", values.boolean, "lmtp"),
             mail_server_comment=self.value("mail_server_comment", Setting.content, "imap"),
             mail_server_admin=self.value("mail_server_admin", Setting.content, "imap"),
@@ -132,6 +133,9 @@ class _Loader:
                 for name in ("imap", "pop3")
             },
             imap_idle_notify_interval=self.value("imap_idle_notify_interval", values.seconds, "imap"),
+            imap_capability=self.value("imap_capability", Setting.content, "imap"),
+            imap_id_send=self.value("imap_id_send", _pairs, "imap"),
+            imap_id_log=self.value("imap_id_log", values.words, "imap"),
             imap_max_line_length=self.value("imap_max_line_length", values.size, "imap"),
             imap_urlauth_host=self.value("imap_urlauth_host", Setting.content, "imap"),
             imap_urlauth_port=self.value("imap_urlauth_port", values.port, "imap"),
@@ -378,6 +382,12 @@ def _translation(setting: Setting) -> dict[str, str]:
     if len(text) % 2:
         raise setting.origin.error("auth_username_translation: characters come in pairs")
     return dict(zip(text[::2], text[1::2], strict=True))
+
+
+def _pairs(setting: Setting) -> tuple[tuple[str, str], ...]:
+    """Names and values in turn; a name without a value has none."""
+    words = setting.content().split()
+    return tuple(zip(words[::2], [*words[1::2], ""], strict=False))
 
 
 def _networks(setting: Setting) -> tuple[str, ...]:

@@ -172,6 +172,7 @@ class DovecotConfig:
     lmtp_hdr_delivery_address: str
     lmtp_save_to_detail_mailbox: bool
     lmtp_user_concurrency_limit: int
+    lmtp_rcpt_check_quota: bool
     lmtp_verbose_replies: bool
     quota_full_tempfail: bool
     mail_server_comment: str
@@ -181,6 +182,9 @@ class DovecotConfig:
     mail_max_userip_connections: Mapping[str, int]
     """By protocol: imap, pop3."""
     imap_idle_notify_interval: float
+    imap_capability: str
+    imap_id_send: tuple[tuple[str, str], ...]
+    imap_id_log: tuple[str, ...]
     imap_max_line_length: int
     imap_urlauth_host: str
     imap_urlauth_port: int

@@ -6,12 +6,15 @@ RFC 5161, COMPRESS RFC 4978).
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from mailstack import __version__
 from mailstack.mailbox.imap.capability import capabilities
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.deflate import Deflate
+from mailstack.wire.imap.encode import string
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
@@ -37,8 +40,36 @@ async def logout(session: Session, tag: str, command: c.Plain) -> str:
 
 
 async def identify(session: Session, tag: str, command: c.Id) -> str:
-    session.line('* ID ("name" "mailstack")')
+    settings = session.service.settings
+    if settings.id_log and command.fields:
+        _log_id(session, settings.id_log, command.fields)
+    own = {"name": "mailstack", "version": __version__}
+    if any(value == "*" for name, value in settings.id_send if name.startswith("os")):
+        system = os.uname()
+        own |= {"os": system.sysname, "os-version": system.release}
+    sent = []
+    for name, value in settings.id_send:
+        value = own.get(name, "") if value == "*" else value
+        sent.append(string(name.encode()) + b" " + (string(value.encode()) if value else b"NIL"))
+    session.send(b"* ID %b\r\n" % (b"(%b)" % b" ".join(sent) if sent else b"NIL"))
     return "OK ID completed."
+
+
+def _log_id(session: Session, wanted: frozenset[str], fields: tuple[tuple[bytes, bytes | None], ...]) -> None:
+    """In Dovecot's words; nothing that is not printable gets into the log."""
+    said = []
+    for name, value in fields:
+        key = name.decode("utf-8", "replace")
+        if value is not None and ("*" in wanted or key.lower() in wanted):
+            said.append(f"{key}={value.decode('utf-8', 'replace')}")
+    if not said:
+        return
+    text = "".join(char if char.isprintable() else "?" for char in ", ".join(said))
+    peer, local = session.stream.peer[0], session.stream.local[0]
+    if session.user is not None:
+        session.service.log.info(f"imap({session.user.name}): ID sent: {text}")
+    else:
+        session.service.log.info(f"imap-login: ID sent: {text}: user=<>, rip={peer}, lip={local}")
 
 
 async def enable(session: Session, tag: str, command: c.Enable) -> str:

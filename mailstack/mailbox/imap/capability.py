@@ -57,7 +57,27 @@ AFTER_LOGIN = (
 
 
 def capabilities(session: Session) -> list[str]:
-    """The capabilities in the connection's present state."""
+    """The capabilities in the connection's present state; what dovecot.conf says of them counts."""
+    set_to = session.service.settings.capability
+    if not set_to:
+        return _capabilities(session)
+    if set_to.startswith("+"):
+        names = _capabilities(session)
+        return [*names, *(name for name in set_to[1:].split() if name not in names)]
+    return set_to.split() + ([] if session.user is not None else _login_capabilities(session))
+
+
+def _login_capabilities(session: Session) -> list[str]:
+    names = []
+    if session.service.tls is not None and not session.secured:
+        names.append("STARTTLS")
+    names += [f"AUTH={name}" for name in session.service.auth.offered(session.stream)]
+    if not plaintext_allowed(session):
+        names.append("LOGINDISABLED")
+    return names
+
+
+def _capabilities(session: Session) -> list[str]:
     if session.user is not None:
         # RFC 4978 §3: once is enough.
         names = [name for name in AFTER_LOGIN if session.deflate is None or name != "COMPRESS=DEFLATE"]
@@ -71,13 +91,7 @@ def capabilities(session: Session) -> list[str]:
         if session.service.quotas.active:
             names += QUOTA
         return [*names, f"APPENDLIMIT={session.service.settings.message_limit}"]
-    names = list(BEFORE_LOGIN)
-    if session.service.tls is not None and not session.secured:
-        names.append("STARTTLS")
-    names += [f"AUTH={name}" for name in session.service.auth.offered(session.stream)]
-    if not plaintext_allowed(session):
-        names.append("LOGINDISABLED")
-    return names
+    return [*BEFORE_LOGIN, *_login_capabilities(session)]
 
 
 def plaintext_allowed(session: Session) -> bool:

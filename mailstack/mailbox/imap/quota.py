@@ -49,12 +49,13 @@ async def setquota(session: Session, tag: str, command: SetQuota) -> str:
 
 
 async def admit(session: Session, folder: str, sizes: Sequence[int]) -> None:
-    """Refuse messages of these sizes on disk where there is no room for them."""
+    """Refuse messages of these sizes on disk where there is no room for them; it is theirs until the command
+    is over."""
     quotas = session.service.quotas
     if quotas.active:
         assert session.user is not None
         try:
-            await quotas.admit(session.user, folder, Usage(sum(sizes), len(sizes)))
+            session.room = await quotas.admit(session.user, folder, Usage(sum(sizes), len(sizes)))
         except OverQuotaError as error:
             raise CommandError(f"NO [OVERQUOTA] {error}") from None
 

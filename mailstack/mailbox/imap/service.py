@@ -49,6 +49,12 @@ class ImapSettings:
     """While a client idles, `* OK Still here` goes out that often (imap_idle_notify_interval)."""
     line_limit: int = 65536
     """Octets of one command line without its literals (imap_max_line_length)."""
+    capability: str = ""
+    """What is announced instead of what there is, or with `+` before it besides (imap_capability)."""
+    id_send: tuple[tuple[str, str], ...] = (("name", "*"),)
+    """What ID says, `*` for what we are called (imap_id_send)."""
+    id_log: frozenset[str] = frozenset()
+    """Fields (lower case) of a client's ID that are logged, `*` for all (imap_id_log)."""
     message_limit: int = 1 << 30
     """Octets of one appended message."""
     server_entries: tuple[tuple[str, str], ...] = ()

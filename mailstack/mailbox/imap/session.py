@@ -38,6 +38,7 @@ from mailstack.mailbox.imap import list as listing
 from mailstack.mailbox.imap.capability import capabilities
 from mailstack.mailbox.imap.errors import CommandError, Disconnect
 from mailstack.mailbox.imap.service import ImapService, User
+from mailstack.mailbox.quota import Room
 from mailstack.mailbox.views import KeywordsFullError, View
 from mailstack.net.stream import Stream
 from mailstack.storage.maildir.folder import IN_NEW
@@ -93,6 +94,23 @@ async def serve(stream: Stream, service: ImapService) -> None:
         session.close()
 
 
+_STORING = frozenset(
+    (
+        "APPEND",
+        "REPLACE",
+        "COPY",
+        "MOVE",
+        "CREATE",
+        "RENAME",
+        "STORE",
+        "SUBSCRIBE",
+        "UNSUBSCRIBE",
+        "SETMETADATA",
+    )
+)
+"""Commands (with UID or without) that need room on the disk; others only fail there."""
+
+
 class Session:
     """The state of one connection. Handlers use `send`, `flush`, `view` and the helpers below."""
 
@@ -110,6 +128,7 @@ class Session:
         "notifying",
         "qresync",
         "rev2",
+        "room",
         "saved",
         "searches",
         "service",
@@ -127,6 +146,8 @@ class Session:
         self.user: User | None = None
         self.view: View | None = None
         self.append: append.Appending | None = None
+        self.room: Room | None = None
+        """What the command under way may store (see `Quotas.admit`)."""
         self.failures = 0
         self.condstore = False
         self.qresync = False
@@ -349,6 +370,10 @@ class Session:
         except Exception as error:
             self.service.log.exception(f"imap: {name}", error)
             reply = "NO [SERVERBUG] Internal error occurred. Refer to server log for more information."
+        finally:
+            if self.room is not None:
+                self.room.close()
+                self.room = None
         if not reply:
             return
         if reply.startswith("OK"):
@@ -371,7 +396,9 @@ class Session:
                 raise Disconnect("Selected mailbox was deleted, have to disconnect.")
             case OSError() if error.errno == errno.EROFS:
                 return "NO [NOPERM] Mailbox is read-only."
-            case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            case OSError() if (
+                error.errno in (errno.ENOSPC, errno.EDQUOT) and name.removeprefix("UID ") in _STORING
+            ):
                 self.service.log.error(f"imap: {name}: {error}")
                 return "NO [OVERQUOTA] Not enough disk space"
             case OSError():

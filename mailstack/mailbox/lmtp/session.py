@@ -87,6 +87,8 @@ class LmtpSettings:
     """Messages that are on their way to one user at once, in all sessions; 0: any number."""
     quota_full_tempfail: bool = False
     """Answer 452 instead of 552 where a quota is used up."""
+    check_quota: bool = False
+    """Refuse who has no room at RCPT already."""
     verbose_replies: bool = False
     """Tell the client why a message could not be stored."""
 
@@ -205,7 +207,7 @@ class LmtpSession:
         conn = self._conn
         match event:
             case events.Rcpt():
-                conn.reply(self._rcpt(event.recipient))
+                conn.reply(await self._rcpt(event.recipient))
             case events.Mail():
                 self._begin(event.sender)
                 conn.reply(_SHUTDOWN if self._stopping else _OK)
@@ -274,7 +276,7 @@ class LmtpSession:
 
     # ---- recipients and delivery
 
-    def _rcpt(self, address: str) -> Reply:
+    async def _rcpt(self, address: str) -> Reply:
         recipients = self._transaction.recipients
         if len(recipients) >= RECIPIENTS_LIMIT:
             return _TOO_MANY
@@ -290,8 +292,16 @@ class LmtpSession:
         users = self._service.lmtp_users
         if 0 < settings.user_concurrency <= users[user.name]:
             return Reply(451, "4.3.0", f"<{address}> Too many concurrent deliveries for user")
-        users[user.name] += 1
         mailbox = detail if detail and settings.detail_mailbox else tree.INBOX
+        if settings.check_quota and self._service.quotas.active and not tree.mbox_of(user.mail_root):
+            try:
+                place = _folder(user.mail_root, mailbox)
+                (await self._service.quotas.admit(user, place, Usage(0, 1), grace=True)).close()
+            except OverQuotaError as error:
+                return self._over_quota(address, error)
+            except OSError as error:
+                self._service.log.error(f"lmtp({user.name})<{self._id}>: quota not known: {error}")
+        users[user.name] += 1
         recipients.append(_Recipient(address, user, mailbox))
         return _RCPT_OK
 
@@ -327,14 +337,14 @@ class LmtpSession:
                 path = tree.path_of(user.mail_root, mailbox)
                 if service.quotas.active:
                     coming = Usage(len(header) + transaction.content.size, 1)
-                    await service.quotas.admit(user, path, coming, grace=True)
-                stored = await transaction.content.deliver(service.store, path, header)
-                if service.quotas.active:
-                    service.quotas.changed(user, Usage(size_in_name(stored, "S") or 0, 1))
+                    with await service.quotas.admit(user, path, coming, grace=True):
+                        stored = await transaction.content.deliver(service.store, path, header)
+                        service.quotas.changed(user, Usage(size_in_name(stored, "S") or 0, 1))
+                else:
+                    await transaction.content.deliver(service.store, path, header)
         except OverQuotaError as error:
             service.log.info(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
-            code, status = (452, "4.2.2") if self._settings.quota_full_tempfail else (552, "5.2.2")
-            return Reply(code, status, f"<{recipient.address}> {error}")
+            return self._over_quota(recipient.address, error)
         except OSError as error:
             service.log.error(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
             if error.errno in _FULL:
@@ -344,6 +354,10 @@ class LmtpSession:
         shown = message_id(transaction.content.head)
         service.log.info(f"lmtp({user.name})<{self._id}>: msgid={shown}: saved mail to {mailbox}")
         return Reply(250, "2.0.0", f"<{recipient.address}> {self._id} Saved")
+
+    def _over_quota(self, address: str, error: OverQuotaError) -> Reply:
+        code, status = (452, "4.2.2") if self._settings.quota_full_tempfail else (552, "5.2.2")
+        return Reply(code, status, f"<{address}> {error}")
 
     def _mailbox(self, root: str, name: str) -> str:
         """The mailbox that a detail names, made where it has to be, or INBOX. Raises `OSError`."""
@@ -377,6 +391,14 @@ class LmtpSession:
                 f"\tfor <{quote(recipient.address)}>; {write_date(now)}\r\n"
             )
         return "".join(lines).encode("utf-8", "replace")
+
+
+def _folder(root: str, mailbox: str) -> str:
+    """Where the mailbox would be; the INBOX for a name that cannot be."""
+    try:
+        return tree.path_of(root, mailbox)
+    except tree.MailboxNameError:
+        return tree.inbox_of(root)
 
 
 def split_detail(address: str, delimiters: str) -> tuple[str, str]:

@@ -399,3 +399,35 @@ def test_no_more_messages_at_once_for_a_user_than_allowed(tmp_path: Path) -> Non
             assert await rcpt(second, "zs") == b"250 2.1.5 OK"
 
     asyncio.run(check())
+
+
+QUOTA = "plugin {\n  quota = maildir:User quota\n  quota_rule = *:messages=3\n}\n"
+
+
+def test_recipients_without_room_are_refused_at_rcpt(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, QUOTA + "lmtp_rcpt_check_quota = yes\n") as mailbox:
+            for _ in range(3):
+                await mailbox.deliver("zs", b"Subject: x\r\n\r\nbody\r\n")
+            client = await Client.connect(mailbox)
+            await client.say("MAIL FROM:<a@b.test>")
+            full = "552 5.2.2 <zs@mail.test> Quota exceeded (mailbox for user is full)"
+            assert await client.say("RCPT TO:<zs@mail.test>") == full
+            assert (await client.say("RCPT TO:<support@mail.test>")).startswith("250")
+
+    asyncio.run(main())
+
+
+def test_messages_that_come_together_do_not_pass_the_limit(tmp_path: Path) -> None:
+    """Twelve sessions at once, with room for three messages."""
+
+    async def main() -> None:
+        async with running(tmp_path, QUOTA) as mailbox:
+            clients = [await Client.connect(mailbox) for _ in range(12)]
+            message = b"Subject: x\r\n\r\nbody\r\n"
+            replies = await asyncio.gather(*(client.send(["zs@mail.test"], message) for client in clients))
+            codes = sorted(reply[0][:3] for reply in replies)
+            assert codes == ["250"] * 3 + ["552"] * 9
+            assert len(files(tmp_path, "zs")) == 3
+
+    asyncio.run(main())
