@@ -11,7 +11,7 @@ import pytest
 from mailstack.mta import flow
 from mailstack.mta.deliver.request import Deferred, Request, Result, Sent
 from mailstack.mta.qmgr import scheduler
-from mailstack.mta.qmgr.manager import IN_TURN
+from mailstack.mta.qmgr.delivery import IN_TURN
 from mailstack.storage.queue import Envelope, Recipient
 from mailstack.storage.queue_file import encode_envelope, encode_header
 from tests.unit.mta_qmgr.support import Bench, bench_test
