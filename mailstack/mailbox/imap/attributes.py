@@ -48,7 +48,7 @@ class LargeMessageError(Exception):
 class Attributes:
     """Readers of attributes, for one command. The message that was looked at last stays at hand."""
 
-    __slots__ = ("_cache", "_data", "_last", "_ready", "_root", "folder", "session", "view")
+    __slots__ = ("_cache", "_data", "_last", "_ready", "_root", "_whole", "folder", "session", "view")
 
     def __init__(self, session: Session, cache: MessageCache | None) -> None:
         """`cache` is needed for the attributes in `KINDS`."""
@@ -60,10 +60,12 @@ class Attributes:
         self._data: Data | None = None
         self._root: Part | None = None
         self._ready: dict[str, bytes] = {}
+        self._whole = False
 
     def reader(self, name: str) -> Reader:
         """How to read an attribute."""
         if name in KINDS:
+            self._whole = self._whole or name in ("BODY", "BODYSTRUCTURE")
             return self._kept(name)
         reader: Reader = getattr(self, _READERS[name])
         return reader
@@ -131,10 +133,11 @@ class Attributes:
         return read
 
     def _envelope(self, uid: int) -> bytes:
-        """Needs no structure: the header is enough."""
+        """Needs no structure: the header is enough, unless the structure is asked for as well."""
         data = self.data(uid)
-        fields = self._root.fields if self._root else kept_fields(header_of(data))
-        return envelope(fields)
+        if self._root is None and not self._whole:
+            return envelope(kept_fields(header_of(data)))
+        return envelope(self.root(uid).fields)
 
     def _lazy_preview(self, index: int, uid: int) -> bytes:
         """What there is without reading the message (RFC 8970 §3.1)."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from mailstack.wire.imap.encode import string
 from mailstack.wire.mime.address import parse_addresses
 from mailstack.wire.mime.headers import unfold
-from mailstack.wire.mime.lines import Data, line_count, wire_size
+from mailstack.wire.mime.lines import Data, measure
 from mailstack.wire.mime.params import (
     ContentType,
     Parameters,
@@ -61,7 +61,6 @@ def envelope(fields: list[NamedValue]) -> bytes:
     folded = False
     for name, value in fields:
         if name in _ADDRESS_FIELDS:
-            value = unfold(value)
             listed = _repeated_addresses(value) if len(value) < REPEATED_MAX else _addresses(value)
             if listed:
                 addresses.setdefault(name, []).append(listed)
@@ -85,6 +84,7 @@ def envelope(fields: list[NamedValue]) -> bytes:
 
 
 def _addresses(value: bytes) -> bytes:
+    """The addresses in a field's raw value."""
     return b"".join(
         b"(%b %b %b %b)"
         % (
@@ -93,7 +93,7 @@ def _addresses(value: bytes) -> bytes:
             _nstring(item.mailbox),
             _nstring(item.domain),
         )
-        for item in parse_addresses(value)
+        for item in parse_addresses(unfold(value))
     )
 
 
@@ -126,12 +126,13 @@ def _single(part: Part, data: Data, extended: bool) -> bytes:
         else _frame
     )
     before, after, counted = frame(part.content if part.mime else (), part.kind, part.type)
-    text = b"%b %d" % (before, wire_size(data, part.body, part.end))
+    size, lines = measure(data, part.body, part.end)
+    text = b"%b %d" % (before, size)
     if part.kind == "rfc822":
         message = part.children[0]
         text += b" %b %b" % (envelope(message.fields), body(message, data, extended=extended))
     if counted:
-        text += b" %d" % line_count(data, part.body, part.end)
+        text += b" %d" % lines
     return text + after if extended else text
 
 

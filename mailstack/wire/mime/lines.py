@@ -42,7 +42,8 @@ def wire_size(data: Data, start: int = 0, end: int | None = None) -> int:
     end = len(data) if end is None else end
     if isinstance(data, bytes):
         lines = data.count(b"\n", start, end)
-        if lines and data.find(b"\r\n", start, end) >= 0:
+        # A single octet is found much faster than two.
+        if lines and data.find(b"\r", start, end) >= 0:
             lines -= data.count(b"\r\n", start, end)
         return end - start + lines
     total = end - start
@@ -54,6 +55,14 @@ def wire_size(data: Data, start: int = 0, end: int | None = None) -> int:
         total += piece.count(b"\n") - piece.count(b"\r\n") - (previous == b"\r" and piece[:1] == b"\n")
         previous = piece[-1:]
     return total
+
+
+def measure(data: Data, start: int, end: int) -> tuple[int, int]:
+    """`wire_size` and `line_count` of `data[start:end]`."""
+    if not isinstance(data, bytes) or data.find(b"\r", start, end) >= 0:
+        return wire_size(data, start, end), line_count(data, start, end)
+    lines = data.count(b"\n", start, end)
+    return end - start + lines, lines
 
 
 def line_count(data: Data, start: int, end: int) -> int:

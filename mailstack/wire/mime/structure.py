@@ -18,8 +18,6 @@ NamedValue = tuple[bytes, bytes]
 DEPTH_MAX = 100
 PARTS_MAX = 10_000
 BOUNDARY_MAX = 80
-_MIME = (b"mime-version", b"content-type")
-"""Without one of these BODYSTRUCTURE tells nothing of what a message's header says of its content."""
 HEADER_MAX = 1 << 19
 """Octets of one header that are looked at for its fields."""
 HEADERS_MAX = 1 << 20
@@ -133,7 +131,8 @@ class _Scanner:
         self.world = world
         self.size = len(data)
         # Looking for one octet is quick: most messages have LF for line ends.
-        self.carriage = not isinstance(data, bytes) or b"\r" in data
+        self.in_memory = isinstance(data, bytes)
+        self.carriage = not self.in_memory or data.find(b"\r") >= 0
         self.parts = 1
         self.reached = 0
         self.headers_left = HEADERS_MAX
@@ -155,7 +154,9 @@ class _Scanner:
         """Read one part from `part.start` on. Returns the boundary that ended it (see `boundary`), or None at
         the message's end."""
         stop, cut = self.header(part)
-        part.mime = not message or any(name in _MIME for name, _ in part.fields)
+        # Without one of these BODYSTRUCTURE tells nothing of what a message's header says of its content.
+        names = dict(part.fields)
+        part.mime = not message or b"mime-version" in names or b"content-type" in names
         self.classify(part, depth, digest)
         if stop is not None and cut and not self.opens(part, stop):
             # A boundary within the header, or at once behind the empty line, whose line end belongs to the
@@ -283,7 +284,14 @@ class _Scanner:
         known = tuple(self.boundaries)
         while True:
             if data[at : at + 2] != b"--":
-                at = seek(data, b"\n--", at, None if last is None else last + 2)
+                limit = self.size if last is None else last + 2
+                if self.in_memory:
+                    # A single octet is found much faster than three, and base64 has no hyphen.
+                    hyphen = data.find(b"-", at, limit)
+                    if hyphen < 0:
+                        return None
+                    at = hyphen - 1 if hyphen > at else at
+                at = seek(data, b"\n--", at, limit)
                 if at < 0:
                     return None
                 at += 1
