@@ -105,7 +105,7 @@ async def open_session(
             session.dummy_auth = manners.dummy_auth
     except ConnectionLost as lost:
         stream.abort()
-        raise SiteError(Deferred(lost.text, lost.dsn)) from None
+        raise SiteError(Deferred(lost.text, lost.dsn), tls=session.secured and session.severed) from None
     except SiteError as error:
         if error.session is None:
             stream.abort()
@@ -222,6 +222,7 @@ async def _handshake(
     secured = stream.tls
     if secured is None:
         raise _no_handshake(policy)
+    session.secured = True
     session.kept = policy.reuse
     named = policy.demanding
     session.verified = named and policy.matches(secured, nexthop, host.name)

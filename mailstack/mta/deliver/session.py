@@ -98,7 +98,7 @@ class SiteError(Exception):
         self.unreachable = unreachable
         """There was no connection."""
         self.tls = tls
-        """The handshake failed: plain text may work where it is allowed."""
+        """The handshake failed, or the connection broke in TLS: plain text may work where it is allowed."""
         self.session = session
         """The connection, where it can still be closed with QUIT."""
         self.reply = reply
@@ -156,6 +156,10 @@ class Session:
     uses: int = 0
     idle_since: float = 0.0
     broken: bool = False
+    secured: bool = False
+    """A TLS handshake has succeeded."""
+    severed: bool = False
+    """It broke, or the server fell silent, which it did not say."""
     greeted_as: str = ""
     """The name that the server gave in its reply to EHLO."""
     verified: bool = False
@@ -458,11 +462,11 @@ class Session:
                 raise self._lost(doing) from None
 
     def _lost(self, doing: str) -> ConnectionLost:
-        self.broken = True
+        self.broken = self.severed = True
         return ConnectionLost("4.4.2", f"lost connection with {self.host} while {doing}")
 
     def _timed_out(self, doing: str) -> ConnectionLost:
-        self.broken = True
+        self.broken = self.severed = True
         return ConnectionLost("4.4.2", f"conversation with {self.host} timed out while {doing}")
 
 

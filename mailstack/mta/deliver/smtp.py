@@ -6,9 +6,10 @@ answered 4xx, or that it could not be reached for, go on to the next, within `sm
 itself is to blame for never bounces. Mail for a domain whose best exchanger is this host goes to
 `best_mx_transport`, or bounces.
 
-TLS as `tls_policy` and `dane` have it. With `may` a host whose handshake fails is tried again in plain text,
-once the message has waited for `minimal_backoff_time` and there is no login that would be given away; until
-then that does not count against the destination.
+TLS as `tls_policy` and `dane` have it. With `may` a host whose handshake fails, or with which a conversation
+in TLS breaks off, is tried again in plain text, once the message has waited for `minimal_backoff_time` and
+there is no login that would be given away; until then a failed handshake does not count against the
+destination.
 Authentication is `sasl_client`'s.
 
 Diagnostics, beside the line of each recipient: `connect to HOST[ADDRESS]:PORT: REASON`, `QUEUEID: REASON`
@@ -266,9 +267,26 @@ class SMTPAgent:
                 delivery.note(error.outcome, host.relay, error.reply, connect=connect)
             else:
                 sessions += 1
-                await self._try_session(session, delivery, keep=first and tried is None and sessions == 1)
+                keep = first and tried is None and sessions == 1
+                await self._try_session(session, delivery, keep=keep)
+                if session.secured and session.severed and delivery.open:
+                    await self._try_plain(destination, host, delivery, keep=keep)
             if not delivery.open or (self._session_limit and sessions >= self._session_limit):
                 return
+
+    async def _try_plain(self, destination: str, host: Host, delivery: Delivery, *, keep: bool) -> None:
+        """The same host without TLS, in which the conversation broke off, if that may be."""
+        request = delivery.request
+        try:
+            policy = await self._policy(destination, host)
+            login = await self._credentials(destination, host, request) is not None
+            if not self._plain_may_do(policy, login, request):
+                return
+            session = await self._connect(host, PLAIN, _domain(destination), None, request)
+        except SiteError as error:
+            delivery.note(error.outcome, host.relay, error.reply)
+        else:
+            await self._try_session(session, delivery, keep=keep)
 
     async def _try_session(self, session: Session, delivery: Delivery, *, keep: bool) -> None:
         """`keep`: the best host that answers is worth another delivery, not one for the leftovers."""
@@ -293,15 +311,16 @@ class SMTPAgent:
         try:
             return await self._connect(host, policy, domain, login, request)
         except SiteError as error:
-            if not error.tls or not self._plain_may_do(policy, login, request):
+            if not error.tls or not self._plain_may_do(policy, login is not None, request):
                 raise
+            self._log.info(f"{request.message.queue_id}: {error.outcome.text}")
         return await self._connect(host, PLAIN, domain, login, request)
 
-    def _plain_may_do(self, policy: Policy, login: Login | None, request: Request) -> bool:
+    def _plain_may_do(self, policy: Policy, login: bool, request: Request) -> bool:
         """Whether what TLS has spoilt may be tried without it."""
         age = self._clock.time() - request.message.envelope.arrival
         patient = age >= self._plain_after or is_probe(request.message)
-        return policy.level is TLSLevel.MAY and login is None and patient
+        return policy.level is TLSLevel.MAY and not login and patient
 
     async def _connect(
         self, host: Host, policy: Policy, domain: str, login: Login | None, request: Request

@@ -9,8 +9,8 @@ next one when it is done: a task per busy slot, not per message.
 Requests of messages with many (`Request.many`) let others go first, as Postfix's preemption has it: a
 destination has lanes for both, and so have the turns of the destinations; when `FIRST` others have gone past
 those with many, it is theirs. And of all of these that could begin, in whatever transport, one does in each
-round of the event loop: a hundred deliveries to hosts that are quick would else be in every round, and all that
-is short behind them.
+round of the event loop: a hundred deliveries to hosts that are quick would else be in every round, and all
+that is short behind them.
 
 A destination that is dead costs no delivery attempt: what waits for it, and what comes while it is dead, is
 given back at once with `Request.refused` set, a few at a time. Its name is remembered for
