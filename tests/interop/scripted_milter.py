@@ -120,7 +120,7 @@ class ScriptedMilter:
         self.told = []
         self._threads = []
 
-    def heard(self, timeout: float = 5.0) -> list[list[tuple[str, list[str]]]]:
+    def heard(self, timeout: float = 60.0) -> list[list[tuple[str, list[str]]]]:
         """What has been told, when all connections are over."""
         end = time.monotonic() + timeout
         for thread in self._threads:
