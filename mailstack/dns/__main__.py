@@ -31,6 +31,7 @@ from mailstack.dns.forward import Forwarder
 from mailstack.dns.interfaces import locality, sockets_of, watch
 from mailstack.dns.responder import Responder
 from mailstack.dns.server import DnsServer
+from mailstack.dns.update import replayed
 from mailstack.dns.zone import Zone
 from mailstack.dns.zonefile import load_zone
 from mailstack.net import loop
@@ -102,6 +103,8 @@ class Named:
             shown = zone_conf.name or "."
             try:
                 zone, odd = load_zone(zone_conf.name, zone_conf.file)
+                if not zone_conf.allow_update.is_none:
+                    zone = replayed(zone, zone_conf, self.log)
                 if zone_conf.dnssec is not None:
                     _sign(zone, zone_conf, time.time())
             except ConfigError as error:
@@ -128,7 +131,10 @@ class Named:
         for text in notes:
             self.log.info(text)
         self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
-        return Responder(conf, served, locality(), self._forwarder, self.log, self._faults(keep=keep))
+        faults = self._faults(keep=keep)
+        responder = Responder(conf, served, locality(), self._forwarder, self.log, faults, _sign)
+        responder.changed = zones.__setitem__
+        return responder
 
     def _faults(self, *, keep: bool) -> tuple[Fault, ...]:
         """What is to be wrong on purpose. With `keep`, a file that cannot be used leaves the old in force."""

@@ -16,9 +16,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import dns.exception
 import dns.message
 import dns.rdatatype
 import dns.rrset
@@ -62,6 +63,8 @@ from mailstack.dns.message import (
     subnet_echo,
     without_question,
 )
+from mailstack.dns.tsig import Keyring, Refused, Signed
+from mailstack.dns.update import Refusal, Sign, update
 from mailstack.dns.zone import (
     AXFR,
     CH,
@@ -93,6 +96,8 @@ UDP_PLAIN = 512
 TCP_LIMIT = 65_535
 SECRET = os.urandom(16)
 """Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
+UPDATE = 5 << 11
+"""The opcode of updates, where it stands among the flags."""
 _META = frozenset((OPT, TSIG))
 
 
@@ -104,6 +109,7 @@ class View:
     query: Mapping[bytes, bool]
     """By zone; a zone that is not there may be asked."""
     transfer: Mapping[bytes, bool]
+    update: Mapping[bytes, bool]
     recursion: bool
     """`recursion` and `allow-recursion` let it; whether there is a forwarder is another question."""
     available: bool
@@ -123,6 +129,7 @@ class Pending:
     servers: Sequence[Server]
     so_far: Answer | None
     """The alias chain up to where it leaves our zones."""
+    signed: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,7 @@ class Responder:
         forwarder: Forwarder,
         log: Log,
         faults: Sequence[Fault] = (),
+        sign: Sign | None = None,
     ) -> None:
         self.options = conf.options
         self.zones = zones
@@ -169,6 +177,8 @@ class Responder:
             minimal_responses=conf.options.minimal_responses,
             minimal_any=conf.options.minimal_any,
         )
+        self.changed: Callable[[str, Zone], None] = lambda _name, _zone: None
+        """Told of a zone that an update has changed."""
         self._zone_confs = {names.from_text(zone.name): zone for zone in conf.zones}
         self._views: dict[str, View] = {}
         self._by_rights: dict[tuple[bool, ...], View] = {}
@@ -176,6 +186,8 @@ class Responder:
         self._faults = Faults(faults, locality)
         if not self._faults and not conf.options.querylog and self._everybody_alike():
             self._only = self._view("192.0.2.1")
+        self._keyring = Keyring(conf.keys)
+        self._sign = sign
         self._nsid = self._server_identity()
         secrets = conf.options.cookie_secrets or (SECRET,)
         self._cookies = [Cookies(secret) for secret in secrets]
@@ -217,6 +229,7 @@ class Responder:
         for conf in self._zone_confs.values():
             found.append(_acl(conf.allow_query, options.allow_query))
             found.append(_acl(conf.allow_transfer, options.allow_transfer))
+            found.append(conf.allow_update)
         return found
 
     def _everybody_alike(self) -> bool:
@@ -228,21 +241,27 @@ class Responder:
     def _any_forwarders(self) -> bool:
         return bool(self.options.forwarders or any(conf.forwarders for conf in self._zone_confs.values()))
 
-    def _view(self, host: str) -> View:
+    def _view(self, host: str, key: str | None = None) -> View:
         address: Address = ipaddress.ip_address(host.partition("%")[0])
         options, locality = self.options, self._locality
-        recursion = options.recursion and options.allow_recursion.matches(address, locality)
+        recursion = options.recursion and options.allow_recursion.matches(address, locality, key)
         query: dict[bytes, bool] = {}
         transfers: dict[bytes, bool] = {}
         for origin, conf in self._zone_confs.items():
-            query[origin] = _acl(conf.allow_query, options.allow_query).matches(address, locality)
-            transfers[origin] = _acl(conf.allow_transfer, options.allow_transfer).matches(address, locality)
-        ignored = options.blackhole.matches(address, locality)
-        rights = (ignored, recursion, *query.values(), *transfers.values())
+            query[origin] = _acl(conf.allow_query, options.allow_query).matches(address, locality, key)
+            transfers[origin] = _acl(conf.allow_transfer, options.allow_transfer).matches(
+                address, locality, key
+            )
+        ignored = options.blackhole.matches(address, locality, key)
+        updates = {
+            origin: conf.allow_update.matches(address, locality, key)
+            for origin, conf in self._zone_confs.items()
+        }
+        rights = (ignored, recursion, *query.values(), *transfers.values(), *updates.values())
         view = self._by_rights.get(rights)
         if view is None:
             view = self._by_rights[rights] = View(
-                ignored, query, transfers, recursion, recursion and self._any_forwarders(), {}, {}
+                ignored, query, transfers, updates, recursion, recursion and self._any_forwarders(), {}, {}
             )
         return view
 
@@ -272,7 +291,47 @@ class Responder:
         except Malformed:
             other = int.from_bytes(data[2:4], "big") & OPCODE_MASK
             return error(data, NOTIMP if other else FORMERR, recursion=view.available and not other)
-        if query.flags & OPCODE_MASK:
+        if query.signed:
+            return self._signed(data, query, host, port, tcp=tcp)
+        return self._unsigned(data, query, view, host, port, tcp=tcp)
+
+    def _signed(
+        self, data: bytes, query: Query, host: str, port: int, *, tcp: bool
+    ) -> bytes | Pending | Delayed | Transfer | None:
+        """A message with TSIG: its answer is signed, and its rights are those of its key."""
+        checked = self._keyring.check(data, error(data, NOERROR))
+        if isinstance(checked, Refused):
+            self._log.info(f"client {host}#{port}: request has invalid signature: {checked.reason}")
+            return checked.wire
+        view = self._view(host, checked.name)
+        unsigned = replace(query, signed=False)
+        result = self._unsigned(data, unsigned, view, host, port, tcp=tcp, signed=checked)
+        if isinstance(result, bytes):
+            return checked.sign(result)
+        if isinstance(result, Transfer):
+            return Transfer(checked.sign_all(result.messages))
+        if isinstance(result, Delayed):
+            return Delayed(checked.sign(result.wire), result.seconds)
+        if isinstance(result, Pending):
+            return replace(result, signed=checked)
+        return result
+
+    def _unsigned(
+        self,
+        data: bytes,
+        query: Query,
+        view: View,
+        host: str,
+        port: int,
+        *,
+        tcp: bool,
+        signed: Signed | None = None,
+    ) -> bytes | Pending | Delayed | Transfer | None:
+        prepared = view.tcp if tcp else view.udp
+        opcode = query.flags & OPCODE_MASK
+        if opcode == UPDATE:
+            return self._update(data, query, view, host, port, signed)
+        if opcode:
             return self._plain(replace(query, question=b""), view, NOTIMP)
         try:
             query = self._with_options(query, host)
@@ -287,6 +346,7 @@ class Responder:
                 self._log_query(query, host, port, tcp=tcp)
             elif (
                 isinstance(result, bytes)
+                and signed is None
                 and len(result) <= PREPARED_SIZE
                 and (query.edns is None or not query.edns.options)
             ):
@@ -324,8 +384,6 @@ class Responder:
             return self._plain(query, view, BADCOOKIE)
         if not query.question:
             return self._plain(query, view, NOERROR if query.cookie else FORMERR)
-        if query.signed:
-            return self._plain(query, view, NOTAUTH)
         if query.rdclass == CH:
             return chaos.answer(data, query, self.options)
         if query.rdclass not in (IN, CLASS_ANY):
@@ -443,6 +501,41 @@ class Responder:
         marks += ("T" if tcp else "") + ("D" if query.do else "") + ("C" if query.flags & CD else "")
         self._log.info(f"client {host}#{port} ({name}): query: {name} IN {kind} {marks}")
 
+    # ---- updates
+
+    def _update(
+        self, data: bytes, query: Query, view: View, host: str, port: int, signed: Signed | None
+    ) -> bytes:
+        """RFC 2136. The zone section is where the question is in a query."""
+        plain = replace(query, question=b"")
+        origin = query.name.lower()
+        zone, conf = self._authority.zones.get(origin), self._zone_confs.get(origin)
+        if query.rdtype != SOA or query.rdclass != IN:
+            return self._plain(plain, view, FORMERR)
+        who = f"client {host}#{port}" + (f"/key {signed.name}" if signed is not None else "")
+        shown = f"{names.to_text(origin)}/IN"
+        if zone is None or conf is None or conf.kind != "primary":
+            return self._plain(plain, view, NOTAUTH)
+        if not view.update.get(origin, False) or self._sign is None:
+            self._log.info(f"{who}: update '{shown}' denied")
+            return self._plain(plain, view, REFUSED)
+        try:
+            message = (
+                signed.message if signed is not None else dns.message.from_wire(data, one_rr_per_rrset=True)
+            )
+            changed = update(zone, conf, message, self._sign)
+        except Refusal as refusal:
+            self._log.info(f"{who}: updating zone '{shown}': update unsuccessful: {refusal}")
+            return self._plain(plain, view, refusal.rcode)
+        except (dns.exception.DNSException, ValueError):
+            return self._plain(plain, view, FORMERR)
+        if changed is not zone:
+            self._authority.zones[origin] = changed
+            self.changed(conf.name, changed)
+            self.forget_prepared()
+            self._log.info(f"{who}: updating zone '{shown}': serial {changed.serial}")
+        return self._plain(plain, view, NOERROR)
+
     # ---- transfers
 
     def _transfer(self, query: Query, view: View, host: str, *, tcp: bool) -> bytes | Transfer:
@@ -494,6 +587,10 @@ class Responder:
 
     async def complete(self, pending: Pending) -> bytes:
         """Ask the forwarders; SERVFAIL when none of them answers."""
+        wire = await self._complete(pending)
+        return wire if pending.signed is None else pending.signed.sign(wire)
+
+    async def _complete(self, pending: Pending) -> bytes:
         answer = await self._forwarder.ask(pending.query, pending.question, pending.servers)
         if answer is None:
             if pending.so_far is not None and pending.so_far.answer:

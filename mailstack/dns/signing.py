@@ -71,6 +71,8 @@ class Signer:
         self._expiration = int(now) + policy.signatures_validity
         self._keys = keys
         self._tags = {key: key.tag for key in keys}
+        self.own_soa: RRset = zone.soa if zone.signer is None else zone.signer.own_soa
+        """The SOA of the zone as its file and its updates have it."""
         _renumber(zone, serial)
         for node in zone.nodes.values():
             for rdtype in _OWN & node.rrsets.keys():

@@ -122,7 +122,7 @@ def _check_record(
 ) -> None:
     """What named checks record by record (check-names; one CNAME). Raises `ValueError`."""
     kind = int(rdataset.rdtype)
-    if kind in (A, AAAA, MX) and not _is_host(owner, wildcard=True):
+    if not _may_own(kind, owner):
         raise ValueError(f"{owner.to_text(True)}: bad owner name (check-names)")
     for rdata in rdataset:
         for name in _host_names(kind, owner, rdata):
@@ -132,6 +132,15 @@ def _check_record(
         before = transaction.get(owner, rdataset.rdtype)
         if before is not None and before[0] != rdataset[0]:
             raise ValueError(f"{owner.to_text(True)}: multiple RRs of singleton type")
+
+
+def _may_own(kind: int, owner: dns.name.Name) -> bool:
+    return kind not in (A, AAAA, MX) or _is_host(owner, wildcard=True)
+
+
+def is_host_record(kind: int, owner: dns.name.Name, rdata: Any) -> bool:
+    """Whether the names in and over a record are host names where they have to be (check-names)."""
+    return _may_own(kind, owner) and all(_is_host(name) for name in _host_names(kind, owner, rdata))
 
 
 def _host_names(kind: int, owner: dns.name.Name, rdata: Any) -> tuple[dns.name.Name, ...]:

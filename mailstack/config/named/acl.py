@@ -7,7 +7,7 @@ inside it leaves the question to the next element (BIND 9 Administrator Referenc
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,15 +26,24 @@ class Locality:
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
-    """One element. `what` is a network, a nested list, or one of the built-in names."""
+class KeyName:
+    """`key NAME`: messages signed with that key match."""
 
-    what: Network | Acl | Literal["any", "localhost", "localnets"]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element. `what` is a network, a key, a nested list, or one of the built-in names."""
+
+    what: Network | KeyName | Acl | Literal["any", "localhost", "localnets"]
     negated: bool = False
 
-    def covers(self, address: Address, locality: Locality) -> bool:
+    def covers(self, address: Address, locality: Locality, key: str | None = None) -> bool:
         """Whether the element, its `!` aside, matches."""
         match self.what:
+            case KeyName(name):
+                return name == key
             case "any":
                 return True
             case "localhost":
@@ -42,7 +51,7 @@ class Element:
             case "localnets":
                 return any(_within(address, network) for network in locality.networks)
             case Acl() as nested:
-                return nested.matches(address, locality)
+                return nested.matches(address, locality, key)
             case network:
                 return _within(address, network)
 
@@ -53,12 +62,15 @@ class Acl:
 
     elements: tuple[Element, ...] = ()
 
-    def matches(self, address: Address, locality: Locality) -> bool:
-        """Whether the list lets `address` in. IPv4-mapped IPv6 addresses are judged as IPv4."""
+    def matches(self, address: Address, locality: Locality, key: str | None = None) -> bool:
+        """Whether the list lets `address` in, or a message signed with `key` (its name in lower case).
+
+        IPv4-mapped IPv6 addresses are judged as IPv4.
+        """
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         for element in self.elements:
-            if element.covers(address, locality):
+            if element.covers(address, locality, key):
                 return not element.negated
         return False
 
@@ -92,7 +104,8 @@ LOCAL = Acl((Element("localnets"), Element("localhost")))
 class AclTable:
     """The `acl` statements of a configuration, resolved by name when they are first used."""
 
-    def __init__(self, statements: Iterable[Statement]) -> None:
+    def __init__(self, statements: Iterable[Statement], keys: Collection[str] = ()) -> None:
+        self._keys = keys
         self._blocks: dict[str, tuple[Statement, Block]] = {}
         self._resolved: dict[str, Acl] = {"any": ANY, "none": NONE}
         self._open: list[str] = []
@@ -153,11 +166,18 @@ class AclTable:
                 if "/" in text or text.replace(".", "").isdecimal() or ":" in text:
                     raise element.error(f"'{text}' is not a network: its bits beyond the prefix must be zero")
                 return Element(self.named(text, element, line), negated)
-            case (Word(text="key"), *_):
-                raise element.error("TSIG keys in address match lists are not supported")
+            case (Word(text="key"), Word(text=name)):
+                if key_name(name) not in self._keys:
+                    raise element.error(f"undefined key '{name}'")
+                return Element(KeyName(key_name(name)), negated)
             case (Word(text=text), *_):
                 raise element.error(f"'{text}' is not supported in an address match list")
         raise element.error("not an address match list element")
+
+
+def key_name(text: str) -> str:
+    """A key's name as it is compared: lower case, without final dot."""
+    return text.lower().rstrip(".")
 
 
 def parse_network(text: str) -> Network | None:

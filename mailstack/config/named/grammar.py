@@ -15,10 +15,9 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-TOP_WORKS: Final = frozenset({"acl", "dnssec-policy", "options", "zone"})
+TOP_WORKS: Final = frozenset({"acl", "dnssec-policy", "key", "options", "zone"})
 TOP_IGNORED: Final = {
     "controls": "there is no rndc channel: SIGHUP reloads",
-    "key": "no statement that is supported uses a key",
     "logging": "everything goes to standard error",
     "statistics-channels": "there are no statistics channels",
     "managed-keys": "answers are not validated",
@@ -193,7 +192,7 @@ ZONE_IGNORED: Final = {
     for name, reason in OPTIONS_IGNORED.items()
     if reason in (_NO_NOTIFY, _CHECK, _NO_SIGNING)
     or name in ("zone-statistics", "masterfile-style", "max-journal-size")
-} | {"journal": "zones are not changed while they are served"}
+} | {"journal": "updates are kept in FILE.journal"}
 ZONE_REFUSED: Final = {
     "allow-query-on": OPTIONS_REFUSED["allow-query-on"],
     "auto-dnssec": _NO_SIGNING,
@@ -206,7 +205,7 @@ ZONE_REFUSED: Final = {
     "primaries": _NO_TRANSFER_IN,
     "server-addresses": "static-stub zones are not supported",
     "server-names": "static-stub zones are not supported",
-    "update-policy": "dynamic update is not supported",
+    "update-policy": "allow-update says who may change a zone",
     "zero-no-soa-ttl": OPTIONS_REFUSED["zero-no-soa-ttl"],
 }
 ZONE_TYPES: Final = {"master": "primary", "primary": "primary", "hint": "hint", "forward": "forward"}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mailstack.config.named import grammar
-from mailstack.config.named.acl import ANY, LOCAL, Acl, AclTable
+from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl, AclTable
+from mailstack.config.named.keys import read_keys
 from mailstack.config.named.model import DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
 from mailstack.config.named.policy import Policies
 from mailstack.config.named.syntax import Block, Statement, Word, parse
@@ -45,7 +46,8 @@ class _Reader:
         self.path = path
         self.warnings: list[str] = []
         self.statements = parse(path)
-        self.acls = AclTable(item for item in self.statements if item.keyword == "acl")
+        self.keys = read_keys(item for item in self.statements if item.keyword == "key")
+        self.acls = AclTable((item for item in self.statements if item.keyword == "acl"), self.keys)
         self.policies = Policies(item for item in self.statements if item.keyword == "dnssec-policy")
         self.general: dict[str, Statement] = {}
         """Options that are for zones that say nothing themselves."""
@@ -74,7 +76,9 @@ class _Reader:
                 zones[zone.name] = zone
             elif keyword not in grammar.TOP_WORKS:
                 self._other(statement, grammar.TOP_IGNORED, grammar.TOP_REFUSED)
-        return NamedConf(self.path, options, tuple(zones.values()), tuple(self.warnings))
+        return NamedConf(
+            self.path, options, tuple(zones.values()), tuple(self.warnings), tuple(self.keys.values())
+        )
 
     # ---- statements without effect, refused and unknown
 
@@ -151,7 +155,9 @@ class _Reader:
                 values[keyword.replace("-", "_")] = _said(one[keyword])
         self._access(one, values)
         self._check_fixed(one)
-        self.general = {name: one[name] for name in ("dnssec-policy", "key-directory") if name in one}
+        self.general = {
+            name: one[name] for name in ("allow-update", "dnssec-policy", "key-directory") if name in one
+        }
         if "forwarders" in one:
             values["forwarders"] = _servers(one["forwarders"])
         if "forward" in one:
@@ -180,10 +186,6 @@ class _Reader:
 
     def _check_fixed(self, one: Mapping[str, Statement]) -> None:
         """Statements of which only some values work."""
-        if "allow-update" in one and not self._acl(one["allow-update"]).is_none:
-            raise one["allow-update"].error(
-                "dynamic update is not supported: write allow-update { none; } (engine: bind has it)"
-            )
         if "masterfile-format" in one and choice(one["masterfile-format"], ("text", "raw")) == "raw":
             raise one["masterfile-format"].error("zone files in raw format are not supported")
         if "cookie-algorithm" in one and choice(one["cookie-algorithm"], ("aes", "siphash24")) == "aes":
@@ -281,11 +283,16 @@ class _Reader:
             allow_transfer=self._acl(one["allow-transfer"]) if "allow-transfer" in one else None,
             forwarders=forwarders,
             forward_only=only,
+            allow_update=self._update(one),
             dnssec=self._policy(one, kind),
             key_directory=self._key_directory(one, options),
             path=statement.path,
             line=statement.line,
         )
+
+    def _update(self, one: Mapping[str, Statement]) -> Acl:
+        given = one.get("allow-update", self.general.get("allow-update"))
+        return NONE if given is None else self._acl(given)
 
     def _policy(self, one: Mapping[str, Statement], kind: str) -> DnssecPolicy | None:
         wanted = one.get("dnssec-policy", self.general.get("dnssec-policy"))

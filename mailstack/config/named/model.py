@@ -46,6 +46,15 @@ class DnssecPolicy:
     """Iterations, opt-out, octets of salt; None: NSEC."""
 
 
+@dataclass(frozen=True, slots=True)
+class TsigKey:
+    """One `key` (RFC 8945). `name` is lower case without final dot, `algorithm` as in `hmac-sha256`."""
+
+    name: str
+    algorithm: str
+    secret: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The `options` block, defaults as BIND 9.18 has them but for `allow-transfer` (none here)."""
@@ -103,6 +112,7 @@ class Zone:
     forwarders: tuple[Server, ...] | None
     """None: as the options say. Empty: names below are not forwarded."""
     forward_only: bool | None
+    allow_update: Acl = NONE
     dnssec: DnssecPolicy | None = None
     """How the server signs the zone; None: it is served as its file has it."""
     key_directory: str = ""
@@ -119,3 +129,4 @@ class NamedConf:
     options: Options
     zones: tuple[Zone, ...]
     warnings: tuple[str, ...]
+    keys: tuple[TsigKey, ...] = ()

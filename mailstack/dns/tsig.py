@@ -1,0 +1,141 @@
+"""Signed messages (TSIG, RFC 8945), through dnspython: what came is checked, what goes back is signed."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dns.exception
+import dns.message
+import dns.name
+import dns.rdataclass
+import dns.rdatatype
+import dns.rdtypes.ANY.TSIG
+import dns.tsig
+
+from mailstack.config.named.acl import key_name
+from mailstack.config.named.model import TsigKey
+from mailstack.dns.message import FORMERR, NOTAUTH
+
+# Without types in dnspython.
+_sign: Any = dns.tsig.sign
+_TSIG: Any = dns.rdtypes.ANY.TSIG.TSIG
+FUDGE = 300
+"""Seconds that two clocks may differ."""
+BADSIG, BADKEY, BADTIME = 16, 17, 18
+ROOM = 160
+"""Octets that a TSIG record needs at the most, but for its names."""
+_SAID = {BADSIG: "bad signature", BADKEY: "unknown key", BADTIME: "bad time"}
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A message whose signature holds."""
+
+    message: dns.message.Message
+    name: str
+    """The key's, as lists compare it."""
+    key: dns.tsig.Key
+
+    @property
+    def room(self) -> int:
+        """Octets that the signature of an answer takes at the most."""
+        return ROOM + len(self.key.name.to_wire() or b"")
+
+    def sign(self, wire: bytes) -> bytes:
+        """An answer with its signature."""
+        return self._append(wire, None, self.message.mac or b"")[0]
+
+    def sign_all(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+        """The messages of a transfer, each signed, together with those before it (§5.3.1)."""
+        context: Any = None
+        mac = self.message.mac or b""
+        for wire in messages:
+            signed, context = self._append(wire, context, mac, multi=True)
+            yield signed
+
+    def _append(self, wire: bytes, context: Any, mac: bytes, *, multi: bool = False) -> tuple[bytes, Any]:
+        template = _record(self.key.algorithm, wire, 0)
+        rdata, context = _sign(wire, self.key, template, int(time.time()), mac, context, multi)
+        return _with_record(wire, self.key.name, rdata), context
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message whose signature does not hold: the answer, and what to say in the log."""
+
+    wire: bytes
+    reason: str
+
+
+class Keyring:
+    """The keys of a configuration."""
+
+    def __init__(self, keys: Iterable[TsigKey]) -> None:
+        self._keys = {
+            dns.name.from_text(key.name): dns.tsig.Key(key.name, key.secret, _algorithm(key.algorithm))
+            for key in keys
+        }
+
+    def check(self, data: bytes, error: bytes) -> Signed | Refused:
+        """What a signature says. `error` is an answer without records that gets its response code here."""
+        try:
+            message = dns.message.from_wire(
+                data, keyring=self._keys, one_rr_per_rrset=True, ignore_trailing=True
+            )
+        except dns.message.UnknownTSIGKey:
+            return self._refuse(data, error, BADKEY)
+        except (dns.tsig.BadSignature, dns.tsig.BadAlgorithm, dns.tsig.BadKey) as fault:
+            return self._refuse(
+                data, error, BADKEY if not isinstance(fault, dns.tsig.BadSignature) else BADSIG
+            )
+        except dns.tsig.BadTime:
+            return self._refuse(data, error, BADTIME)
+        except (dns.exception.DNSException, ValueError, IndexError, struct.error):
+            return Refused(_rcode(error, FORMERR), "malformed")
+        assert message.tsig is not None and message.keyring is not None
+        key = message.keyring
+        assert isinstance(key, dns.tsig.Key)
+        return Signed(message, key_name(key.name.to_text()), key)
+
+    def _refuse(self, data: bytes, error: bytes, code: int) -> Refused:
+        wire = _rcode(error, NOTAUTH)
+        try:
+            message = dns.message.from_wire(data, keyring=False, ignore_trailing=True)
+            record = message.tsig
+            assert record is not None
+        except (dns.exception.DNSException, ValueError, AssertionError):
+            return Refused(_rcode(error, FORMERR), "malformed")
+        name, theirs = record.name, record[0]
+        other = struct.pack("!HI", 0, int(time.time())) if code == BADTIME else b""
+        template = _record(theirs.algorithm, wire, code, theirs.time_signed, other)
+        if code == BADTIME:  # signed, so that the client believes the time it is told (§5.2.3)
+            key = self._keys[name]
+            template, _ = _sign(wire, key, template, theirs.time_signed, theirs.mac)
+        return Refused(_with_record(wire, name, template), _SAID[code])
+
+
+def _algorithm(name: str) -> dns.name.Name:
+    if name == "hmac-md5":
+        return dns.tsig.HMAC_MD5
+    return dns.name.from_text(name)
+
+
+def _record(algorithm: dns.name.Name, wire: bytes, error: int, when: int = 0, other: bytes = b"") -> Any:
+    ident = int.from_bytes(wire[:2], "big")
+    kind, rdclass = dns.rdatatype.TSIG, dns.rdataclass.ANY
+    return _TSIG(rdclass, kind, algorithm, when, FUDGE, b"", ident, error, other)
+
+
+def _with_record(wire: bytes, name: dns.name.Name, rdata: Any) -> bytes:
+    data = rdata.to_wire() or b""
+    count = int.from_bytes(wire[10:12], "big") + 1
+    head = struct.pack("!HHIH", dns.rdatatype.TSIG, dns.rdataclass.ANY, 0, len(data))
+    return wire[:10] + count.to_bytes(2, "big") + wire[12:] + (name.to_wire() or b"\0") + head + data
+
+
+def _rcode(wire: bytes, rcode: int) -> bytes:
+    return wire[:3] + bytes((wire[3] & 0xF0 | rcode,)) + wire[4:]
