@@ -83,6 +83,11 @@ class Acceptance:
         self.ours: bool | None = None
         self._waiting: list[Future[None]] = []
 
+    @property
+    def awaited(self) -> bool:
+        """Somebody waits for the answer."""
+        return bool(self._waiting)
+
     def tell(self, ours: bool) -> None:
         """Say it to all who wait."""
         self.ours = ours

@@ -12,7 +12,7 @@ from mailstack.mta.deliver.destination import split_host_port
 from mailstack.mta.deliver.lmtp import LMTPAgent
 from mailstack.net.clock import SystemClock
 from mailstack.net.stream import Stream
-from mailstack.storage.queue import Queue
+from mailstack.storage.queue import Acceptance, NotOurs, Queue
 from tests.unit.mta_deliver.support import (
     CONTENT,
     QUIET,
@@ -364,3 +364,33 @@ def test_host_names_and_unix_sockets(tmp_path: Path) -> None:
 )
 def test_nexthop_syntax(text: str, parts: tuple[str, str]) -> None:
     assert split_host_port(text) == parts
+
+
+@pytest.mark.parametrize("extensions", EXTENSIONS)
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
+def test_no_content_before_the_message_is_ours(
+    tmp_path: Path, extensions: tuple[str, ...], cached: bool, ours: bool
+) -> None:
+    """What is prepared while the queue file is flushed goes out with the message's acceptance, or never."""
+    peer = Peer(lmtp=True, extensions=extensions)
+
+    async def test(agent: LMTPAgent, queue: Queue, nexthop: str) -> None:
+        if cached:
+            await agent.deliver(await request(queue, nexthop, "before@x.test"))
+        coming = await request(queue, nexthop, "a@x.test")
+        coming.message.acceptance = acceptance = Acceptance()
+        waiting = asyncio.create_task(agent.deliver(coming))
+        async with asyncio.timeout(10):
+            while not acceptance.awaited:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert len(peer.contents) == int(cached)
+        acceptance.tell(ours)
+        if ours:
+            assert summary(await waiting)[0][:2] == ("a@x.test", "Sent")
+        else:
+            with pytest.raises(NotOurs):
+                await waiting
+
+    run(tmp_path, peer, test)
+    assert peer.contents == [CONTENT] * (cached + ours)
