@@ -78,9 +78,16 @@ def run_master(config_dir: Path) -> int:
         log.fatal(str(error))
         return EX_CONFIG
     except (StartError, OSError) as error:
-        log.fatal(str(error))
+        log.fatal(_why(error))
         return 1
     return master.run()
+
+
+def _why(error: Exception) -> str:
+    """What is wrong, without the number of an `OSError`, but with the file that it names."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 class Master:
@@ -352,7 +359,7 @@ class Master:
             bound = self._bind(conf, services)
             redirect(self._log, conf)
         except (ConfigError, OSError) as error:
-            self._log.error(f"reload: {error}; the old configuration goes on")
+            self._log.error(f"reload: {_why(error)}; the old configuration goes on")
             return
         self._conf, self._services, self._bound = conf, services, bound
         self._workers = workers

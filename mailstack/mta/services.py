@@ -70,6 +70,8 @@ def warnings(services: Sequence[MasterService]) -> Iterator[str]:
             chrooted.append(one.name)
         if (one.type in ("inet", "pass") and not ours) or one.command == "spawn":
             yield f"{place}: {one.command} is not served here: nothing listens"
+        if one.verbose:
+            yield f"{place}: -v means nothing: {one.command} has no more to say"
         if ours and one.wakeup:
             yield f"{place}: the wake-up time means nothing: smtpd waits for clients"
         if one.command in SINGLE and one.maxproc not in (None, 1):

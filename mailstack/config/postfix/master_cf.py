@@ -21,6 +21,10 @@ from mailstack.config.postfix.lines import logical_lines, read_text, words
 from mailstack.config.postfix.main_cf import Origin
 
 TYPES = ("inet", "unix", "unix-dgram", "fifo", "pass")
+WITHOUT_ARGUMENTS = frozenset(
+    ("smtpd", "smtp", "lmtp", "local", "virtual", "error", "discard", "pickup", "qmgr")
+)
+"""Daemons of ours that know no options but `-o` and `-v`."""
 KNOWN_PORTS = MappingProxyType({"lmtp": 24, "smtp": 25, "smtps": 465, "submissions": 465, "submission": 587})
 """Service names that need no /etc/services (known_tcp_ports)."""
 
@@ -135,6 +139,10 @@ def _service(logical: str, origin: Origin) -> MasterService:
     )
     if kind == "inet":
         service.endpoint()
+        if service.private:
+            raise _bad(origin, "an inet service cannot be private")
+    if rest and command in WITHOUT_ARGUMENTS:
+        raise _bad(origin, f"unexpected command-line argument: {rest[0]}")
     return service
 
 

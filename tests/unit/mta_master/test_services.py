@@ -47,7 +47,7 @@ def test_what_is_asked_for_in_vain_is_said() -> None:
         "2525 inet n - n - 1 postscreen\n"
         "smtpd pass - - n - - smtpd\n"
         "pickup unix n - y 60 2 pickup\n"
-        "qmgr unix n - n 300 1 qmgr\n"
+        "qmgr unix n - n 300 1 qmgr -v\n"
         "tlsmgr unix - - y 1000? 1 tlsmgr\n"
         "policy unix - n n - 0 spawn user=nobody argv=/usr/bin/policyd-spf\n",
         Path("/cf/master.cf"),
@@ -57,6 +57,7 @@ def test_what_is_asked_for_in_vain_is_said() -> None:
         "/cf/master.cf, line 2: 2525/inet: postscreen is not served here: nothing listens",
         "/cf/master.cf, line 3: smtpd/pass: smtpd is not served here: nothing listens",
         "/cf/master.cf, line 4: pickup/unix: the process limit means nothing: there is one pickup",
+        "/cf/master.cf, line 5: qmgr/unix: -v means nothing: qmgr has no more to say",
         "/cf/master.cf, line 7: policy/unix: spawn is not served here: nothing listens",
         "/cf/master.cf: chroot means nothing here: smtp, pickup",
     ]
