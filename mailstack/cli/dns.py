@@ -1,8 +1,9 @@
-"""`mailstack dns`: the records of the domains, and questions to the running server."""
+"""`mailstack dns`: the records of the domains, whether a server has them, questions to the running one."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,16 +13,33 @@ from mailstack.cli.options import Command, Group, Invocation
 from mailstack.cli.output import Console, Result
 from mailstack.cli.projects import client_endpoints, running, with_spec
 
+if TYPE_CHECKING:
+    from mailstack.cli.zones import ZoneRecord
+    from mailstack.client.dns_check import Wanted
+
+
+class Form(StrEnum):
+    """How `records` prints."""
+
+    TABLE = "table"
+    ZONE = "zone"
+
+
 app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Show the domain's records, or ask the running DNS server."""
+    """Show the domain's records, see whether a server has them, or ask the running DNS server."""
 
 
 @app.command("records", cls=Command)
-def records(ctx: typer.Context) -> Result:
+def records(
+    ctx: typer.Context,
+    form: Annotated[
+        Form, typer.Option("--form", help="As a table, or as lines of a zone file.", show_default=False)
+    ] = Form.TABLE,
+) -> Result:
     """Print the records to give a registrar, for a server that uses the standard ports.
 
     They are what the rendered zones hold, without SOA and NS, which the registrar's own servers have.
@@ -36,7 +54,13 @@ def records(ctx: typer.Context) -> Result:
             invocation.console.warn(f"domains.{name}.address is not set: its A records are left out")
 
     def text(console: Console) -> None:
-        console.table(("NAME", "TTL", "TYPE", "DATA"), [(r.name, str(r.ttl), r.type, r.data) for r in rows])
+        if form is Form.ZONE:
+            for r in rows:
+                console.print(_line(r))
+        else:
+            console.table(
+                ("NAME", "TTL", "TYPE", "DATA"), [(r.name, str(r.ttl), r.type, r.data) for r in rows]
+            )
 
     data = {
         "records": [
@@ -44,6 +68,73 @@ def records(ctx: typer.Context) -> Result:
         ]
     }
     return Result(data, text)
+
+
+@app.command("check", cls=Command)
+def check(
+    ctx: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="ADDR[:PORT]",
+            show_default=False,
+            help="Who is asked. [default: this machine's resolver]",
+        ),
+    ] = None,
+    timeout: Annotated[
+        str,
+        typer.Option(
+            "--timeout", metavar="DURATION", show_default=False, help="For each answer. [default: 5s]"
+        ),
+    ] = "5s",
+) -> Result:
+    """See whether a name server has the records that the domain needs.
+
+    For each one that is missing, the record to add; for each one in the way, the record to remove. Exit
+    status 1 when there is any, 3 when the server does not answer.
+    """
+    from mailstack.cli.zones import published_records
+    from mailstack.client import dns_check
+
+    limit = seconds(timeout, "--timeout")
+    invocation: Invocation = ctx.obj
+    stack = with_spec(invocation.options).stack
+    try:
+        host, port = dns_check.system_server() if server is None else dns_check.address(server)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'--server'") from None
+    for name, domain in stack.domains.items():
+        if domain.address is None:
+            invocation.console.warn(f"domains.{name}.address is not set: its A records are not looked at")
+    wanted = [dns_check.Wanted(r.name, r.ttl, r.type, r.data) for r in published_records(stack)]
+    with invocation.console.progress(f"asking {host} port {port}"):
+        findings = dns_check.check(wanted, dns_check.asker(host, port, limit))
+    advice = {"ok": "", "missing": "add", "wrong": "remove"}
+    rows = [(f.state, advice[f.state], f.record) for f in findings]
+    data = {
+        "server": f"{host}:{port}",
+        "records": [
+            {"state": state, "name": r.name, "ttl": r.ttl, "type": r.type, "data": r.data}
+            for state, _, r in rows
+        ],
+    }
+
+    def text(console: Console) -> None:
+        for state, what, record in rows:
+            console.print(f"{state:8}{what + ': ' if what else ''}{_line(record)}")
+
+    bad = [state for state, _, _ in rows if state != "ok"]
+    failure = None
+    if bad:
+        missing, wrong = bad.count("missing"), bad.count("wrong")
+        told = f"{host} port {port}: {missing} of {len(wanted)} records missing, {wrong} wrong"
+        failure = Failure("dns-differs", told)
+    return Result(data, text, failure=failure)
+
+
+def _line(record: ZoneRecord | Wanted) -> str:
+    return f"{record.name}\t{record.ttl}\tIN\t{record.type}\t{record.data}"
 
 
 @app.command("query", cls=Command)
