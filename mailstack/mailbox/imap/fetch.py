@@ -107,10 +107,11 @@ async def _send_responses(
     loop = asyncio.get_running_loop()
     turn = loop.time() + TURN
     problem = ""
+    response = _Response(session, cache, items, uid_first)
     for at in found:
         uid = view.uids[at]
         try:
-            if not await _Response(session, cache, at, uid, uid_first).send(items, uid in seen):
+            if not await response.send(at, uid, uid in seen):
                 problem = GONE
         except UnknownEncodingError:
             problem = problem or "NO [UNKNOWN-CTE] Unknown Content-Transfer-Encoding."
@@ -159,36 +160,46 @@ async def _mark_seen(view: View, found: list[int], items: tuple[FetchItem, ...])
 
 
 class _Response:
-    """One message's `* n FETCH (…)`. The file is opened, and its structure read, when an item needs it."""
+    """`* n FETCH (…)` of one message after the other. The file is opened, and its structure read, when an
+    item needs it."""
 
-    __slots__ = ("_attributes", "at", "header_size", "session", "uid", "uid_first", "view")
+    __slots__ = (
+        *("_attributes", "_binary", "_header", "_items", "_structure"),
+        *("at", "header_size", "session", "uid", "uid_first", "view"),
+    )
 
     def __init__(
-        self, session: Session, cache: MessageCache | None, at: int, uid: int, uid_first: bool
+        self, session: Session, cache: MessageCache | None, items: tuple[FetchItem, ...], uid_first: bool
     ) -> None:
         """`uid_first`: the command was UID FETCH."""
         self.session = session
         self.view = session.selected
-        self.at = at
-        self.uid = uid
+        self.at = 0
+        self.uid = 0
         self.uid_first = uid_first
         self.header_size = 0
         self._attributes = Attributes(session, cache)
+        self._items = items
+        self._binary = [item for item in items if isinstance(item, Binary)]
+        self._header = any(map(_is_header, items))
+        self._structure = any(map(_needs_structure, items))
 
-    async def send(self, items: tuple[FetchItem, ...], seen: bool) -> bool:
-        """Queue the response; False (and nothing queued) when the message is gone.
+    async def send(self, at: int, uid: int, seen: bool) -> bool:
+        """Queue the response for a message; False (and nothing queued) when it is gone.
 
         Raises `UnknownEncodingError`, `DamagedError` (nothing queued either).
         """
+        self.at, self.uid = at, uid
+        items = self._items
         try:
-            if any(map(_needs_structure, items)) and self._attributes.is_large(self.uid):
+            if self._structure and self._attributes.is_large(uid):
                 names = [item.name for item in items if isinstance(item, Attribute)]
-                await self._attributes.prepare(self.uid, names)
-            if any(map(_is_header, items)):
+                await self._attributes.prepare(uid, names)
+            if self._header:
                 data = self.data()
                 in_memory = isinstance(data, bytes)
                 self.header_size = header_size(data) if in_memory else await to_thread(header_size, data)
-            sizes = [await self.measure(item) for item in items if isinstance(item, Binary)]
+            sizes = [await self.measure(item) for item in self._binary]
             out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
             if seen and Attribute("FLAGS") not in items:
                 out += (self.attribute("FLAGS"), b" ")
@@ -205,7 +216,8 @@ class _Response:
         except FileNotFoundError:
             return False
         out[-1] = b")\r\n"
-        self.session.send(b"".join(out))
+        for piece in out:
+            self.session.send(piece)
         return True
 
     def index(self) -> int:
@@ -240,7 +252,8 @@ class _Response:
         first, most = item.partial or (0, None)
         if most is not None:
             text = text[first : first + most]
-        out.append(b"%b {%d}\r\n%b" % (_label(item), len(text), _no_nul(text)))
+        # Not put together here: large texts would be copied once more.
+        out += (b"%b {%d}\r\n" % (_label(item), len(text)), _no_nul(text))
         return None
 
     async def stream(self, item: Section, out: list[bytes], start: int, end: int) -> None:
