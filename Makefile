@@ -44,7 +44,7 @@ bench: $(VENV)/.dev
 
 # Write the golden trees of tests/golden/ and the pages that are made from tables anew (look at the diff first).
 golden: $(VENV)/.dev
-	MAILSTACK_UPDATE_GOLDEN=1 $(PYTEST) -q tests/golden tests/unit/spec/test_pages.py tests/unit/config_dovecot/test_settings.py
+	MAILSTACK_UPDATE_GOLDEN=1 $(PYTEST) -q tests/golden tests/unit/spec/test_pages.py tests/unit/config_dovecot/test_settings.py tests/unit/config_named/test_page.py
 
 # Lock the newest versions of what pyproject.toml asks for (needs pip-tools).
 PIP_COMPILE := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --upgrade \

@@ -14,13 +14,16 @@ _ALGORITHMS: Final = {
     "15": 15, "ed25519": 15,
 }  # fmt: skip
 _ROLES: Final = {"csk": (True, True), "ksk": (True, False), "zsk": (False, True)}
-_WITHOUT_EFFECT: Final = frozenset(
+WITHOUT_EFFECT: Final = frozenset(
     (
         "max-zone-ttl", "parent-ds-ttl", "parent-propagation-delay", "publish-safety", "purge-keys",
         "retire-safety", "signatures-validity-dnskey", "zone-propagation-delay",
     )
 )  # fmt: skip
 """They time the rollover of keys, of which there is none here, or one kind of signature."""
+
+
+WORKS: Final = frozenset(("keys", "dnskey-ttl", "signatures-validity", "signatures-refresh", "nsec3param"))
 
 
 class Policies:
@@ -68,7 +71,7 @@ def _policy(statement: Statement) -> DnssecPolicy:
                 refresh = duration(one)
             case "nsec3param":
                 nsec3 = _nsec3(one)
-            case keyword if keyword in _WITHOUT_EFFECT:
+            case keyword if keyword in WITHOUT_EFFECT:
                 duration(one)
             case keyword:
                 raise one.error(f"unknown option '{keyword}'")
