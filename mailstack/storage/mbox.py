@@ -79,7 +79,7 @@ def append(
             for part in (from_line(sender, now), *quoted(parts)):
                 write_all(fd, (part,))
             return
-        _check(found, path, must_own)
+        _check(found, path, must_own, any_file)
         if "dotlock" in locking.methods and _dotlock(f"{path}.lock", locking, sleep, may_fail=any_file):
             dotlock = f"{path}.lock"
         _lock(fd, locking, sleep)
@@ -147,12 +147,12 @@ def _open(path: str) -> tuple[int, bool]:
         raise MailboxError(_status(error), f"cannot open file: {error.strerror}") from None
 
 
-def _check(found: os.stat_result, path: str, must_own: int | None) -> None:
+def _check(found: os.stat_result, path: str, must_own: int | None, any_file: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise MailboxError("5.2.0", f"destination {path} is not a regular file")
     if found.st_nlink > 1:
-        raise MailboxError("5.2.0", "file has multiple hard links")
-    if found.st_mode & 0o111:
+        raise MailboxError("5.2.0", f"file has {found.st_nlink} hard links")
+    if any_file and found.st_mode & 0o111:
         raise MailboxError("5.7.1", "file is executable")
     if must_own is not None and found.st_uid != must_own:
         raise MailboxError("4.2.0", f"destination {path} is not owned by recipient")

@@ -138,6 +138,9 @@ SCRIPTS = {
 }
 EXITS = ["0", "1", *map(str, range(64, 79)), "100", "dies"]
 RECIPIENTS = [
+    "daemon@here.test",
+    "hard@box.test",
+    "runs@box.test",
     "games@x.test",
     "games+ext@x.test",
     "GAMES@x.test",
@@ -277,9 +280,16 @@ def prepare(directory: Path) -> int:
     (directory / "mailboxes").write_text("man virtual:\n")
     (directory / "vmailbox").write_text(
         "mbox@box.test mbox\ndir@box.test dir/\nman@x.test man/\nname@box.test name/\n"
+        "hard@box.test hard\nruns@box.test runs\n"
     )
+    for name, mode in (("hard", 0o600), ("runs", 0o755)):
+        (directory / "boxes" / name).touch(mode)
+        os.chown(directory / "boxes" / name, 65534, 65534)
+    os.link(directory / "boxes" / "hard", directory / "data" / "second")
     pipes = ("exits", "said", "slow", "gone", "small", "plain", "show", "crlf")
-    (directory / "transport").write_text("".join(f"{name}.test {name}:\n" for name in pipes))
+    (directory / "transport").write_text(
+        "".join(f"{name}.test {name}:\n" for name in pipes) + "here.test local:\n"
+    )
     executable = directory / "out" / "executable"
     executable.write_text("")
     executable.chmod(0o777)

@@ -91,6 +91,8 @@ class VirtualAgent:
             if isinstance(outcome, Sent):
                 return outcome
             text = f"delivery failed to mailbox {path}: {outcome.text}"
+            if outcome.dsn == "5.2.0":  # what the administrator has to repair
+                return Deferred(text, "4.2.0")
             return type(outcome)(text, outcome.dsn)
         if self._limit and message.envelope.size > self._limit:
             return Bounced("message size exceeds the mailbox size limit", "5.2.3")

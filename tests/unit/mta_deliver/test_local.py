@@ -366,6 +366,12 @@ def test_luser_relay(root: Path, relay: str, addresses: list[str]) -> None:
     assert [list(forward.addresses) for _, forward in machine.forwarded] == [addresses]
 
 
+def test_a_name_without_a_value_in_luser_relay_is_nothing(root: Path) -> None:
+    machine = Machine(root, "luser_relay = nobody-$extension@other.test\n")
+    assert machine.deliver("who@x.test")[2] == "forwarded as ABC123"
+    assert [list(forward.addresses) for _, forward in machine.forwarded] == [["nobody-@other.test"]]
+
+
 def test_mailboxes_that_cannot_be_written(root: Path) -> None:
     machine = Machine(root, "mailbox_size_limit = 11000000\nrequire_home_directory = yes\n")
     (root / "spool" / "zs").write_bytes(b"x" * 10_999_990)

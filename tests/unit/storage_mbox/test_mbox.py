@@ -115,8 +115,7 @@ def _executable(box: Path) -> None:
     ("make", "dsn", "text"),
     [
         (_link, "5.2.0", "symbolic link"),
-        (_hard_link, "5.2.0", "multiple hard links"),
-        (_executable, "5.7.1", "file is executable"),
+        (_hard_link, "5.2.0", "file has 2 hard links"),
         (os.mkfifo, "5.2.0", "not a regular file"),
         (Path.mkdir, "4.2.0", "Is a directory"),
         (lambda box: box.parent.joinpath("box.lock").mkdir(), "4.2.0", "unable to create lock file"),
@@ -128,6 +127,15 @@ def test_what_is_no_mailbox(tmp_path: Path, make: Callable[[Path], None], dsn: s
         append(str(tmp_path / "box"), [b"x\n"], "", NOW, QUICK, sleep=lambda _: None)
     assert caught.value.dsn == dsn
     assert all(path.is_dir() or path.stat().st_size == 0 for path in tmp_path.iterdir())
+
+
+def test_only_an_aliass_file_may_not_be_executable(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    _executable(box)
+    with pytest.raises(MailboxError, match="file is executable"):
+        append(str(box), [b"x\n"], "", NOW, QUICK, any_file=True)
+    append(str(box), [b"x\n"], "", NOW, QUICK)
+    assert box.stat().st_size
 
 
 def test_somebody_elses_mailbox_and_a_device(tmp_path: Path) -> None:

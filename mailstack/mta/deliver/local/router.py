@@ -124,7 +124,9 @@ class LocalRouter:
             found = Found()
             owner = self._expand(address, found, (), 0)
             addresses = tuple(found.addresses)
-            if not found.steps and len(addresses) == 1 and owner is None and self._is_local(addresses[0]):
+            # The address itself may be of a domain that a transport table gives to local.
+            stays = len(addresses) == 1 and (addresses[0] == address or self._is_local(addresses[0]))
+            if stays and not found.steps and owner is None:
                 return self._user(addresses[0])
         except Problem as problem:
             return problem.outcome
@@ -174,7 +176,8 @@ class LocalRouter:
         if transport:
             return _direct(transport, address)
         if self._relay:
-            relay = expand_template(self._relay, self.users.names(address, account), self._filter)
+            names = self.users.names(address, account)
+            relay = expand_template(self._relay, names, self._filter, partly=True)
             if relay:
                 found = Found()
                 for target in split_targets(relay):

@@ -1,6 +1,6 @@
 r"""The targets of an alias, a forward file or an :include: file, as Postfix's local(8) reads them.
 
-A target is a `|command`, a `/file/name`, a `~/file/name` (of a user), an `:include:/file/name`, or an address.
+A target is a `|command`, a `/file/name`, a `~/file/name` (a user's), an `:include:/file/name`, or an address.
 They stand in lists as RFC 5322 has them: separated by `,` or `;`, or side by side; addresses may have
 names, comments and `<…>` (mta/address_list.py). A command with blanks is quoted, the whole of it or what
 stands behind the `|`. Quotes that do not close end with the text.

@@ -155,10 +155,12 @@ class Users:
             return file.read(FORWARD_LIMIT).decode("utf-8", "surrogateescape")
 
 
-def expand_template(template: str, names: Mapping[str, str], allowed: str) -> str | None:
+def expand_template(
+    template: str, names: Mapping[str, str], allowed: str, *, partly: bool = False
+) -> str | None:
     """A template with its `$names` replaced, characters that are not `allowed` by `_`.
 
-    None where it refers to a name that has no value. Raises nothing.
+    None where it refers to a name that has no value, unless `partly` has that be nothing. Raises nothing.
     """
     missing = False
     tested = frozenset(_TESTED.findall(template))
@@ -175,7 +177,7 @@ def expand_template(template: str, names: Mapping[str, str], allowed: str) -> st
         text = expand(template, lookup)
     except ExpansionError:
         return None
-    return None if missing else text
+    return None if missing and not partly else text
 
 
 def censor(value: str, allowed: str) -> str:
