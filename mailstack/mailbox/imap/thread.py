@@ -26,6 +26,8 @@ IDS_MAX = 1000
 """References of one message that are looked at: the last ones."""
 FEW = 2000
 """Messages up to which threads are put together at once; of more beside the sessions."""
+_VALUE = re.compile(rb"[ \t]*:([^\n]*+(?:\n[ \t][^\n]*+)*+)")
+"""What stands behind a field's name: its value with the lines that continue it."""
 _MESSAGE_ID = re.compile(rb'<\s*((?:"(?:[^"\\]|\\.)*"|[^<>@"\s]+)@[^<>\s]+)\s*>')
 
 
@@ -91,12 +93,21 @@ def _ids(directory: Directory, cache: MessageCache, uid: int) -> list[bytes]:
 def ids_of(header: bytes) -> bytes:
     """The identifiers in a header: the message's own, then References, or the first of In-Reply-To; an LF
     between."""
-    found: dict[bytes, bytes] = {}
-    for field in headers.fields(header):
-        if field.name in (b"message-id", b"references", b"in-reply-to"):
-            found.setdefault(field.name, headers.unfold(field.value))
-    own = _MESSAGE_ID.findall(found.get(b"message-id", b""))[:1] or [b""]
-    references = _MESSAGE_ID.findall(found.get(b"references", b""))[-IDS_MAX:]
+    lines = b"\n" + header
+    lower = lines.lower()
+    own = _MESSAGE_ID.findall(_first(lines, lower, b"\nmessage-id"))[:1] or [b""]
+    references = _MESSAGE_ID.findall(_first(lines, lower, b"\nreferences"))[-IDS_MAX:]
     if not references:
-        references = _MESSAGE_ID.findall(found.get(b"in-reply-to", b""))[:1]
+        references = _MESSAGE_ID.findall(_first(lines, lower, b"\nin-reply-to"))[:1]
     return b"\n".join(own + references)
+
+
+def _first(lines: bytes, lower: bytes, start: bytes) -> bytes:
+    """The unfolded value of the first field that begins with an LF and its name; empty when there is none."""
+    at = lower.find(start)
+    while at >= 0:
+        found = _VALUE.match(lines, at + len(start))
+        if found is not None:
+            return headers.unfold(found[1])
+        at = lower.find(start, at + 1)
+    return b""
