@@ -109,6 +109,8 @@ mail_server_admin =
     the URI that METADATA tells as the server's /shared/admin
 mail_server_comment =
     METADATA tells it as the server's /shared/comment
+mail_shared_explicit_inbox = no
+    in shared namespaces: `shared/user/INBOX` rather than `shared/user`
 pop3_client_workarounds =
     outlook-no-nuls, oe-ns-eoh
 pop3_delete_type = default
@@ -521,8 +523,6 @@ LITERAL+ is announced, and LITERAL- to clients that have enabled IMAP4rev2
     imap_literal_minus = no
 METADATA is always there
     imap_metadata = no
-there are no shared namespaces
-    mail_shared_explicit_inbox = no
 auth_master_user_separator is the one that counts
     master_user_separator =
 """
@@ -556,6 +556,11 @@ SETTINGS = MappingProxyType({setting.name: setting for setting in _read()})
 
 PLUGIN: frozenset[str] = frozenset(
     {
+        "acl",
+        "acl_anyone",
+        "acl_defaults_from_inbox",
+        "acl_groups",
+        "acl_shared_dict",
         "quota",
         "quota_exceeded_message",
         "quota_grace",
@@ -565,5 +570,5 @@ PLUGIN: frozenset[str] = frozenset(
 )
 """Settings of `plugin { … }` that something here acts on."""
 
-BUILT_IN = frozenset(("imap_quota", "imap_zlib", "quota"))
-"""Words of mail_plugins that ask for what is here in any case."""
+BUILT_IN = frozenset(("acl", "imap_acl", "imap_quota", "imap_zlib", "quota"))
+"""Words of mail_plugins that ask for what is here in any case, or that are honoured."""

@@ -19,7 +19,7 @@ _LIMIT = 10_000
 async def expunge_old(store: MailStore, root: str, mailboxes: Iterable[Mailbox]) -> None:
     """Remove what the settings say from the mailboxes of the account at `root`. Raises `OSError`."""
     for setting in mailboxes:
-        name = tree.canonical(setting.name)
+        name = tree.canonical(setting.name, root)
         if not (setting.autoexpunge or setting.autoexpunge_max_mails) or not tree.exists(root, name):
             continue
         box = await store.open(root, name)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mailstack.net.log import Log
 from mailstack.storage.maildir import quota as stored
+from mailstack.storage.maildir import tree
 from mailstack.storage.maildir.quota import Quota, RuleError, Usage, parse_rules
 
 RULE = re.compile(r"quota_rule[2-9]?|quota_rule[1-9][0-9]")
@@ -140,7 +141,7 @@ class Quotas:
                     # Room that is closed while we count is in the count, or not.
                     before = place.coming
                     for measure in (stored.usage, stored.recount):
-                        now = await asyncio.to_thread(measure, root, quota)
+                        now = await asyncio.to_thread(measure, tree.main_of(root), quota)
                         if not quota.exceeded(mailbox, now + before, more, grace=grace):
                             place.users += 1
                             place.coming += more

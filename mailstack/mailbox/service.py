@@ -95,7 +95,10 @@ class MailboxService:
         self.store.counting = self.quotas.active
         self.settings = ImapSettings(
             greeting=config.login_greeting,
-            mailboxes=tuple(MailboxSetting(box.name, box.special_use, box.auto) for box in config.mailboxes),
+            mailboxes=tuple(
+                MailboxSetting(box.name, box.special_use, box.auto, box.comment) for box in config.mailboxes
+            ),
+            acl_told=config.acl is not None and config.acl.told,
             idle_notify_interval=config.imap_idle_notify_interval,
             line_limit=config.imap_max_line_length,
             capability=config.imap_capability,

@@ -16,6 +16,61 @@ MESSAGES = (
     b"Subject: two\n\nline 1\nline 2\n",
 )
 EXTRA = {
+    "namespaces": """\
+namespace inbox {
+  inbox = yes
+  prefix = INBOX.
+  mailbox Trash {
+    auto = subscribe
+    special_use = \\Trash
+    comment = Rubbish
+  }
+}
+namespace archive {
+  prefix = Archive.
+  location = maildir:~/../archive
+}
+namespace old {
+  prefix = old.
+  location = maildir:~/../old
+  hidden = yes
+  list = no
+}
+namespace off {
+  prefix = off.
+  location = maildir:~/../off
+  disabled = yes
+}
+""",
+    "acl": """\
+mail_plugins = acl
+protocol imap {
+  mail_plugins = $mail_plugins imap_acl
+}
+plugin {
+  acl = vfile
+  acl_anyone = allow
+}
+namespace inbox {
+  inbox = yes
+  separator = /
+}
+namespace public {
+  type = public
+  prefix = Public/
+  separator = /
+  location = maildir:~/../public
+  subscriptions = no
+}
+namespace shared {
+  type = shared
+  prefix = shared/%%n/
+  separator = /
+  location = maildir:%%h
+  list = children
+  subscriptions = no
+}
+""",
     "tls": "disable_plaintext_auth = yes\n",
     "urlauth": "imap_urlauth_host = mail.test\nimap_urlauth_port = 1143\n",
 }
@@ -35,6 +90,10 @@ def test_imap(tmp_path: Path, path: Path, bytewise: bool) -> None:
     async def check() -> None:
         tls = path.stem == "tls"
         extra = EXTRA.get(path.stem, "")
+        if path.stem == "acl":
+            public = tmp_path / "mail/mail.test/public"
+            public.mkdir(parents=True)
+            (public / "dovecot-acl").write_text("user=zs@mail.test lrwstipekxa\n")
         async with running(tmp_path, extra, USERS + MORE_USERS, tls=tls) as mailbox:
             for message in MESSAGES:
                 await mailbox.deliver("zs@mail.test", message)

@@ -52,12 +52,12 @@ def maildir() -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def ask(root: Path, commands: Sequence[bytes]) -> list[bytes]:
+def ask(root: Path, commands: Sequence[bytes], user: str = "zs") -> list[bytes]:
     """Run commands (without tags); each one's untagged and tagged answers, literals included."""
     if os.getuid() == 0:
         for path in (root / "run", root / "mail", *(root / "mail").rglob("*")):
             os.chown(path, NOBODY, NOBODY)
-    environment = {"USER": "zs", "HOME": str(root)}
+    environment = {"USER": user, "HOME": str(root)}
     with subprocess.Popen(
         [BINARY, "-c", str(root / "dovecot.conf")],
         stdin=subprocess.PIPE,

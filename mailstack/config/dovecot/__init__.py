@@ -7,22 +7,26 @@ what Dovecot's own syntax has no word for (the saslauthd socket).
 from mailstack.config.dovecot.load import load
 from mailstack.config.dovecot.location import parse_location
 from mailstack.config.dovecot.model import (
+    AclSettings,
     Database,
     DovecotConfig,
     InetListener,
     Mailbox,
     MailLocation,
+    NamespaceSettings,
     Saslauthd,
     UnixListener,
 )
 from mailstack.config.dovecot.values import expand, user_variables
 
 __all__ = [
+    "AclSettings",
     "Database",
     "DovecotConfig",
     "InetListener",
     "MailLocation",
     "Mailbox",
+    "NamespaceSettings",
     "Saslauthd",
     "UnixListener",
     "expand",

@@ -13,7 +13,14 @@ from mailstack.config.dovecot import values, variables
 from mailstack.config.dovecot.databases import read_database
 from mailstack.config.dovecot.listeners import read_listeners
 from mailstack.config.dovecot.location import parse_location
-from mailstack.config.dovecot.model import Database, DovecotConfig, Mailbox, MailLocation
+from mailstack.config.dovecot.model import (
+    AclSettings,
+    Database,
+    DovecotConfig,
+    MailLocation,
+    NamespaceSettings,
+)
+from mailstack.config.dovecot.namespaces import read_acl, read_namespaces
 from mailstack.config.dovecot.own import read_own
 from mailstack.config.dovecot.syntax import Origin, Section, Setting, parse
 from mailstack.config.errors import ConfigError
@@ -72,6 +79,8 @@ class _Loader:
         authority = self._file("ssl_ca") if verify else None
         own = read_own(self.directory)
         location = self._mail_location(protocols)
+        acl = self._acl(protocols)
+        namespaces = self._namespaces(acl)
         flag = self.value("pop3_deleted_flag", Setting.content, "pop3")
         kind = self.value("pop3_delete_type", lambda s: values.choice(s, *_DELETE_TYPES), "pop3")
         if kind == "flag" and not flag:
@@ -112,7 +121,9 @@ class _Loader:
             mail_location=location.path,
             mail_layout=location,
             mail_home=self.value("mail_home", lambda s: values.template(s, "und")),
-            mailboxes=self._mailboxes(),
+            namespaces=namespaces,
+            mailboxes=tuple(mailbox for space in namespaces for mailbox in space.mailboxes),
+            acl=acl,
             login_greeting=self.value("login_greeting", Setting.content),
             recipient_delimiter=self.value("recipient_delimiter", Setting.content, "lmtp"),
             lmtp_add_received_header=self.value("lmtp_add_received_header", values.boolean, "lmtp"),
@@ -258,57 +269,24 @@ class _Loader:
 
     # ---- sections
 
-    def _mailboxes(self) -> tuple[Mailbox, ...]:
-        found: list[Mailbox] = []
-        for namespace in self.root.all("namespace"):
-            for setting in namespace.settings.values():
-                self._namespace_setting(setting)
-            for section in namespace.sections:
-                if section.type != "mailbox":
-                    raise section.origin.error(f"Unknown setting: namespace {{ {section.type}")
-                found.append(self._mailbox(section))
-        return tuple(found)
+    def _namespaces(self, acl: AclSettings | None) -> tuple[NamespaceSettings, ...]:
+        return read_namespaces(
+            self.root.all("namespace"),
+            self.warnings.append,
+            acl=acl is not None,
+            explicit_inbox=self.value("mail_shared_explicit_inbox", values.boolean),
+        )
 
-    def _namespace_setting(self, setting: Setting) -> None:
-        """One namespace is what we have: the inbox, with `.` between names and nothing before them."""
-        allowed = {
-            "inbox": ("yes",),
-            "prefix": ("",),
-            "type": ("private",),
-            "location": ("",),
-            "hidden": ("no",),
-            "list": ("yes",),
-            "subscriptions": ("yes",),
-            "disabled": ("no",),
-            "ignore_on_failure": ("no",),
+    def _acl(self, protocols: frozenset[str]) -> AclSettings | None:
+        plugins = {
+            name: self.value("mail_plugins", lambda setting: setting, name) for name in ("imap", "lmtp")
         }
-        if setting.key == "separator":
-            if setting.text not in ("", "."):
-                self.warnings.append(
-                    f"{setting.origin}: namespace {{ separator has no effect: it is always ."
-                )
-        elif setting.key not in allowed:
-            self.warnings.append(f"{setting.origin}: namespace {{ {setting.key} has no effect here")
-        elif setting.text not in allowed[setting.key]:
-            raise setting.origin.error(f"namespace {{ {setting.key} = {setting.text} is not supported")
-
-    def _mailbox(self, section: Section) -> Mailbox:
-        special: tuple[str, ...] = ()
-        auto, autoexpunge, most = "no", 0.0, 0
-        for setting in section.settings.values():
-            if setting.key == "special_use":
-                special = values.words(setting)
-                if not all(word.startswith("\\") for word in special):
-                    raise setting.origin.error(f"special_use: {setting.text} does not begin with a backslash")
-            elif setting.key == "auto":
-                auto = values.choice(setting, "no", "create", "subscribe")
-            elif setting.key == "autoexpunge":
-                autoexpunge = values.seconds(setting)
-            elif setting.key == "autoexpunge_max_mails":
-                most = values.number(setting)
-            else:
-                self.warnings.append(f"{setting.origin}: mailbox {{ {setting.key} has no effect here")
-        return Mailbox(section.name, special, auto, autoexpunge, most)
+        settings = {
+            setting.key: setting
+            for section in self.root.all("plugin")
+            for setting in section.settings.values()
+        }
+        return read_acl(plugins, protocols, settings, self.warnings.append)
 
     def _plugin(self) -> Mapping[str, str]:
         """The settings of all `plugin` sections."""

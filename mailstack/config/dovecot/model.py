@@ -106,7 +106,7 @@ class MailLocation:
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A `mailbox` block of the inbox namespace; `auto` is no, create or subscribe."""
+    """A `mailbox` block of a namespace; `auto` is no, create or subscribe."""
 
     name: str
     special_use: tuple[str, ...] = ()
@@ -115,6 +115,44 @@ class Mailbox:
     """Seconds after which messages are removed; 0: never."""
     autoexpunge_max_mails: int = 0
     """Messages above which the oldest are removed; 0: any number may be there."""
+    comment: str = ""
+    """METADATA tells it as /private/comment."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceSettings:
+    """A `namespace` block. `prefix` ends with the separator or is empty; in one of type shared `%u`, `%n`,
+    `%d` stand for another user, in `location` too. `location` None: mail_location."""
+
+    name: str
+    type: str = "private"
+    prefix: str = ""
+    separator: str = "."
+    location: MailLocation | None = None
+    inbox: bool = False
+    list: str = "yes"
+    """yes, no or children."""
+    hidden: bool = False
+    subscriptions: bool = True
+    ignore_on_failure: bool = False
+    explicit_inbox: bool = False
+    """mail_shared_explicit_inbox."""
+    order: int = 0
+    mailboxes: tuple[Mailbox, ...] = ()
+    """Under their whole names."""
+
+
+@dataclass(frozen=True, slots=True)
+class AclSettings:
+    """`mail_plugins = acl` and `plugin { acl… }`. `told`: with `imap_acl`, clients see and change ACLs;
+    `from_inbox`: acl_defaults_from_inbox; `anyone`: acl_anyone = allow; `shared`: the file of
+    acl_shared_dict; `groups`: acl_groups, where the userdb says none."""
+
+    told: bool
+    from_inbox: bool = False
+    anyone: bool = False
+    shared: str = ""
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +203,10 @@ class DovecotConfig:
     mail_layout: MailLocation
     """The same with its options."""
     mail_home: str
+    namespaces: tuple[NamespaceSettings, ...]
     mailboxes: tuple[Mailbox, ...]
+    """Those of all namespaces."""
+    acl: AclSettings | None
     login_greeting: str
     recipient_delimiter: str
     lmtp_add_received_header: bool

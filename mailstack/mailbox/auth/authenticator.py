@@ -68,6 +68,7 @@ class Authenticator:
         """Follow `config` from the next check on."""
         self.config = config
         self.directory = Directory(config)
+        self.directory.report = self._log.warning
         self._chain = Chain(config, self.directory, self._fits, master=False)
         self._masters = Chain(config, self.directory, self._fits, master=True)
         self._trusted = [ipaddress.ip_network(name, strict=False) for name in config.login_trusted_networks]

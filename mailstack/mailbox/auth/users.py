@@ -7,14 +7,15 @@ user's fault: an unreadable file, a home that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mailstack.config.dovecot import Database, DovecotConfig, parse_location
+from mailstack.config.dovecot import Database, DovecotConfig, MailLocation, parse_location
 from mailstack.config.dovecot.variables import expand, user_values
+from mailstack.mailbox.auth.places import mail_root, root_of
 from mailstack.mailbox.auth.rows import Files, full_name, merged, sql_row, yes
 from mailstack.mailbox.auth.rows import Unavailable as Unavailable
-from mailstack.storage.maildir.tree import MailRoot
+from mailstack.storage.maildir.roots import MailRoot
 
 SQL_TIMEOUT = 0.02
 SESSION_SQL_TIMEOUT = 5.0
@@ -41,6 +42,8 @@ class Directory:
         self.translation = str.maketrans(dict(config.auth_username_translation))
         self.waits = any(one.sql is not None for one in (*config.passdbs, *config.userdbs))
         """Whether a question may take time."""
+        self.report: Callable[[str], None] = lambda text: None
+        """Told of ACL files that cannot be read."""
 
     def check(self) -> None:
         """Read every file once. Raises `Unavailable`."""
@@ -146,6 +149,19 @@ class Directory:
             return None
         return fields
 
+    def _other_root(self, location: MailLocation, name: str) -> MailRoot | None:
+        """Where the mail of another user lies, by the location of a shared namespace; None: nobody's."""
+        user = self.canonical(name)
+        try:
+            found = self.find(user) if user else None
+            if found is None:
+                return None
+            root = root_of(location, found.name, found.home)
+        except Unavailable as error:
+            self.report(f"shared namespace: {error}")
+            return None
+        return root if isinstance(root, MailRoot) else MailRoot(root)
+
     def _user(self, user: str, fields: Mapping[str, str]) -> User:
         config = self._config
         home = fields.get("home") or expand(config.mail_home, user_values(user))
@@ -156,18 +172,7 @@ class Directory:
             except ValueError as error:
                 raise Unavailable(f"userdb field mail of {user}: {error}") from None
 
-        def place(path: str) -> str:
-            if not home.startswith("/") and (path.startswith("~") or "%h" in path):
-                raise Unavailable(f"{user} has no home, which mail_location needs")
-            path = expand(path, {**user_values(user), "home": home})
-            if path == "~" or path.startswith("~/"):
-                path = home + path[1:]
-            return path.rstrip("/")
-
-        root = place(location.path)
-        if location.mbox:
-            root = MailRoot(root, mbox=place(location.mbox))
-        elif location.fs or location.inbox:
-            root = MailRoot(root, fs=location.fs, inbox=place(location.inbox) if location.inbox else "")
+        groups = tuple(fields.get("acl_groups", "").replace(",", " ").split())
+        root = mail_root(config, location, user, home, groups, self._other_root, self.report)
         rules = tuple(item for item in fields.items() if item[0].startswith("quota_rule"))
         return User(user, root, home, rules)

@@ -13,7 +13,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap import quota
+from mailstack.mailbox.imap import acl, quota
 from mailstack.mailbox.imap.catenate import pieces_of_url
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import positions
@@ -35,7 +35,7 @@ _MESSAGES_MAX = 1000
 class Appending:
     """The command that is being read. `replaced`: the UID that REPLACE names."""
 
-    __slots__ = ("box", "error", "left", "messages", "replaced", "spool", "storable")
+    __slots__ = ("box", "error", "left", "messages", "readable", "replaced", "spool", "storable")
 
     def __init__(self, box: SharedMailbox) -> None:
         self.box = box
@@ -45,6 +45,8 @@ class Appending:
         self.left = 0
         """Octets that the message may still have."""
         self.replaced: int | None = None
+        self.readable = True
+        """Whether the user may read the mailbox."""
         self.error: OSError | None = None
 
 
@@ -117,6 +119,10 @@ async def _prepare(session: Session, event: AppendMessage) -> None:
         raise CommandError("NO [TOOBIG] Message is too large.")
     bits, keywords = split_flags(event.flags, "APPEND" if event.replace is None else "REPLACE")
     state = session.append
+    rights = acl.need(session, event.mailbox, "i", "TRYCREATE")
+    bits &= acl.flags_mask(rights)
+    if "w" not in rights:
+        keywords = []
     if state is None:
         replaced = None if event.replace is None else _replaced(session, event.replace)
         try:
@@ -127,6 +133,7 @@ async def _prepare(session: Session, event: AppendMessage) -> None:
             session.service.store.unpin(box)
             raise CommandError("NO [NOPERM] Mailbox is read-only.")
         state = session.append = Appending(box)
+        state.readable = "r" in rights
         state.replaced = replaced
     else:
         await _complete(session, state)
@@ -148,6 +155,8 @@ def _replaced(session: Session, replace: Replace) -> int:
     view = session.selected
     if view.readonly:
         raise CommandError("NO [READ-ONLY] Mailbox is read-only.")
+    if "e" not in acl.selected(session):
+        raise CommandError(acl.DENIED)
     number = replace.number or STAR
     name = "UID REPLACE" if replace.uid else "REPLACE"
     found = positions(session, ((number, number),), replace.uid, name)
@@ -192,7 +201,9 @@ async def finished(session: Session, tag: str) -> str:
         if state.replaced is not None and session.selected.box.folder.index(state.replaced) < 0:
             raise CommandError("NO [EXPUNGEISSUED] The message has been expunged meanwhile.")
         sizes = [spool.size for spool, _, _ in state.messages]
-        await quota.admit(session, box.folder.path, sizes)
+        counted = quota.counts(session, box)
+        if counted:
+            await quota.admit(session, box.folder.path, sizes)
         now = store.clock.time()
         work: list[tuple[Publication, bool]] = [
             (spool.publication(now, store.hostname, bits or None, date), not bits)
@@ -202,11 +213,14 @@ async def finished(session: Session, tag: str) -> str:
             uids = [await box.append(*work[0])]
         else:
             uids = await _append_all(box, work)
-        quota.added(session, [spool.size for spool, _, _ in state.messages])
-        code = f"[APPENDUID {box.folder.uid_validity} {format_set(uids)}]"
+        if counted:
+            quota.added(session, [spool.size for spool, _, _ in state.messages])
+        code = f"[APPENDUID {box.folder.uid_validity} {format_set(uids)}] "
+        if not state.readable:
+            code = ""  # RFC 4315 §3: who may not read does not hear of UIDs
         if state.replaced is None:
-            return f"OK {code} Append completed."
-        session.line(f"* OK {code} Replacement message is there.")
+            return f"OK {code}Append completed."
+        session.line(f"* OK {code}Replacement message is there.")
         await session.selected.box.expunge([state.replaced])
         return "OK Replace completed."
     finally:

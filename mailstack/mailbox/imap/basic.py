@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mailstack import __version__
 from mailstack.mailbox.imap.capability import capabilities
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.storage.maildir.roots import Account
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.deflate import Deflate
 from mailstack.wire.imap.encode import string
@@ -110,5 +111,16 @@ async def compress(session: Session, tag: str, command: c.Compress) -> str:
 
 
 async def namespace(session: Session, tag: str, command: c.Plain) -> str:
-    session.line('* NAMESPACE (("" ".")) NIL NIL')
+    root = session.root
+    if not isinstance(root, Account):
+        session.line('* NAMESPACE (("" ".")) NIL NIL')
+        return "OK Namespace completed."
+    found: dict[str, list[bytes]] = {"private": [], "shared": [], "public": []}
+    for space in root.told:
+        if not space.hidden:
+            prefix = session.mailbox(space.fixed)
+            prefix = prefix if prefix.startswith((b'"', b"{")) else b'"%b"' % prefix
+            found[space.type].append(b'(%b "%b")' % (prefix, space.separator.encode()))
+    parts = [b"(%b)" % b"".join(each) if each else b"NIL" for each in found.values()]
+    session.send(b"* NAMESPACE %b\r\n" % b" ".join(parts))
     return "OK Namespace completed."

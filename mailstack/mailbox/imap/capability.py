@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl, notify
 from mailstack.mailbox.imap.quota import CAPABILITIES as QUOTA
 from mailstack.mailbox.imap.urlauth import CAPABILITIES as URLAUTH
 
@@ -84,12 +85,14 @@ def _capabilities(session: Session) -> list[str]:
         if session.rev2:
             # RFC 9051 §6.3.1 has LITERAL- in it; RFC 7888 §5 forbids to announce both.
             names[names.index("LITERAL+")] = "LITERAL-"
-        if session.service.store.notices.usable:
+        if notify.is_usable(session):
             names.append("NOTIFY")
         if session.service.settings.urlauth_host:
             names += URLAUTH
         if session.service.quotas.active:
             names += QUOTA
+        if acl.is_told(session):
+            names += acl.CAPABILITIES
         return [*names, f"APPENDLIMIT={session.service.settings.message_limit}"]
     return [*BEFORE_LOGIN, *_login_capabilities(session)]
 

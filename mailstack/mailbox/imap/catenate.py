@@ -44,7 +44,9 @@ async def pieces_of_url(session: Session, text: str) -> Iterator[bytes]:
 async def opened(session: Session, root: str, url: ImapUrl) -> SharedMailbox:
     """The URL's mailbox below `root`, pinned. Raises `BadUrlError`."""
     try:
-        box = await session.service.store.open(root, tree.canonical(url.mailbox))
+        if "r" not in tree.rights(root, url.mailbox):
+            raise BadUrlError("no such mailbox")
+        box = await session.service.store.open(root, tree.canonical(url.mailbox, root))
     except (FileNotFoundError, tree.MailboxNameError):
         raise BadUrlError("no such mailbox") from None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.messages import positions
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.names import DELETED
@@ -11,6 +12,8 @@ from mailstack.wire.imap import commands as c
 
 if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
+
+_IGNORED = "OK Expunge ignored: Permission denied."
 
 
 def deleted_uids(view: View) -> list[int]:
@@ -27,6 +30,8 @@ def deleted_uids(view: View) -> list[int]:
 async def expunge(session: Session, tag: str, command: c.Plain) -> str:
     view = session.selected
     if not view.readonly:
+        if "e" not in acl.selected(session):
+            return _IGNORED
         await view.box.expunge(deleted_uids(view))
     return f"OK {highest(session)}Expunge completed."
 
@@ -34,6 +39,8 @@ async def expunge(session: Session, tag: str, command: c.Plain) -> str:
 async def uid_expunge(session: Session, tag: str, command: c.UidExpunge) -> str:
     view = session.selected
     if not view.readonly:
+        if "e" not in acl.selected(session):
+            return _IGNORED
         wanted = {view.uids[at] for at in positions(session, command.uids, True, "UID EXPUNGE")}
         await view.box.expunge([uid for uid in deleted_uids(view) if uid in wanted])
     return f"OK {highest(session)}Expunge completed."

@@ -12,6 +12,7 @@ from asyncio import to_thread
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of, header_size
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
@@ -103,7 +104,7 @@ async def _send_responses(
 ) -> str:
     """Anything. The reply when that has not worked for all messages, else empty."""
     view = session.selected
-    seen = await _mark_seen(view, found, items)
+    seen = await _mark_seen(view, found, items) if "s" in acl.selected(session) else set()
     loop = asyncio.get_running_loop()
     turn = loop.time() + TURN
     problem = ""

@@ -6,14 +6,17 @@ CREATE with what the mailbox is for: RFC 6154 §3.
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.metadata import checked_uses
 from mailstack.mailbox.imap.notify import send_list
 from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.storage.maildir import metadata, quota, subscriptions, tree
 from mailstack.storage.maildir.names import unique_name
+from mailstack.storage.maildir.roots import Account
 from mailstack.wire.imap import commands as c
 
 if TYPE_CHECKING:
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
 async def create(session: Session, tag: str, command: c.Create) -> str:
     # A trailing separator only declares that children are wanted (RFC 3501 §6.3.3).
     name = command.mailbox
-    if len(name) > 1 and name.endswith(tree.SEPARATOR) and not name.endswith(tree.SEPARATOR * 2):
+    separator = tree.separator_of(session.root)
+    if len(name) > 1 and name.endswith(separator) and not name.endswith(separator * 2):
         name = name[:-1]
     uses = checked_uses(command.uses)
-    if tree.canonical(name) == tree.INBOX or not tree.create(session.root, name):
+    _check_create(session, name)
+    if tree.canonical(name, session.root) == tree.INBOX or not tree.create(session.root, name):
         raise CommandError("NO [ALREADYEXISTS] Mailbox already exists")
     if uses:
         try:
@@ -39,22 +44,55 @@ async def create(session: Session, tag: str, command: c.Create) -> str:
     return f"OK [MAILBOXID ({mailbox_id(box.folder)})] Create completed."
 
 
+def _check_namespace(root: str, name: str) -> None:
+    """Raises `MailboxNameError` for a name that is in none."""
+    try:
+        tree.located(root, name)
+    except FileNotFoundError:
+        pass  # it is the namespace itself, or somebody's who does not exist
+
+
+def _check_create(session: Session, name: str) -> None:
+    root = session.root
+    if isinstance(root, Account):
+        try:
+            place = root.resolve(name)
+        except FileNotFoundError:
+            raise CommandError(acl.DENIED) from None  # another user who does not exist
+        if not place.inner:
+            raise CommandError("NO [CANNOT] Mailbox can't be created.")
+        acl.need_above(session, name)
+
+
 async def delete(session: Session, tag: str, command: c.Delete) -> str:
-    name = tree.canonical(command.mailbox)
+    root = session.root
+    name = tree.canonical(command.mailbox, root)
     if name == tree.INBOX:
         raise CommandError("NO [CANNOT] INBOX can't be deleted.")
-    root = session.root
-    if not tree.exists(root, name):
-        if any(other.startswith(name + tree.SEPARATOR) for other in tree.names(root)):
+    _check_namespace(root, name)
+    rights = tree.rights(root, name)
+    if not tree.exists(root, name) or "l" not in rights:
+        if any(other.startswith(name + tree.separator_of(root)) for other in tree.names(root)):
             raise CommandError("NO [HASCHILDREN] Mailbox has children, delete them first.")
-        raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {name}")
+        raise acl.missing(session, name)
     path = tree.path_of(root, name)
+    if "x" not in rights:
+        raise CommandError(acl.DENIED)
+    if tree.located(root, name)[1] == tree.INBOX:
+        raise CommandError("NO [CANNOT] A namespace's own mailbox can't be deleted.")
     if session.view is not None and session.view.box.folder.path == path:
         session.leave()
     await _remove(session, name)
     if session.service.quotas.active:
         quota.forget(root)
+    _shared_otherwise(session, name)
     return "OK Delete completed."
+
+
+def _shared_otherwise(session: Session, name: str) -> None:
+    """The ACLs of a mailbox are gone, or elsewhere."""
+    if isinstance(session.root, Account):
+        acl.tell_shared(session.root, name)
 
 
 async def _remove(session: Session, name: str) -> None:
@@ -66,15 +104,17 @@ async def _remove(session: Session, name: str) -> None:
 
 
 async def rename(session: Session, tag: str, command: c.Rename) -> str:
-    old, new = tree.canonical(command.mailbox), tree.canonical(command.new)
     root = session.root
+    old, new = tree.canonical(command.mailbox, root), tree.canonical(command.new, root)
     store = session.service.store
+    _check_rename(session, old, new)
     if new == tree.INBOX or tree.exists(root, new):
         raise CommandError("NO [ALREADYEXISTS] Target mailbox already exists")
-    tree.check_name(new)
+    if not isinstance(root, Account):
+        tree.check_name(new)
     if old == tree.INBOX:
         return await _rename_inbox(session, new)
-    if new.startswith(old + tree.SEPARATOR):
+    if new.startswith(old + tree.separator_of(root)):
         raise CommandError("NO [CANNOT] Can't rename mailbox under itself.")
     try:
         pairs = tree.rename(root, old, new)
@@ -82,10 +122,39 @@ async def rename(session: Session, tag: str, command: c.Rename) -> str:
         raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {old}") from None
     except FileExistsError:
         raise CommandError("NO [ALREADYEXISTS] Target mailbox already exists") from None
-    store.renamed(pairs)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        raise CommandError("NO [CANNOT] The namespaces lie on different file systems.") from None
+    store.renamed(pairs, tree.located(root, new)[0])
+    if session.service.quotas.active and isinstance(root, Account):
+        quota.forget(root)
+    _shared_otherwise(session, new)
     if session.rev2 and session.notifying is None:
         send_list(session, new, "", old)
     return "OK Rename completed."
+
+
+def _check_rename(session: Session, old: str, new: str) -> None:
+    """Renaming is for who may delete the one and create the other (RFC 4314 §4)."""
+    root = session.root
+    if not isinstance(root, Account):
+        return
+    try:
+        source, target = root.resolve(old), root.resolve(new)
+    except FileNotFoundError:
+        raise acl.missing(session, old) from None
+    if source.root != target.root and {source.space.type, target.space.type} != {"private"}:
+        raise CommandError("NO [CANNOT] Renaming not supported across non-private namespaces.")
+    rights = tree.rights(root, old)
+    if old != tree.INBOX:
+        if "l" not in rights:
+            raise acl.missing(session, old)
+        if "x" not in rights:
+            raise CommandError(acl.DENIED)
+    if not target.inner or (old != tree.INBOX and source.inner in ("", tree.INBOX)):
+        raise CommandError("NO [CANNOT] A namespace can't be renamed.")
+    acl.need_above(session, new)
 
 
 async def _rename_inbox(session: Session, new: str) -> str:
@@ -106,12 +175,13 @@ async def _rename_inbox(session: Session, new: str) -> str:
 
 
 async def subscribe(session: Session, tag: str, command: c.Subscribe) -> str:
-    name = tree.canonical(command.mailbox)
     root = session.root
+    name = tree.canonical(command.mailbox, root)
+    _check_namespace(root, name)
     if not command.subscribed:
         subscriptions.change(root, name, subscribed=False)
         return "OK Unsubscribe completed."
-    if not tree.exists(root, name):
-        raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {name}")
+    if not tree.rights(root, name) or not tree.exists(root, name):
+        raise acl.missing(session, name)
     subscriptions.change(root, name, subscribed=True)
     return "OK Subscribe completed."

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.storage.maildir import metadata, tree
+from mailstack.storage.maildir.roots import Account
 from mailstack.wire.imap.encode import astring, nstring
 from mailstack.wire.imap.metadata import GetMetadata, SetMetadata, Wanted
 
@@ -25,6 +27,8 @@ async def getmetadata(session: Session, tag: str, command: GetMetadata) -> str:
     wanted = command.wanted
     if command.mailbox:
         folder = _existing(session, command.mailbox)
+        if not is_annotated(session, command.mailbox):
+            raise CommandError(acl.DENIED)
         entries = _with_use(session, command.mailbox, metadata.read(folder))
     else:
         entries = metadata.read(session.root, metadata.SERVER_FILE)
@@ -38,6 +42,7 @@ async def setmetadata(session: Session, tag: str, command: SetMetadata) -> str:
     values = dict(command.values)
     if command.mailbox:
         folder, file = _existing(session, command.mailbox), metadata.FILE
+        _check_change(session, command.mailbox, values)
     else:
         folder, file = session.root, metadata.SERVER_FILE
         if any(name.startswith("/shared") for name in values):
@@ -113,13 +118,41 @@ def _below(entry: str, other: str, depth: int) -> bool:
 def _with_use(session: Session, name: str, entries: dict[str, bytes]) -> dict[str, bytes]:
     """With the use that dovecot.conf gives the mailbox, unless its owner has said another."""
     for item in session.service.settings.mailboxes:
-        if item.special_use and item.name == tree.canonical(name):
+        if item.name != tree.canonical(name, session.root):
+            continue
+        if item.special_use:
             entries.setdefault(metadata.SPECIAL_USE, " ".join(item.special_use).encode())
+        if item.comment:
+            entries.setdefault("/private/comment", item.comment.encode())
+    if not is_own(session.root, name):
+        entries = {entry: value for entry, value in entries.items() if not entry.startswith("/private")}
     return entries
+
+
+def is_own(root: str, name: str) -> bool:
+    """Whether the mailbox is the user's alone."""
+    return not isinstance(root, Account) or root.resolve(name).space.type == "private"
+
+
+def is_annotated(session: Session, name: str) -> bool:
+    """Whether the user may read annotations of a mailbox (RFC 5464 §3.3: l, and one of r s w i p)."""
+    rights = tree.rights(session.root, name)
+    return "l" in rights and not {*"rswip"}.isdisjoint(rights)
+
+
+def _check_change(session: Session, name: str, values: dict[str, bytes | None]) -> None:
+    """RFC 5464 §3.3: shared entries need w. Mailboxes of several users have no private ones."""
+    rights = tree.rights(session.root, name)
+    if not is_annotated(session, name) or (
+        "w" not in rights and any(each.startswith("/shared") for each in values)
+    ):
+        raise CommandError(acl.DENIED)
+    if not is_own(session.root, name) and any(each.startswith("/private") for each in values):
+        raise CommandError("NO [METADATA NOPRIVATE] Several users share this mailbox.")
 
 
 def _existing(session: Session, name: str) -> str:
     """The folder of a mailbox that is there."""
-    if not tree.exists(session.root, name):
-        raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {name}")
+    if "l" not in tree.rights(session.root, name) or not tree.exists(session.root, name):
+        raise acl.missing(session, name)
     return tree.path_of(session.root, name)

@@ -21,6 +21,7 @@ from mailstack.mailbox.views import SharedMailbox
 from mailstack.mailbox.views.notices import Notice, NoticesFullError, is_another
 from mailstack.storage.maildir import metadata, subscriptions, tree
 from mailstack.storage.maildir.names import SEEN
+from mailstack.storage.maildir.roots import Account
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.encode import astring
 from mailstack.wire.imap.notify import (
@@ -112,7 +113,14 @@ def _means(group: EventGroup, name: str, subscribed: Iterable[str]) -> bool:
             return True  # inboxes: mail is delivered into any mailbox
 
 
+def is_usable(session: Session) -> bool:
+    """Whether the mailboxes can be watched: the user has one namespace, and no ACLs."""
+    return session.service.store.notices.usable and not isinstance(session.root, Account)
+
+
 async def notify(session: Session, tag: str, command: Notify) -> str:
+    if isinstance(session.root, Account):
+        raise CommandError("NO [CANNOT] NOTIFY goes with one namespace, and without ACLs.")
     groups = command.groups or ()
     unknown = {event for group in groups for event in group.events} - EVENTS.keys()
     if unknown:
@@ -294,7 +302,8 @@ def _tell_name(session: Session, notifying: Notifying, name: str, attribute: str
 def send_list(session: Session, name: str, attribute: str, was: str = "") -> None:
     """LIST of one mailbox; `was`: the name it had before (RFC 9051 §6.3.9.7)."""
     old = b' ("OLDNAME" (%b))' % session.mailbox(was) if was else b""
-    session.send(b'* LIST (%b) "." %b%b\r\n' % (attribute.encode(), session.mailbox(name), old))
+    separator = tree.separator_of(session.root).encode()
+    session.send(b'* LIST (%b) "%b" %b%b\r\n' % (attribute.encode(), separator, session.mailbox(name), old))
 
 
 def _tell_subscriptions(session: Session, notifying: Notifying, notice: Notice) -> None:

@@ -1,7 +1,7 @@
 """GETQUOTA GETQUOTAROOT SETQUOTA (RFC 9208 §4.1; RFC 2087). State: authenticated.
 
-The resources are STORAGE (in units of 1024 octets, rounded up) and MESSAGE; one root, the account. SETQUOTA
-is for an administrator, and there is none in IMAP.
+The resources are STORAGE (in units of 1024 octets, rounded up) and MESSAGE; one root, the inbox
+namespace. SETQUOTA is for an administrator, and there is none in IMAP.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.quota import OverQuotaError
+from mailstack.mailbox.views import SharedMailbox
 from mailstack.storage.maildir import quota as stored
 from mailstack.storage.maildir import tree
 from mailstack.storage.maildir.quota import Quota, Usage
@@ -33,8 +34,9 @@ async def getquota(session: Session, tag: str, command: GetQuota) -> str:
 
 
 async def getquotaroot(session: Session, tag: str, command: GetQuotaRoot) -> str:
-    tree.path_of(session.root, command.mailbox)  # it may be one that is yet to be made
     quota = _quota(session)
+    if not _is_main(session, command.mailbox):
+        quota = None
     shown = session.mailbox(command.mailbox)
     if quota is None:
         session.send(b"* QUOTAROOT %b\r\n" % shown)
@@ -42,6 +44,22 @@ async def getquotaroot(session: Session, tag: str, command: GetQuotaRoot) -> str
         session.send(b"* QUOTAROOT %b %b\r\n" % (shown, string(quota.name.encode())))
         await _send(session, quota)
     return "OK Getquotaroot completed."
+
+
+def _is_main(session: Session, name: str) -> bool:
+    """Whether a mailbox, or one that is yet to be made, lies in the inbox namespace. Raises
+    `MailboxNameError`."""
+    try:
+        root, _ = tree.located(session.root, name)
+        tree.path_of(session.root, name)
+    except FileNotFoundError:
+        return False
+    return root == tree.main_of(session.root)
+
+
+def counts(session: Session, box: SharedMailbox) -> bool:
+    """Whether messages in the mailbox count for the user's quota: those of the inbox namespace do."""
+    return box.root == tree.main_of(session.root)
 
 
 async def setquota(session: Session, tag: str, command: SetQuota) -> str:
@@ -68,13 +86,19 @@ def added(session: Session, sizes: Sequence[int]) -> None:
         quotas.changed(session.user, Usage(sum(sizes), len(sizes)))
 
 
+def removed(session: Session, sizes: Sequence[int]) -> None:
+    """Messages of these sizes have left the inbox namespace for another one."""
+    assert session.user is not None
+    session.service.quotas.changed(session.user, Usage(-sum(sizes), -len(sizes)))
+
+
 def _quota(session: Session) -> Quota | None:
     assert session.user is not None
     return session.service.quotas.of(session.user)
 
 
 async def _send(session: Session, quota: Quota) -> None:
-    used = await asyncio.to_thread(lambda: stored.usage(session.root, quota, trust=False))
+    used = await asyncio.to_thread(lambda: stored.usage(tree.main_of(session.root), quota, trust=False))
     parts = []
     if quota.storage:
         parts.append(f"STORAGE {-(-used.storage // 1024)} {quota.storage // 1024}")

@@ -9,11 +9,13 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.expunge import deleted_uids
 from mailstack.mailbox.imap.messages import missing_uids
 from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.mailbox.views import View
+from mailstack.storage.maildir.tree import separator_of
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.sequence import SequenceSet, format_ranges, positions_of_uids
 
@@ -30,14 +32,16 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
         session.leave()
         session.line("* OK [CLOSED] Previous mailbox closed.")
     store = session.service.store
+    rights = acl.need(session, command.mailbox, "r")
     try:
         box = await store.open(session.root, command.mailbox)
     except FileNotFoundError:
-        raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {command.mailbox}") from None
-    readonly = command.readonly or box.read_only
+        raise acl.missing(session, command.mailbox) from None
+    readonly = command.readonly or box.read_only or acl.WRITING.isdisjoint(rights)
     view = View(box, readonly)
     store.unpin(box)
     session.view = view
+    session.selected_name = command.mailbox
     session.keywords_told = ""
     session.tell_keywords()
     session.line(f"* {view.count} EXISTS")
@@ -51,7 +55,8 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
     session.line(f"* OK [HIGHESTMODSEQ {box.folder.highest_modseq}] Highest")
     session.line(f"* OK [MAILBOXID ({mailbox_id(box.folder)})] Ok")
     if session.rev2:
-        session.send(b'* LIST () "." %b\r\n' % session.mailbox(command.mailbox))
+        name = session.mailbox(command.mailbox)
+        session.send(b'* LIST () "%b" %b\r\n' % (separator_of(session.root).encode(), name))
     if command.condstore or command.qresync is not None:
         session.condstore = True
     if command.qresync is not None and command.qresync.uid_validity == box.folder.uid_validity:
@@ -98,11 +103,14 @@ def _first_numbers(ranges: SequenceSet) -> Iterator[int]:
 
 async def close(session: Session, tag: str, command: c.Plain) -> str:
     view = session.selected
-    if not view.readonly:
+    done = "Close completed."
+    if not view.readonly and "e" not in acl.selected(session):
+        done = "Closed without expunging: Permission denied."
+    elif not view.readonly:
         await view.box.expunge(deleted_uids(view))
     code = f"[HIGHESTMODSEQ {view.box.folder.highest_modseq}] " if session.qresync else ""
     session.leave()
-    return f"OK {code}Close completed."
+    return f"OK {code}{done}"
 
 
 async def unselect(session: Session, tag: str, command: c.Plain) -> str:

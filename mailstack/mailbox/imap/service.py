@@ -33,6 +33,7 @@ class MailboxSetting:
     name: str
     special_use: tuple[str, ...] = ()
     auto: str = "no"
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class ImapSettings:
 
     greeting: str = "Dovecot ready."
     mailboxes: tuple[MailboxSetting, ...] = ()
+    acl_told: bool = False
+    """Clients see and change ACLs (`imap_acl`)."""
     login_timeout: float = 180.0
     idle_timeout: float = 1800.0
     write_timeout: float = 300.0

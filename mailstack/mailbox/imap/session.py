@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mailstack.mailbox.imap import (
+    acl,
     append,
     basic,
     copy,
@@ -41,8 +42,10 @@ from mailstack.mailbox.imap.service import ImapService, User
 from mailstack.mailbox.quota import Room
 from mailstack.mailbox.views import KeywordsFullError, View
 from mailstack.net.stream import Stream
+from mailstack.storage.maildir.acl import guard_of
 from mailstack.storage.maildir.folder import IN_NEW
 from mailstack.storage.maildir.listing import FolderGoneError
+from mailstack.storage.maildir.roots import NoNamespaceError
 from mailstack.storage.maildir.tree import MailboxNameError
 from mailstack.wire.imap.append import (
     AppendData,
@@ -131,6 +134,7 @@ class Session:
         "room",
         "saved",
         "searches",
+        "selected_name",
         "service",
         "stream",
         "uidonly",
@@ -145,6 +149,7 @@ class Session:
         self.connection = ServerConnection(service.settings.line_limit)
         self.user: User | None = None
         self.view: View | None = None
+        self.selected_name = ""
         self.append: append.Appending | None = None
         self.room: Room | None = None
         """What the command under way may store (see `Quotas.admit`)."""
@@ -388,6 +393,8 @@ class Session:
     def failure(self, name: str, error: Exception) -> str:
         """The reply for an error that is not the client's fault, or not altogether."""
         match error:
+            case NoNamespaceError():
+                return f"NO {error}"
             case MailboxNameError():
                 return f"NO [CANNOT] Invalid mailbox name: {error}"
             case KeywordsFullError():
@@ -430,6 +437,11 @@ class Session:
         """The Maildir++ root of who has logged in."""
         assert self.user is not None
         return self.user.mail_root
+
+    @property
+    def guarded(self) -> bool:
+        """Whether there are ACLs."""
+        return guard_of(self.root) is not None
 
     def leave(self) -> None:
         """Leave the selected mailbox."""
@@ -531,8 +543,12 @@ class Session:
         if view.readonly:
             self.line("* OK [PERMANENTFLAGS ()] Read-only mailbox.")
         else:
-            star = "" if keywords.full else " \\*"
-            self.line(f"* OK [PERMANENTFLAGS ({names}{star})] Flags permitted.")
+            rights = acl.selected(self)
+            mask = acl.flags_mask(rights)
+            words = [name for bit, name in SYSTEM_FLAGS if mask >> bit & 1]
+            if "w" in rights:
+                words += [*filter(None, keywords.names), *(() if keywords.full else ("\\*",))]
+            self.line(f"* OK [PERMANENTFLAGS ({' '.join(words)})] Flags permitted.")
 
 
 HANDLERS: dict[str, Handler] = {
@@ -561,6 +577,11 @@ HANDLERS: dict[str, Handler] = {
     "STATUS": listing.status,
     "GETMETADATA": metadata.getmetadata,
     "SETMETADATA": metadata.setmetadata,
+    "SETACL": acl.setacl,
+    "DELETEACL": acl.deleteacl,
+    "GETACL": acl.getacl,
+    "LISTRIGHTS": acl.listrights,
+    "MYRIGHTS": acl.myrights,
     "GETQUOTA": quota.getquota,
     "GETQUOTAROOT": quota.getquotaroot,
     "SETQUOTA": quota.setquota,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import positions
 from mailstack.storage.maildir.folder import Folder
@@ -57,12 +58,15 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
     if view.readonly:
         return "OK Store ignored with read-only mailbox."
     box = view.box
+    rights = acl.selected(session)
+    if "w" not in rights:
+        keywords = []
     if keywords and found and command.mode != "-":
         await box.add_keywords(keywords)
     bits |= keyword_bits(box.folder, keywords)
     refused: list[int] = []
     uids = (view.uids[at] for at in found)
-    change = _change(command.mode, bits)
+    change = _change(command.mode, bits, acl.flags_mask(rights))
     changed = set(await box.store_flags(uids, change, view, command.unchanged_since, refused))
     session.tell_keywords()
     for at in found:
@@ -76,12 +80,14 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
     return "OK Store completed."
 
 
-def _change(mode: str, bits: int) -> Callable[[int], int]:
+def _change(mode: str, bits: int, mask: int) -> Callable[[int], int]:
+    """`mask`: the bits that the user may change."""
+    bits &= mask
     if mode == "+":
         return lambda old: old | bits
     if mode == "-":
         return lambda old: old & ~bits
-    return lambda old: bits
+    return lambda old: bits | (old & ~mask)
 
 
 async def _tell(session: Session, number: int, command: c.Store) -> None:

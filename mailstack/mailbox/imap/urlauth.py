@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.auth import Unavailable
+from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.attributes import open_in
 from mailstack.mailbox.imap.catenate import locate_in, opened
 from mailstack.mailbox.imap.errors import CommandError
@@ -48,12 +49,14 @@ async def resetkey(session: Session, tag: str, command: ResetKey) -> str:
     root = session.root
     if not command.mailbox:
         for name in tree.names(root):
-            urlauth.remove(tree.path_of(root, name))
+            if "a" in tree.rights(root, name):
+                urlauth.remove(tree.path_of(root, name))
         return "OK All keys removed"
     if command.mechanisms and INTERNAL not in command.mechanisms:
         raise CommandError("NO Unsupported URLAUTH mechanism")
     if not tree.exists(root, command.mailbox):
         raise CommandError(f"NO [NONEXISTENT] Mailbox doesn't exist: {command.mailbox}")
+    acl.need(session, command.mailbox, "a")
     urlauth.remove(tree.path_of(root, command.mailbox))
     return "OK [URLMECH INTERNAL] Key removed"
 

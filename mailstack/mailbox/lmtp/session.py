@@ -335,7 +335,9 @@ class LmtpSession:
                 await transaction.content.append(mbox, transaction.sender, header, now)
             else:
                 path = tree.path_of(user.mail_root, mailbox)
-                if service.quotas.active:
+                root = user.mail_root
+                counted = service.quotas.active and tree.located(root, mailbox)[0] == tree.main_of(root)
+                if counted:
                     coming = Usage(len(header) + transaction.content.size, 1)
                     with await service.quotas.admit(user, path, coming, grace=True):
                         stored = await transaction.content.deliver(service.store, path, header)
@@ -364,13 +366,15 @@ class LmtpSession:
         settings = self._settings
         try:
             if tree.exists(root, name):
-                return tree.canonical(name)
+                return tree.canonical(name, root) if "p" in tree.rights(root, name) else tree.INBOX
             if not settings.autocreate and name not in settings.auto_mailboxes:
+                return tree.INBOX
+            if "k" not in tree.parent_rights(root, name):
                 return tree.INBOX
             tree.create(root, name)
             if settings.autosubscribe:
                 subscriptions.change(root, name, True)
-        except tree.MailboxNameError:
+        except (tree.MailboxNameError, FileNotFoundError):
             return tree.INBOX
         return name
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -43,6 +45,36 @@ def rename(source: str, target: str) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A link, or where that does not go (another file system) a copy, durable before it has its name."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        folder = os.path.dirname(os.path.dirname(target))
+        temporary = os.path.join(folder, "tmp", os.path.basename(target))
+        try:
+            shutil.copy2(source, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.rename(temporary, target)
+        except OSError:
+            unlink(temporary)
+            raise
+
+
+def rename_or_copy(source: str, target: str) -> None:
+    """A rename, or a copy that takes the source's place."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        link_or_copy(source, target)
+        os.unlink(source)
 
 
 def unlink(path: str) -> OSError | None:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.views.files import in_batch, patient, rename, transfer_files, unlink
+from mailstack.mailbox.views.files import (
+    in_batch,
+    link_or_copy,
+    patient,
+    rename,
+    rename_or_copy,
+    transfer_files,
+    unlink,
+)
 from mailstack.mailbox.views.view import Change, View
 from mailstack.storage.durable import Publication
 from mailstack.storage.maildir import cache as cache_file
@@ -426,10 +434,15 @@ class SharedMailbox:
                 self.store.on_problem(f"{self.folder.path}: uidlist not compacted: {error}")
 
     async def transfer(
-        self, uids: Sequence[int], target: SharedMailbox, move: bool, done: list[bool] | None = None
+        self,
+        uids: Sequence[int],
+        target: SharedMailbox,
+        move: bool,
+        done: list[bool] | None = None,
+        mask: int = -1,
     ) -> list[tuple[int, int]]:
         """Copy (or move) messages with flags, keywords and dates; durable on return. `done` (empty at first)
-        grows with each file meanwhile.
+        grows with each file meanwhile. `mask`: the bits of flags that they may have.
 
         Returns pairs of old and new UIDs, ascending; messages that are gone are left out. A copy is all or
         nothing; a move is so for each message. Raises `OSError`, `KeywordsFullError`.
@@ -437,18 +450,22 @@ class SharedMailbox:
         target.check_writable()
         if move:
             self.check_writable()
-        convert = await self._keyword_map(uids, target)
+        to_target = await self._keyword_map(uids, target)
+
+        def convert(flags: int) -> int:
+            return to_target(flags) & mask
+
         if move:
             # Two locks are never held at once: moves in both directions between two mailboxes may not wait
             # for each other.
             async with self.lock:
-                moved = await self._transfer(uids, target, convert, os.rename, done)
+                moved = await self._transfer(uids, target, convert, rename_or_copy, done)
             pairs = await target.adopt_many(moved)
             async with self.lock:
                 self._removed([old for old, _ in pairs])
             self.notify()
             return pairs
-        made = await self._transfer(uids, target, convert, os.link, done)
+        made = await self._transfer(uids, target, convert, link_or_copy, done)
         try:
             return await target.adopt_many(made)
         except OSError:

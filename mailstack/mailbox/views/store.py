@@ -74,6 +74,7 @@ class MailStore:
 
         Raises `OSError`.
         """
+        root, mailbox = tree.located(root, mailbox)
         path = tree.path_of(root, mailbox)
         publication = prepare_delivery(path, data, self.clock.time(), self.hostname)
         await self.commit.publish(publication)
@@ -95,6 +96,7 @@ class MailStore:
 
         Raises `FileNotFoundError` (no such mailbox), `OSError`.
         """
+        root, name = tree.located(root, name)
         path = tree.path_of(root, name)
         if (mbox := tree.mbox_of(root)) and not from_mbox.is_current(mbox, path):
             await asyncio.to_thread(from_mbox.update, mbox, path)
@@ -141,7 +143,7 @@ class MailStore:
         box.release()
 
     async def _load(self, root: str, path: str) -> SharedMailbox:
-        if path == tree.inbox_of(root):
+        if tree.is_always(root, path):
             make_folder(path)
             os.makedirs(root, 0o700, exist_ok=True)
         elif not is_folder(path):
@@ -264,11 +266,13 @@ class MailStore:
         if box is not None:
             self.dropped(box)
 
-    def renamed(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Folders have been renamed by this process: sessions in them stay in them."""
+    def renamed(self, pairs: Iterable[tuple[str, str]], root: str = "") -> None:
+        """Folders have been renamed by this process: sessions in them stay in them. `root`: that of the new
+        ones."""
         for old, new in pairs:
             box = self._open.pop(old, None)
             if box is not None:
                 box.forget_cache()
                 box.folder.move_to(new)
+                box.root = root or box.root
                 self._open[new] = box

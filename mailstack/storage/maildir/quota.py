@@ -91,7 +91,14 @@ class Quota:
 
     def mailbox_at(self, root: str, path: str) -> str:
         """The mailbox with rules of its own that the folder `path` is; empty for one without."""
-        return next((name for name in self.mailboxes if tree.path_of(root, name) == path), "")
+        return next((name for name in self.mailboxes if _path(root, name) == path), "")
+
+
+def _path(root: str, name: str) -> str:
+    try:
+        return tree.path_of(root, name)
+    except (tree.MailboxNameError, FileNotFoundError):
+        return ""  # a name that is none in this account
 
 
 def parse_rules(name: str, rules: Iterable[str], grace: str = "10%") -> Quota:

@@ -3,10 +3,14 @@
 The parts of a name are separated by tabs; a part escapes NUL, SOH, tab, CR and LF as Dovecot does (`\\001`
 and a digit or letter). Names are UTF-8. A file without the first line is in the old format: one name a line,
 with the separator and in modified UTF-7.
+
+Each namespace of an `Account` has a file of its own; what is subscribed in one with `subscriptions = no`
+stands in that of the namespace around it, with its prefix.
 """
 
 from __future__ import annotations
 
+from mailstack.storage.maildir.roots import Account, MailboxNameError
 from mailstack.storage.maildir.uidlist import Lock
 from mailstack.wire.imap import utf7
 
@@ -18,6 +22,15 @@ _UNESCAPES = {value[1]: key for key, value in _ESCAPES.items()}
 
 def read(root: str, separator: str = ".") -> list[str]:
     """The subscribed mailboxes in the file's order; an absent file has none. Raises `OSError`."""
+    if isinstance(root, Account):
+        return [
+            space.prefix + name
+            if space.separator != separator and space.separator in name
+            else space.shown(name)
+            for space in root.spaces
+            if space.subscriptions and space.root is not None
+            for name in read(str(space.root), separator)
+        ]
     try:
         with open(f"{root}/{FILE}", encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
@@ -39,16 +52,34 @@ def read(root: str, separator: str = ".") -> list[str]:
     return names
 
 
-def change(root: str, name: str, subscribed: bool, separator: str = ".") -> bool:
-    """Add or remove one mailbox; False when that was the state already. Raises `OSError`, `LockBusyError`."""
+def change(root: str, name: str, subscribed: bool, separator: str = ".", other: str = "") -> bool:
+    """Add or remove one mailbox; False when that was the state already. Names with the separator `other` are
+    those of other namespaces, and stay in one piece. Raises `OSError`, `MailboxNameError`."""
+    if isinstance(root, Account):
+        path, name = _file_of(root, root.canonical(name))
+        return change(
+            path, name, subscribed, separator, root.separator if root.separator != separator else ""
+        )
     with Lock(f"{root}/{FILE}") as lock:
         names = read(root, separator)
         if (name in names) == subscribed:
             return False
         names = [*names, name] if subscribed else [other for other in names if other != name]
-        lines = ("\t".join(map(_escape, item.split(separator))) + "\n" for item in names)
+        parts = ([item] if other and other in item else item.split(separator) for item in names)
+        lines = ("\t".join(map(_escape, each)) + "\n" for each in parts)
         lock.replace((_HEADER + "".join(lines)).encode("utf-8", "surrogateescape"))
     return True
+
+
+def _file_of(root: Account, name: str) -> tuple[str, str]:
+    """The root whose file a name stands in, and how it stands there."""
+    space, _ = root.space_of(name) if name != "INBOX" else (root.inbox_space, "")
+    if space.subscriptions and space.root is not None:
+        return str(space.root), root.resolve(name).inner
+    for other in root.spaces:
+        if other.subscriptions and other.root is not None and name.startswith(other.prefix):
+            return str(other.root), name[len(other.prefix) :]
+    raise MailboxNameError("This namespace has no subscriptions")
 
 
 def _escape(part: str) -> str:

@@ -1,49 +1,34 @@
 """The folders of one account in Maildir++: the root is INBOX, `.A.B` is the mailbox A.B.
 
-A `MailRoot` is a root with other places: directories in directories (`LAYOUT=fs`), or an INBOX elsewhere.
-Names here are what the user sees (`str`, with the separator `.`); on disk they stand in modified UTF-7. A
-deleted folder is first renamed away, so that it disappears at once and whole. Everything here blocks briefly
-and raises `OSError`; a name that cannot exist raises `MailboxNameError`.
+A `MailRoot` is a root with other places: directories in directories (`LAYOUT=fs`), or an INBOX elsewhere; an
+`Account` has several roots (see `roots`). Names here are what the user sees (`str`, with the separator `.`,
+or the account's); on disk they stand in modified UTF-7. A deleted folder is first renamed away, so that it
+disappears at once and whole. Everything here blocks briefly and raises `OSError`; a name that cannot exist
+raises `MailboxNameError`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mailstack.storage.durable import fsync_directory
+from mailstack.storage.maildir import acl
 from mailstack.storage.maildir.delivery import make_folder
+from mailstack.storage.maildir.roots import INBOX as INBOX
+from mailstack.storage.maildir.roots import SEPARATOR as SEPARATOR
+from mailstack.storage.maildir.roots import Account, Namespace, Place
+from mailstack.storage.maildir.roots import MailboxNameError as MailboxNameError
+from mailstack.storage.maildir.roots import MailRoot as MailRoot
 from mailstack.wire.imap import utf7
 
-SEPARATOR = "."
-INBOX = "INBOX"
 NAME_LIMIT = 250
 """Octets of a folder's directory name at the most."""
 _TRASH = "..DOVECOT-TRASHED"
 SUBDIRECTORIES = frozenset(("cur", "new", "tmp"))
 DEPTH_LIMIT = 20
 """Directories below one another that are looked for (`LAYOUT=fs`)."""
-
-
-class MailboxNameError(ValueError):
-    """A mailbox name that this layout cannot hold; the text says why, in Dovecot's words."""
-
-
-class MailRoot(str):
-    """A root with options of mail_location. `fs`: `A.B` lies in `A/B`; `inbox`: where the INBOX is; `mbox`:
-    the file that the INBOX is a copy of (see `from_mbox`), then there is nothing else."""
-
-    fs: bool
-    inbox: str
-    mbox: str
-
-    def __new__(cls, path: str, *, fs: bool = False, inbox: str = "", mbox: str = "") -> MailRoot:
-        root = super().__new__(cls, path)
-        root.mbox = mbox
-        root.fs = fs
-        root.inbox = inbox or str(path)
-        return root
 
 
 def inbox_of(root: str) -> str:
@@ -60,8 +45,31 @@ def _is_fs(root: str) -> bool:
     return isinstance(root, MailRoot) and root.fs
 
 
-def canonical(name: str) -> str:
+def separator_of(root: str) -> str:
+    """What stands between the parts of names."""
+    return root.separator if isinstance(root, Account) else SEPARATOR
+
+
+def main_of(root: str) -> str:
+    """The root of the inbox namespace alone: what a quota counts."""
+    return root.main if isinstance(root, Account) else root
+
+
+def located(root: str, name: str) -> tuple[str, str]:
+    """The root that a mailbox lies in, and its name there. Raises `MailboxNameError`; `FileNotFoundError` for
+    what is no mailbox but a namespace."""
+    if not isinstance(root, Account):
+        return root, name
+    place = root.resolve(name)
+    if not place.inner:
+        raise FileNotFoundError(f"{name} is a namespace")
+    return place.root, place.inner
+
+
+def canonical(name: str, root: str = "") -> str:
     """`INBOX` for every spelling of it; other names as they are."""
+    if isinstance(root, Account):
+        return root.canonical(name)
     if name[:5].upper() == INBOX and (len(name) == 5 or name[5] == SEPARATOR):
         return INBOX + name[5:]
     return name
@@ -89,7 +97,8 @@ def check_name(name: str) -> None:
 
 
 def path_of(root: str, name: str) -> str:
-    """The directory of a mailbox, whether it exists or not. Raises `MailboxNameError`."""
+    """The directory of a mailbox, whether it exists or not. Raises `MailboxNameError`; see `located`."""
+    root, name = located(root, name)
     name = canonical(name)
     if name == INBOX:
         return inbox_of(root)
@@ -114,17 +123,28 @@ def _encode(name: str) -> str:
 def exists(root: str, name: str) -> bool:
     """Whether there is such a mailbox; INBOX always exists."""
     try:
+        root, name = located(root, name)
         path = path_of(root, name)
-    except MailboxNameError:
+    except (MailboxNameError, FileNotFoundError):
         return False
-    return path == inbox_of(root) or os.path.isdir(f"{path}/cur")
+    return is_always(root, path) or os.path.isdir(f"{path}/cur")
+
+
+def is_always(root: str, path: str) -> bool:
+    """Whether the directory is an INBOX, which is made when it is not there."""
+    return path == inbox_of(root) and not (isinstance(root, MailRoot) and root.inboxless)
 
 
 def names(root: str) -> list[str]:
-    """All mailboxes, INBOX first, the others sorted. Directories that are no mailboxes are left out."""
+    """All mailboxes, INBOX first, the others sorted. Directories that are no mailboxes are left out, and
+    mailboxes that the user may not see."""
+    if isinstance(root, Account):
+        seen = set(visible(root, root.spaces))
+        return [INBOX, *sorted(seen - {INBOX})]
+    first = [INBOX] if exists(root, INBOX) else []
     if _is_fs(root):
         found = list(_below(root, "", 0))
-        return [INBOX, *sorted(name for name in found if name != INBOX and name == canonical(name))]
+        return first + sorted(name for name in found if name != INBOX and name == canonical(name))
     found = []
     try:
         entries = os.listdir(root)
@@ -141,7 +161,81 @@ def names(root: str) -> list[str]:
             continue
         if os.path.isdir(f"{root}/{entry}/cur"):
             found.append(name)
-    return [INBOX, *sorted(found)]
+    return first + sorted(found)
+
+
+def visible(root: Account, spaces: Iterable[Namespace]) -> Iterator[str]:
+    """The mailboxes of some namespaces that the user may see."""
+    guard = acl.guard_of(root)
+    for space in spaces:
+        for place in _places(root, space):
+            name = space.shown(place.inner, place.owner)
+            try:
+                if root.resolve(name)[:3] != place[:3]:
+                    continue  # another namespace has the name
+            except (MailboxNameError, FileNotFoundError):
+                continue
+            if guard is None or "l" in _rights(root, place):
+                yield name
+
+
+def _places(root: Account, space: Namespace) -> Iterator[Place]:
+    if space.root is not None:
+        for inner in names(space.root):
+            yield Place(space, space.root, inner, "")
+        return
+    guard = acl.guard_of(root)
+    for owner in acl.shared_with(guard, root.user) if guard is not None else ():
+        other = root.found(owner)
+        if other is not None:
+            for inner in names(other):
+                yield Place(space, other, inner, owner)
+
+
+def rights(root: str, name: str, folder: str = "") -> str:
+    """What the user may do with a mailbox, by letters of RFC 4314: everything where there are no ACLs. Of one
+    that does not exist: what could be done with it. `folder`: where it is now, if it has been renamed
+    meanwhile. Raises `MailboxNameError`."""
+    if not isinstance(root, Account) or acl.guard_of(root) is None:
+        return acl.ALL
+    try:
+        return _rights(root, root.resolve(name), folder)
+    except FileNotFoundError:
+        return ""
+
+
+def parent_rights(root: str, name: str) -> str:
+    """What the user may do with the mailbox above, or with the namespace's root."""
+    if not isinstance(root, Account) or acl.guard_of(root) is None:
+        return acl.ALL
+    try:
+        place = root.resolve(name)
+        return _rights(root, place._replace(inner=place.inner.rpartition(SEPARATOR)[0]))
+    except FileNotFoundError:
+        return ""
+
+
+def acl_of(root: Account, name: str) -> acl.Acl:
+    """The entries that hold for a mailbox. Raises `AclError`, `OSError`, `MailboxNameError`."""
+    return _entries(root, root.resolve(name))
+
+
+def _entries(root: Account, place: Place, folder: str = "") -> acl.Acl:
+    guard = acl.guard_of(root)
+    assert guard is not None
+    found = acl.read(folder or path_of(place.root, place.inner)) if place.inner else None
+    return acl.defaults(place, guard) if found is None else found
+
+
+def _rights(root: Account, place: Place, folder: str = "") -> str:
+    guard = acl.guard_of(root)
+    assert guard is not None
+    try:
+        entries = _entries(root, place, folder)
+    except (acl.AclError, OSError) as error:
+        root.report(f"{place.root}: {acl.FILE} of {place.inner}: {error}")
+        return ""
+    return acl.rights_by(entries, root.user, guard.groups, owner=place.space.type == "private")
 
 
 def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:
@@ -166,7 +260,19 @@ def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:
 
 
 def create(root: str, name: str) -> bool:
-    """Make a mailbox; False when it exists. Raises `MailboxNameError`, `OSError`."""
+    """Make a mailbox, with its parent's ACL; False when it exists. Raises `MailboxNameError`, `OSError`."""
+    if isinstance(root, Account):
+        place = root.resolve(name)
+        made = create(*located(root, name))
+        above = place._replace(inner=place.inner.rpartition(SEPARATOR)[0])
+        if (
+            made
+            and acl.guard_of(root) is not None
+            and place.inner != INBOX
+            and (entries := _entries(root, above))
+        ):
+            acl.inherit(path_of(root, name), entries)
+        return made
     path = path_of(root, name)
     inbox = inbox_of(root)
     if path == inbox:
@@ -176,7 +282,10 @@ def create(root: str, name: str) -> bool:
         return made
     if os.path.isdir(f"{path}/cur"):
         return False
-    make_folder(inbox)
+    if isinstance(root, MailRoot) and root.inboxless:
+        os.makedirs(root, 0o700, exist_ok=True)
+    else:
+        make_folder(inbox)
     make_folder(path)
     os.close(os.open(f"{path}/maildirfolder", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     fsync_directory(path)
@@ -188,6 +297,7 @@ def delete(root: str, name: str, unique: str) -> str:
 
     Raises `FileNotFoundError`.
     """
+    root, name = located(root, name)
     path = path_of(root, name)
     trash = f"{root}/{_TRASH}"
     os.makedirs(trash, 0o700, exist_ok=True)
@@ -223,18 +333,23 @@ def rename(root: str, old: str, new: str) -> list[tuple[str, str]]:
 
     Raises `FileNotFoundError`, `FileExistsError`, `MailboxNameError`.
     """
+    (root, old), (other, new) = located(root, old), located(root, new)
     pairs = [
-        (path_of(root, name), path_of(root, new + name[len(old) :]))
-        for name in names(root)[1:]
-        if name == old or name.startswith(old + SEPARATOR)
+        (path_of(root, name), path_of(other, new + name[len(old) :]))
+        for name in names(root)
+        if name != INBOX and (name == old or name.startswith(old + SEPARATOR))
     ]
     if not pairs:
         raise FileNotFoundError(f"{root}: no mailbox {old}")
     for _, target in pairs:
         if os.path.exists(target):
             raise FileExistsError(target)
+    if _is_fs(root) != _is_fs(other):
+        raise MailboxNameError("Renaming is not supported between namespaces of different layouts")
+    if other != root:
+        os.makedirs(other, 0o700, exist_ok=True)
     if _is_fs(root):
-        source, target = path_of(root, old), path_of(root, new)
+        source, target = path_of(root, old), path_of(other, new)
         os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
         os.rename(source, target)  # and all that is in it
         fsync_directory(os.path.dirname(target))
@@ -243,4 +358,6 @@ def rename(root: str, old: str, new: str) -> list[tuple[str, str]]:
     for source, target in pairs:
         os.rename(source, target)
     fsync_directory(root)
+    if other != root:
+        fsync_directory(other)
     return pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mailstack.wire.imap.acl import DeleteAcl, GetAcl, ListRights, MyRights, SetAcl
 from mailstack.wire.imap.fetch import FetchItem
 from mailstack.wire.imap.metadata import GetMetadata, SetMetadata, Wanted
 from mailstack.wire.imap.notify import Notify
@@ -104,8 +105,8 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE, and
-    RFC 9590's METADATA."""
+    """LIST with RFC 5258's selection and return options, RFC 5819's STATUS, RFC 6154's SPECIAL-USE,
+    RFC 8440's MYRIGHTS, and RFC 9590's METADATA."""
 
     reference: str
     patterns: tuple[str, ...]
@@ -231,6 +232,11 @@ Command = (
     | Fetch
     | Store
     | Copy
+    | SetAcl
+    | DeleteAcl
+    | GetAcl
+    | ListRights
+    | MyRights
     | GetMetadata
     | SetMetadata
     | GetQuota

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mailstack.wire.imap import acl, metadata, quota, urlfetch
 from mailstack.wire.imap import commands as c
-from mailstack.wire.imap import metadata, quota, urlfetch
 from mailstack.wire.imap.fetch import parse_items
 from mailstack.wire.imap.notify import parse_notify
 from mailstack.wire.imap.search import Key, Returns, parse_keys, parse_partial, parse_returns
@@ -28,7 +28,7 @@ STATUS_ITEMS = frozenset(
     }
 )
 LIST_SELECTION = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
-LIST_RETURN = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
+LIST_RETURN = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS"})
 THREAD_ALGORITHMS = frozenset({"ORDEREDSUBJECT", "REFERENCES", "REFS"})
 PATTERNS_MAX = 100
 
@@ -433,6 +433,11 @@ PARSERS: dict[str, Callable[[Cursor], c.Command]] = {
     "STATUS": _status,
     "GETMETADATA": metadata.parse_get,
     "SETMETADATA": metadata.parse_set,
+    "SETACL": acl.parse_set,
+    "DELETEACL": acl.parse_delete,
+    "GETACL": acl.parse_get,
+    "LISTRIGHTS": acl.parse_list_rights,
+    "MYRIGHTS": acl.parse_my_rights,
     "GETQUOTA": quota.parse_get,
     "GETQUOTAROOT": quota.parse_get_root,
     "SETQUOTA": quota.parse_set,

@@ -165,7 +165,7 @@ def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
         ("ssl = no\nauth_username_translation = abc\n", "come in pairs"),
         ("ssl = no\nauth_ssl_require_client_cert = yes\n", "needs ssl_verify_client_cert"),
         ("ssl = no\nlisten = mail.test\n", "Invalid address mail.test"),
-        ("ssl = no\nnamespace x {\n  prefix = INBOX/\n}\n", "prefix = INBOX/ is not supported"),
+        ("ssl = no\nnamespace x {\n  prefix = INBOX/\n}\n", "inbox=yes namespace missing"),
         ("ssl = no\npop3_uidl_format = %v\n", "messages would share an id"),
     ],
 )

@@ -150,7 +150,6 @@ def test_a_configuration_as_tutorials_have_it_starts_and_tells_what_it_does_not_
     assert told == [
         f"50: setting log_path has no effect: {SETTINGS['log_path'].doc}",
         f"48: mail_plugins: sieve has no effect: {SETTINGS['mail_plugins'].doc}",
-        "18: namespace { separator has no effect: it is always .",
     ]
 
 
