@@ -805,10 +805,12 @@ HONOURED = frozenset(parameter.name for parameter in PARAMETERS.values() if para
 """Names that some daemon of ours acts on: what `mta.postfix:` of a spec may set."""
 
 INSTALLATION = frozenset(
-    ("command_directory", "data_directory", "html_directory", "meta_directory", "readme_directory",
-     "setgid_group", "shlib_directory")
+    ("command_directory", "data_directory", "debugger_command", "html_directory", "mailq_path",
+     "manpage_directory", "meta_directory", "newaliases_path", "readme_directory", "sample_directory",
+     "sendmail_path", "setgid_group", "shlib_directory")
 )  # fmt: skip
-"""Names that say where a Postfix is installed: every main.cf has them, and nothing follows from them here."""
+"""Names that say where a Postfix is installed, and how it is debugged: every main.cf of some distribution has
+them, and nothing follows from them here."""
 
 _PER_TRANSPORT = {
     "destination_concurrency_limit": (_I, "deliveries to one destination at once"),

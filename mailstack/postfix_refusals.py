@@ -23,7 +23,6 @@ there are no delivery slots: destinations take turns, and so do messages with ma
     smtp_delivery_slot_cost smtp_delivery_slot_discount smtp_delivery_slot_loan
     smtp_minimum_delivery_slots virtual_delivery_slot_cost virtual_delivery_slot_discount
     virtual_delivery_slot_loan virtual_minimum_delivery_slots
-a transport of Debian's master.cf; name the ones you use in master.cf and set their limits there
     bsmtp_delivery_slot_cost bsmtp_delivery_slot_discount bsmtp_delivery_slot_loan
     bsmtp_minimum_delivery_slots ifmail_delivery_slot_cost ifmail_delivery_slot_discount
     ifmail_delivery_slot_loan ifmail_minimum_delivery_slots maildrop_delivery_slot_cost
@@ -66,7 +65,7 @@ there is no tlsproxy: postscreen is its only user
     tlsproxy_tls_loglevel tlsproxy_tls_mandatory_ciphers tlsproxy_tls_mandatory_exclude_ciphers
     tlsproxy_tls_mandatory_protocols tlsproxy_tls_protocols tlsproxy_tls_req_ccert
     tlsproxy_tls_security_level tlsproxy_use_tls tlsproxy_watchdog_timeout
-of an installation of Postfix
+where a Postfix is installed: nothing follows from it here
     command_directory data_directory html_directory mailq_path manpage_directory meta_directory
     newaliases_path readme_directory sample_directory sendmail_path setgid_group shlib_directory
 no workaround for old PIX firewalls
@@ -96,7 +95,7 @@ of Postfix's queue file format
     backwards_bounce_logfile_compatibility queue_file_attribute_count_limit
 a transport is an agent in the queue manager and cannot be lost
     transport_retry_time
-always no: an alias's owner stays what it is
+always no: an alias without an owner keeps that of the alias that it stands in
     reset_owner_alias
 delivered mail is removed
     dont_remove
@@ -204,7 +203,7 @@ no process is watched from within: every wait has its own deadline, and the mast
     daemon_timeout
 a table of an unknown type is a configuration error, one that cannot be read a temporary failure
     daemon_table_open_error_is_fatal
-always deferred and nothing else
+the deferred queue is hashed, and no other; hash_queue_depth says how deep
     hash_queue_names
 """
 

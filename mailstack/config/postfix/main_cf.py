@@ -183,11 +183,11 @@ class MainCf:
             known = parameter(name, self._transports)
             if (known is not None and known.honoured) or name in used or name in INSTALLATION:
                 continue
-            if name == "biff" and self._raw[name] == "no":
-                continue  # as every main.cf has it, and as it is here
             from mailstack.postfix_refusals import REFUSED  # seldom needed
 
-            reason = REFUSED.get(name)
+            reason = REFUSED.get(name, "")
+            if self._as_it_is(name, reason):
+                continue
             text = (
                 f"{name} is not honoured: {reason}"
                 if reason
@@ -195,6 +195,17 @@ class MainCf:
             )
             warnings.append(f"{path}, line {line}: {text}")
         return warnings
+
+    def _as_it_is(self, name: _Str, reason: _Str) -> _Bool:
+        """Whether a value that nobody acts on asks for what is done anyway, or for nothing."""
+        value = self._raw[name]
+        match name:
+            case "biff":
+                return value == "no"
+            case "debug_peer_level":
+                return not self._raw.get("debug_peer_list")
+            case _:
+                return value in ("yes", "no") and reason.partition(":")[0] == f"always {value}"
 
     # ---- values
 

@@ -80,6 +80,24 @@ def test_the_defaults_are_postfix_defaults() -> None:
     assert {name: theirs.get(name) for name in ours} == ours
 
 
+QUIET = """\
+biff = no
+debug_peer_level = 2
+debugger_command = PATH=/bin; sleep 5
+mailq_path = /usr/bin/mailq
+sendmail_path = /usr/sbin/sendmail
+smtpd_delay_open_until_valid_rcpt = yes
+reset_owner_alias = no
+"""
+
+
+def test_what_asks_for_what_is_done_anyway_is_not_warned_about(tmp_path: Path) -> None:
+    assert MainCf.parse(QUIET, tmp_path / "main.cf").warnings == ()
+    loud = "biff = yes\ndebug_peer_level = 2\ndebug_peer_list = 192.0.2.1\nreset_owner_alias = yes\n"
+    names = [line.split(": ")[1].split()[0] for line in MainCf.parse(loud, tmp_path / "main.cf").warnings]
+    assert names == ["biff", "debug_peer_level", "debug_peer_list", "reset_owner_alias"]
+
+
 NETWORKS = [
     *(f"{style}\ninet_protocols = {protocols}\n"
       for style in ("mynetworks_style = class", "mynetworks_style = host", "mynetworks_style = subnet", "",
