@@ -58,9 +58,14 @@ def _in_part(part: Part, data: Data, wanted: str, with_header: bool) -> Iterator
         return
     kind = part.type.type.lower() if part.type is not None else b"text"
     if kind in (b"text", b"message"):
+        octets = wanted.encode() if wanted.isascii() else None
         # What stands across two pieces is found with the end of the first.
         end = ""
         for piece in part_pieces(part, data):
+            # ASCII stays ASCII when case is folded, and nothing comes in between.
+            if octets and not piece.isascii() and octets in piece.encode("utf-8", "surrogatepass").upper():
+                yield True
+                return
             text = end + fold_case(piece)
             yield wanted in text
             end = text[len(text) - len(wanted) + 1 :] if len(wanted) > 1 else ""

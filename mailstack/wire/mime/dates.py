@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import time
+from functools import lru_cache
 
 _MONTHS = {name: at for at, name in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 _DATE = re.compile(rb"(?:[A-Za-z]+,?\s+)?(\d{1,2})\s+([A-Za-z]{3})[a-z]*\s+(\d{2,4})\s+\d{1,2}:\d\d")
@@ -23,8 +24,7 @@ def parse_sent_date(value: bytes) -> int | None:
     found = _DATE.match(_COMMENT.sub(b" ", value).strip())
     if found is None:
         return None
-    day = _day(found)
-    return None if day is None else calendar.timegm((*day, 0, 0, 0)) // 86400
+    return _day(found[1], found[2], found[3])
 
 
 def parse_date_time(value: bytes) -> int | None:
@@ -32,7 +32,7 @@ def parse_date_time(value: bytes) -> int | None:
     found = _TIME.match(_COMMENT.sub(b" ", value).strip() if b"(" in value else value.strip())
     if found is None:
         return None
-    day = _day(found)
+    day = _day(found[1], found[2], found[3])
     hour, minute, second = int(found[4]), int(found[5]), int(found[6] or 0)
     if day is None or hour > 23 or minute > 59 or second > 60:
         return None
@@ -42,17 +42,20 @@ def parse_date_time(value: bytes) -> int | None:
         offset = -offset if zone[:1] == b"-" else offset
     else:
         offset = _ZONES.get(zone.lower(), 0) * 60
-    return calendar.timegm((*day, hour, minute, second)) - offset * 60
+    return day * 86400 + hour * 3600 + minute * 60 + second - offset * 60
 
 
-def _day(found: re.Match[bytes]) -> tuple[int, int, int] | None:
-    """Year, month and day of the first three groups, years as RFC 5322 §4.3 reads them; None for no day."""
-    day, month, year = int(found[1]), _MONTHS.get(found[2].lower(), 0), int(found[3])
+@lru_cache(1024)
+def _day(day_text: bytes, month_text: bytes, year_text: bytes) -> int | None:
+    """Days since 1970-01-01, years as RFC 5322 §4.3 reads them; None for no day."""
+    day, month, year = int(day_text), _MONTHS.get(month_text.lower(), 0), int(year_text)
     if year < 50:
         year += 2000
     elif year < 1000:
         year += 1900
-    return (year, month, day) if month and 1 <= day <= calendar.monthrange(year, month)[1] else None
+    if not month or not 1 <= day <= calendar.monthrange(year, month)[1]:
+        return None
+    return calendar.timegm((year, month, day, 0, 0, 0)) // 86400
 
 
 _DAY_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
