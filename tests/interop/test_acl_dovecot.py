@@ -370,15 +370,31 @@ def normal(command: bytes, answer: bytes) -> list[str]:
     return sorted(lines) if command.startswith((b"LIST", b"LSUB", b"NAMESPACE")) else lines
 
 
+def files(mail: Path) -> dict[str, str]:
+    """What both keep of subscriptions, of ACLs and of who sees whose mailboxes; order counts for nothing."""
+    names = ("dovecot-acl", "subscriptions", "shared.db")
+    return {
+        str(path.relative_to(mail)): "\n".join(sorted(line for line in path.read_text().split("\n") if line))
+        for name in names
+        for path in mail.rglob(name)
+    }
+
+
 def differences(
     tmp_path: Path, extra: str, sessions: Sequence[tuple[str, list[bytes]]]
-) -> dict[str, tuple[list[str], list[str]]]:
+) -> dict[str, tuple[object, object]]:
     with dovecot_imap.maildir() as root:
         lay_out(root / "mail")
         expected = theirs(root, extra, sessions)
+        stored = files(root / "mail")
     lay_out(tmp_path / "mail")
     answers = asyncio.run(ours(tmp_path, extra, sessions))
-    found = {}
+    mine = files(tmp_path / "mail")
+    found: dict[str, tuple[object, object]] = {
+        path: (stored.get(path), mine.get(path))
+        for path in stored.keys() | mine.keys()
+        if stored.get(path) != mine.get(path)
+    }
     commands = [command for _, several in sessions for command in several]
     for number, (command, one, other) in enumerate(zip(commands, expected, answers, strict=True)):
         left, right = normal(command, one), normal(command, other)

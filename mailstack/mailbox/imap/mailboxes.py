@@ -171,6 +171,8 @@ async def _rename_inbox(session: Session, new: str) -> str:
             store.unpin(target)
     finally:
         store.unpin(inbox)
+    if session.service.quotas.active and isinstance(root, Account):
+        quota.forget(root)  # they may have left the namespace that is counted
     return "OK Rename completed."
 
 
