@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mailstack.mailbox.imap import fetch
 from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.metadata import is_annotated, is_own
 from mailstack.mailbox.views import SharedMailbox
 from mailstack.mailbox.views.notices import Notice, NoticesFullError, is_another
 from mailstack.storage.maildir import metadata, subscriptions, tree
 from mailstack.storage.maildir.names import SEEN
-from mailstack.storage.maildir.roots import Account
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.encode import astring
 from mailstack.wire.imap.notify import (
@@ -61,6 +61,7 @@ class Standing(NamedTuple):
 class Notifying:
     """What a session wants to hear, and what it has heard. `notice` None: of no other mailbox."""
 
+    root: str
     groups: tuple[EventGroup, ...]
     notice: Notice | None = None
     selected: EventGroup | None = None
@@ -87,7 +88,7 @@ class Notifying:
     def events(self, name: str, subscribed: Iterable[str]) -> frozenset[str]:
         """What is to be told of a mailbox."""
         for group in self.groups:
-            if _means(group, name, subscribed):
+            if _means(self.root, group, name, subscribed):
                 return group.events
         return frozenset()
 
@@ -100,27 +101,31 @@ class Notifying:
             self.notice.close()
 
 
-def _means(group: EventGroup, name: str, subscribed: Iterable[str]) -> bool:
+def _means(root: str, group: EventGroup, name: str, subscribed: Iterable[str]) -> bool:
+    """Whether a mailbox is one of a group's (RFC 5465 §6)."""
     match group.filter:
         case "SUBSCRIBED":
             return name in subscribed
         case "SUBTREE":
-            tops = map(tree.canonical, group.mailboxes)
-            return any(name == top or name.startswith(top + tree.SEPARATOR) for top in tops)
+            separator = tree.separator_of(root)
+            tops = [tree.canonical(top, root) for top in group.mailboxes]
+            return any(name == top or name.startswith(top + separator) for top in tops)
         case "MAILBOXES":
-            return name in map(tree.canonical, group.mailboxes)
+            return any(name == tree.canonical(other, root) for other in group.mailboxes)
         case _:
-            return True  # inboxes: mail is delivered into any mailbox
+            # INBOXES as well: mail is delivered into any of them.
+            try:
+                return is_own(root, name)
+            except (FileNotFoundError, tree.MailboxNameError):
+                return False
 
 
 def is_usable(session: Session) -> bool:
-    """Whether the mailboxes can be watched: the user has one namespace, and no ACLs."""
-    return session.service.store.notices.usable and not isinstance(session.root, Account)
+    """Whether the mailboxes can be watched."""
+    return session.service.store.notices.usable
 
 
 async def notify(session: Session, tag: str, command: Notify) -> str:
-    if isinstance(session.root, Account):
-        raise CommandError("NO [CANNOT] NOTIFY goes with one namespace, and without ACLs.")
     groups = command.groups or ()
     unknown = {event for group in groups for event in group.events} - EVENTS.keys()
     if unknown:
@@ -128,7 +133,7 @@ async def notify(session: Session, tag: str, command: Notify) -> str:
         raise CommandError(f"NO [BADEVENT ({known})] Unsupported NOTIFY events.")
     if any(len(group.mailboxes) > NAMES_MAX for group in groups):
         raise CommandError("NO [NOTIFICATIONOVERFLOW] Too many mailbox names")
-    notifying = Notifying(tuple(group for group in groups if not group.is_selected))
+    notifying = Notifying(session.root, tuple(group for group in groups if not group.is_selected))
     notifying.selected = next((group for group in groups if group.is_selected), None)
     if any(group.events for group in notifying.groups):
         try:
@@ -168,12 +173,11 @@ async def _begin(session: Session, notifying: Notifying, *, status: bool) -> Non
     assert notice is not None
     notifying.names = notice.names()
     notifying.subscribed = _subscribed(session)
-    _follow(notifying)
-    for name in notifying.names:
-        events = notifying.events(name, notifying.subscribed)
-        if MAILBOX_METADATA in events:
-            notifying.entries[name] = _entries(tree.path_of(session.root, name))
-        if events & MESSAGES:
+    _follow(session, notifying)
+    for name, followed in sorted(notice.followed):
+        if not followed:
+            notifying.entries[name] = _entries(session.root, name)
+        else:
             stands = await _look(session, notifying, name, None)
             if status and stands is not None:
                 _send_status(session, notifying, name, stands, frozenset(Standing._fields))
@@ -183,25 +187,33 @@ async def _begin(session: Session, notifying: Notifying, *, status: bool) -> Non
         notifying.entries[""] = _server_entries(session)
 
 
-def _follow(notifying: Notifying) -> None:
+def _follow(session: Session, notifying: Notifying) -> None:
+    """Of whose messages and annotations the client wants to hear, and may."""
     assert notifying.notice is not None
-    wanted = {name: notifying.events(name, notifying.subscribed) for name in notifying.names}
-    notifying.notice.follow(
-        [name for name, events in wanted.items() if events & MESSAGES],
-        [name for name, events in wanted.items() if MAILBOX_METADATA in events],
-    )
+    root = notifying.root
+    wanted = [(name, notifying.events(name, notifying.subscribed)) for name in notifying.names]
+    messages = [name for name, events in wanted if events & MESSAGES and "r" in tree.rights(root, name)]
+    entries = [name for name, events in wanted if MAILBOX_METADATA in events and is_annotated(session, name)]
+    notifying.notice.follow(messages, entries)
 
 
 def _subscribed(session: Session) -> frozenset[str]:
-    return frozenset(map(tree.canonical, subscriptions.read(session.root)))
+    root = session.root
+    return frozenset(tree.canonical(name, root) for name in subscriptions.read(root))
 
 
-def _entries(folder: str, file: str = metadata.FILE) -> dict[str, int]:
-    return {name: hash(value) for name, value in metadata.read(folder, file).items()}
+def _entries(root: str, name: str) -> dict[str, int]:
+    """The annotations of a mailbox that the user may read, each with a checksum."""
+    try:
+        found = metadata.read(tree.path_of(root, name))
+    except (FileNotFoundError, tree.MailboxNameError):
+        return {}
+    own = is_own(root, name)
+    return {entry: hash(value) for entry, value in found.items() if own or not entry.startswith("/private")}
 
 
 def _server_entries(session: Session) -> dict[str, int]:
-    found = _entries(session.root, metadata.SERVER_FILE)
+    found = {name: hash(value) for name, value in metadata.read(session.root, metadata.SERVER_FILE).items()}
     found.update({name: hash(text) for name, text in session.service.settings.server_entries})
     return found
 
@@ -237,14 +249,14 @@ async def tell(session: Session) -> None:
                 _tell_entries(session, notifying, "", _server_entries(session))
         while notice.entries:
             name = notice.entries.pop()
-            _tell_entries(session, notifying, name, _entries(tree.path_of(session.root, name)))
+            _tell_entries(session, notifying, name, _entries(session.root, name))
         while notice.boxes:
             await _tell_standing(session, notifying, notice.boxes.pop())
             if session.full:
                 await session.flush()
     except NoticesFullError as error:
         leave(session)
-        session.notifying = Notifying(())
+        session.notifying = Notifying(session.root, ())
         session.line(f"* OK [NOTIFICATIONOVERFLOW] No more notifications: {error}")
     except OSError as error:
         if isinstance(error, ConnectionError | TimeoutError):
@@ -284,7 +296,7 @@ def _tell_names(session: Session, notifying: Notifying, notice: Notice) -> None:
             notifying.stands[name] = notifying.stands.pop(was)
         if was and was in notifying.entries:
             notifying.entries[name] = notifying.entries.pop(was)
-    _follow(notifying)
+    _follow(session, notifying)
     # What has come may have been filled before it was watched.
     for name, followed in notice.followed:
         if name in come:
@@ -320,12 +332,12 @@ def _tell_subscriptions(session: Session, notifying: Notifying, notice: Notice) 
             attributes = (*there, "\\Subscribed") if name in new else there
             send_list(session, name, " ".join(attributes))
     before = notice.followed
-    _follow(notifying)
+    _follow(session, notifying)
     for name, followed in notice.followed - before:
         if followed:
             notice.boxes.add(name)
         else:
-            notifying.entries[name] = _entries(tree.path_of(session.root, name))
+            notifying.entries[name] = _entries(session.root, name)
     for name, followed in before - notice.followed:
         (notifying.stands if followed else notifying.entries).pop(name, None)
 
@@ -372,6 +384,8 @@ async def _look(
     store = session.service.store
     await asyncio.sleep(0)
     try:
+        if "r" not in tree.rights(session.root, name):
+            raise FileNotFoundError(name)
         box = await store.open(session.root, name)
     except (FileNotFoundError, tree.MailboxNameError):
         notifying.stands.pop(name, None)

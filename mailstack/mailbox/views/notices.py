@@ -1,6 +1,6 @@
 """Where in an account something has happened, whoever did it: for sessions that want to hear of it (NOTIFY).
 
-The account's folder and the folders of the mailboxes that somebody asks about are watched by inotify(7); no
+The folders that mailboxes lie in, and the mailboxes that somebody asks about, are watched by inotify(7); no
 mailbox has to be open for it, and nothing is asked for periodically. A `Notice` is one session's: it holds
 the places where something has happened since the session has looked, not what or how often, so that it stays
 small however long the session does not look. Where inotify is missing or used up, `NoticesFullError`.
@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from mailstack.storage.maildir import metadata, subscriptions, tree, uidlist
+from mailstack.storage.maildir.roots import Account, MailRoot
 from mailstack.storage.maildir.watch import Listener, Watcher
 
 DELAY = 0.1
@@ -34,7 +35,7 @@ class Notices:
 
     def __init__(self) -> None:
         self._watcher: Watcher | None = None
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[tuple[str, str], _Watched] = {}
 
     @property
     def watcher(self) -> Watcher:
@@ -57,10 +58,12 @@ class Notices:
 
     def open(self, root: str, wake: Callable[[], None]) -> Notice:
         """Hear of an account's mailboxes from now on. Raises `NoticesFullError`, `OSError`."""
-        account = self._accounts.get(root)
+        # What somebody may see of other users' mailboxes is his own affair.
+        key = (str(root), root.user if isinstance(root, Account) else "")
+        account = self._accounts.get(key)
         if account is None:
-            account = _Account(self.watcher, root)
-            self._accounts[root] = account
+            account = _Watched(self.watcher, root, key)
+            self._accounts[key] = account
         return Notice(self, account, wake)
 
     def poll(self) -> None:
@@ -68,11 +71,11 @@ class Notices:
         if self._watcher is not None:
             self._watcher.poll()
 
-    def left(self, account: _Account) -> None:
+    def left(self, account: _Watched) -> None:
         """One session less hears of an account."""
         if not account.notices:
             account.close()
-            del self._accounts[account.root]
+            del self._accounts[account.key]
 
     def close(self) -> None:
         if self._watcher is not None:
@@ -96,7 +99,7 @@ class Notice:
         "wake",
     )
 
-    def __init__(self, notices: Notices, account: _Account, wake: Callable[[], None]) -> None:
+    def __init__(self, notices: Notices, account: _Watched, wake: Callable[[], None]) -> None:
         self._notices = notices
         self._account = account
         self.wake = wake
@@ -139,11 +142,12 @@ class Notice:
         self._notices.left(self._account)
 
 
-class _Account:
+class _Watched:
     """One account with the sessions that hear of it."""
 
-    def __init__(self, watcher: Watcher, root: str) -> None:
+    def __init__(self, watcher: Watcher, root: str, key: tuple[str, str]) -> None:
         self.root = root
+        self.key = key
         self.notices: list[Notice] = []
         self._watcher = watcher
         self._uses: dict[tuple[str, bool], int] = {}
@@ -154,15 +158,15 @@ class _Account:
         self._later: asyncio.TimerHandle | None = None
         self._tries = 0
         self._directories: dict[str, int] = {}
-        self._watch_root()
+        """Where mailboxes come and go: the roots, and with `LAYOUT=fs` the directories in them."""
+        self._roots: dict[str, str] = {}
+        try:
+            self._watch_directories()
+        except NoticesFullError:
+            self.close()
+            raise
 
     # ---- watches
-
-    def _watch_root(self) -> None:
-        handle = self._watcher.watch(self.root, self._in_root, hidden=True)
-        if handle is None:
-            raise NoticesFullError("inotify is not available")
-        self._directories[str(self.root)] = handle
 
     def adjust(self, less: Iterable[tuple[str, bool]], more: Iterable[tuple[str, bool]]) -> None:
         """Count who follows what. Raises `NoticesFullError`; the counts hold then too."""
@@ -179,7 +183,11 @@ class _Account:
 
     def _add(self, key: tuple[str, bool]) -> None:
         name, messages = key
-        path = tree.path_of(self.root, name)
+        self._handles[key] = []
+        try:
+            path = tree.path_of(self.root, name)
+        except (FileNotFoundError, tree.MailboxNameError):
+            return  # it has just gone
         if messages:
             places = [(f"{path}/new", self._box(name)), (f"{path}/cur", self._box(name))]
         else:
@@ -191,8 +199,10 @@ class _Account:
 
     def _watches(self, path: str) -> bool:
         """Whether the folder is watched in any case."""
-        is_fs = isinstance(self.root, tree.MailRoot) and self.root.fs
-        return path == self.root or (is_fs and path.startswith(f"{self.root}/"))
+        return any(
+            path == place or (_is_fs(root) and path.startswith(f"{place}/"))
+            for place, root in self._roots.items()
+        )
 
     def _forget(self, key: tuple[str, bool]) -> None:
         for handle in self._handles.pop(key, ()):
@@ -209,18 +219,32 @@ class _Account:
 
     # ---- what has happened
 
-    def _in_root(self, name: str, come: bool) -> None:
-        if not name or name == subscriptions.FILE:
-            for notice in self.notices:
-                notice.subscriptions = True
-        if not name or name == metadata.SERVER_FILE:
-            for notice in self.notices:
-                notice.server = True
+    def _in_root(self, path: str) -> Listener:
+        def happened(name: str, come: bool) -> None:
+            if not name or name == subscriptions.FILE:
+                for notice in self.notices:
+                    notice.subscriptions = True
+            if path == self.root and (not name or name == metadata.SERVER_FILE):
+                for notice in self.notices:
+                    notice.server = True
+            self._in_directory(path, name)
+            self._soon()
+
+        return happened
+
+    def _in_directory(self, path: str, name: str) -> None:
         if not name or name == metadata.FILE:
-            self._annotated(tree.INBOX)
+            for mailbox, messages in self._uses:
+                if not messages and self._is_at(mailbox, path):
+                    self._annotated(mailbox)
         if not name or not name.startswith((*_OURS, "..", subscriptions.FILE)):
             self._changed()
-        self._soon()
+
+    def _is_at(self, mailbox: str, path: str) -> bool:
+        try:
+            return tree.path_of(self.root, mailbox) == path
+        except (FileNotFoundError, tree.MailboxNameError):
+            return False
 
     def _changed(self) -> None:
         """Mailboxes may have come or gone."""
@@ -289,7 +313,7 @@ class _Account:
         try:
             with open(f"{tree.path_of(self.root, name)}/{uidlist.FILE}", "rb") as file:
                 line = file.readline(200).decode("latin-1")
-        except OSError:
+        except (OSError, tree.MailboxNameError):
             return ""
         return next((field[1:] for field in line.split() if field.startswith("G")), "")
 
@@ -300,29 +324,54 @@ class _Account:
                 (notice.boxes if key[1] else notice.entries).add(key[0])
 
     def _watch_directories(self) -> None:
-        """With `LAYOUT=fs`: mailboxes come and go in the directories of others."""
-        if not isinstance(self.root, tree.MailRoot) or not self.root.fs:
-            return
-        wanted = set()
+        self._roots = self._plain_roots()
+        wanted: dict[str, Listener] = {path: self._in_root(path) for path in self._roots}
         for name in self._names:
-            path = tree.path_of(self.root, name)
-            while path.startswith(f"{self.root}/") and path not in wanted:
-                wanted.add(path)
-                path = os.path.dirname(path)
-        for path in [path for path in self._directories if path not in wanted and path != self.root]:
+            for path in self._above(name):
+                wanted.setdefault(path, self._below(path))
+        for path in self._directories.keys() - wanted.keys():
             self._watcher.forget(self._directories.pop(path))
-        for path in wanted - self._directories.keys():
-            handle = self._watcher.watch(path, self._in_directory)
-            if handle is not None:
-                self._directories[path] = handle
+        for path, listener in wanted.items():
+            if path not in self._directories:
+                handle = self._watcher.watch(path, listener, hidden=True)
+                if handle is not None:
+                    self._directories[path] = handle
+                elif os.path.isdir(path):
+                    raise NoticesFullError("inotify has no more watches")
 
-    def _in_directory(self, name: str, come: bool) -> None:
-        if name == metadata.FILE:
-            for mailbox in self._names:
-                self._annotated(mailbox)
+    def _plain_roots(self) -> dict[str, str]:
+        """The roots that the mailboxes lie in, by their directories."""
+        if not isinstance(self.root, Account):
+            return {str(self.root): self.root}
+        found: dict[str, str] = {str(self.root): self.root.main}
+        found.update({str(space.root): space.root for space in self.root.spaces if space.root is not None})
+        for name in self._names:
+            try:
+                place = self.root.resolve(name)
+            except (FileNotFoundError, tree.MailboxNameError):
+                continue
+            found.setdefault(str(place.root), place.root)
+        return found
+
+    def _above(self, name: str) -> list[str]:
+        """With `LAYOUT=fs`: the directories of a mailbox and of those above it, where others come and go."""
+        try:
+            root, _ = tree.located(self.root, name)
+            path = tree.path_of(self.root, name)
+        except (FileNotFoundError, tree.MailboxNameError):
+            return []
+        found = []
+        while _is_fs(root) and path.startswith(f"{root}/"):
+            found.append(path)
+            path = os.path.dirname(path)
+        return found
+
+    def _below(self, path: str) -> Listener:
+        def happened(name: str, come: bool) -> None:
+            self._in_directory(path, name)
             self._soon()
-        elif not name.startswith(_OURS):
-            self._changed()
+
+        return happened
 
     def _look_again(self) -> None:
         """A folder that somebody is just making is no mailbox yet, and tells nothing when it is one."""
@@ -336,16 +385,28 @@ class _Account:
         self._tries = tries + 1
 
     def _unfinished(self) -> bool:
-        if isinstance(self.root, tree.MailRoot) and self.root.fs:
-            paths = [path for path in self._directories if path != self.root]
-        else:
-            with os.scandir(self.root) as entries:
-                paths = [entry.path for entry in entries if _is_folder(entry)]
-        return any(not os.path.isdir(f"{path}/cur") for path in paths)
+        for path in self._directories:
+            # What is no root is in one with directories in directories.
+            is_fs = _is_fs(self._roots[path]) if path in self._roots else True
+            try:
+                with os.scandir(path) as entries:
+                    paths = [entry.path for entry in entries if _is_folder(entry, is_fs)]
+            except OSError:
+                continue  # it is just being removed
+            if not all(os.path.isdir(f"{path}/cur") for path in paths):
+                return True
+        return False
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(".") and not entry.name.startswith("..") and entry.is_dir()
+def _is_fs(root: str) -> bool:
+    return isinstance(root, MailRoot) and root.fs
+
+
+def _is_folder(entry: os.DirEntry[str], is_fs: bool) -> bool:
+    """Whether a directory may become a mailbox."""
+    dotted = entry.name.startswith(".")
+    wanted = not dotted and not entry.name.startswith(_OURS) if is_fs else dotted and entry.name[:2] != ".."
+    return wanted and entry.is_dir()
 
 
 def is_another(old: str, new: str | None) -> bool:

@@ -59,7 +59,7 @@ def drop(folder: str, name: str) -> None:
     os.rename(f"{folder}/tmp/{name}", f"{folder}/new/{name}")
 
 
-@pytest.mark.parametrize("layout", [""], ids=["maildir++"])
+@pytest.mark.parametrize("layout", ["", ":LAYOUT=fs"], ids=["maildir++", "fs"])
 def test_what_other_programs_do_is_told(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "AGAIN", 0.05)
 
@@ -70,10 +70,11 @@ def test_what_other_programs_do_is_told(tmp_path: Path, layout: str, monkeypatch
             user = mailbox.service.lookup("zs@mail.test")
             assert user is not None
             root = user.mail_root
+            dot = tree.separator_of(root)
             tree.create(root, "Work")
-            tree.create(root, "Work.Sub")
+            tree.create(root, f"Work{dot}Sub")
             assert (await client.ask(b"NOTIFY SET " + EVERYTHING))[-1] == "t OK NOTIFY completed."
-            for name in ("INBOX", "Work", "Work.Sub"):
+            for name in ("INBOX", "Work", f"Work{dot}Sub"):
                 drop(tree.path_of(root, name), "1.a.b")
                 told = rf"\* STATUS {name} \(MESSAGES 1 UIDNEXT 2 UNSEEN 1\)"
                 assert re.fullmatch(told, await client.line())
@@ -82,24 +83,92 @@ def test_what_other_programs_do_is_told(tmp_path: Path, layout: str, monkeypatch
             metadata.change(root, {"/private/x": b"x"}, metadata.SERVER_FILE)
             assert await client.line() == '* METADATA "" /private/x'
             subscriptions.change(root, "Work", subscribed=True)
-            assert await client.line() == '* LIST (\\Subscribed) "." Work'
+            assert await client.line() == f'* LIST (\\Subscribed) "{dot}" Work'
             tree.rename(root, "Work", "Office")
             told_names = {await client.line(), await client.line()}
             assert told_names == {
-                '* LIST () "." Office ("OLDNAME" (Work))',
-                '* LIST () "." Office.Sub ("OLDNAME" (Work.Sub))',
+                f'* LIST () "{dot}" Office ("OLDNAME" (Work))',
+                f'* LIST () "{dot}" Office{dot}Sub ("OLDNAME" (Work{dot}Sub))',
             }
-            drop(tree.path_of(root, "Office.Sub"), "2.a.b")
-            assert await client.line() == "* STATUS Office.Sub (MESSAGES 2 UIDNEXT 3 UNSEEN 2)"
+            drop(tree.path_of(root, f"Office{dot}Sub"), "2.a.b")
+            assert await client.line() == f"* STATUS Office{dot}Sub (MESSAGES 2 UIDNEXT 3 UNSEEN 2)"
             # A mailbox in the making is none yet.
-            path = tree.path_of(root, "Office.New")
+            path = tree.path_of(root, f"Office{dot}New")
             os.mkdir(path)
             assert (await client.ask(b"NOOP"))[:-1] == []
             for part in ("tmp", "new", "cur"):
                 os.mkdir(f"{path}/{part}")
-            assert await client.line() == '* LIST () "." Office.New'
+            assert await client.line() == f'* LIST () "{dot}" Office{dot}New'
             drop(path, "1.a.b")
-            assert (await client.line()).startswith("* STATUS Office.New (MESSAGES 1 UIDNEXT 2 ")
+            assert (await client.line()).startswith(f"* STATUS Office{dot}New (MESSAGES 1 UIDNEXT 2 ")
+
+    asyncio.run(check())
+
+
+NAMESPACES = """\
+mail_plugins = acl
+protocol imap {
+  mail_plugins = $mail_plugins imap_acl
+}
+plugin {
+  acl = vfile
+  acl_anyone = allow
+  acl_shared_dict = file:SHARED
+}
+namespace inbox {
+  inbox = yes
+  separator = /
+}
+namespace public {
+  type = public
+  prefix = Public/
+  separator = /
+  location = maildir:~/../public
+  subscriptions = no
+}
+namespace shared {
+  type = shared
+  prefix = shared/%%n/
+  separator = /
+  location = maildir:%%h
+  list = children
+  subscriptions = no
+}
+"""
+
+
+def test_other_namespaces_are_told_of_as_far_as_they_may_be_read(tmp_path: Path) -> None:
+    public = tmp_path / "mail/mail.test/public"
+    public.mkdir(parents=True)
+    (public / "dovecot-acl").write_text("user=zs@mail.test lrwstipekxa\n")
+
+    async def check() -> None:
+        async with running(tmp_path, NAMESPACES.replace("SHARED", f"{tmp_path}/shared")) as mailbox:
+            other = Client(await mailbox.connect("imap"))
+            await other.line()
+            await other.ask(b'LOGIN support "s e cret"')
+            await other.ask(b"CREATE Work")
+            await other.ask(b"SETACL Work zs@mail.test lr")
+            client = await logged_in(mailbox)
+            for name in (b"News", b"Secret"):
+                await client.ask(b"CREATE Public/" + name)
+            (public / ".Secret/dovecot-acl").write_text("user=zs@mail.test l\n")
+            user = mailbox.service.lookup("zs@mail.test")
+            assert user is not None
+            root = user.mail_root
+            groups = b"(subtree (Public shared) (MessageNew MessageExpunge)) (personal (MailboxName))"
+            assert await client.ask(b"NOTIFY SET " + groups) == ["t OK NOTIFY completed."]
+            # Of Secret nothing is told; Other is not personal.
+            drop(str(public / ".Secret"), "1.a.b")
+            drop(str(public / ".News"), "1.a.b")
+            assert await client.line() == "* STATUS Public/News (MESSAGES 1 UIDNEXT 2 UNSEEN 1)"
+            await other.ask(b"APPEND Work {3+}\r\nabc")
+            assert await client.line() == "* STATUS shared/support/Work (MESSAGES 1 UIDNEXT 2 UNSEEN 1)"
+            tree.create(root, "Public/Other")
+            tree.create(root, "Mine")
+            assert await client.line() == '* LIST () "/" Mine'
+            drop(str(public / ".Other"), "1.a.b")
+            assert (await client.line()).startswith("* STATUS Public/Other (MESSAGES 1 UIDNEXT 2 ")
 
     asyncio.run(check())
 
