@@ -325,13 +325,14 @@ class GroupCommit:
 def _flush_round(written: list[_File], renamed: list[_File], together: FilesystemFlush) -> dict[int, OSError]:
     """Flush new files and the directories of renamed ones; what failed, by the identity of the file."""
     errors: dict[int, OSError] = {}
-    if written and len(written) + len(renamed) > 1:
+    early = [file for file in written if file.item.early and not names_follow(file.device)]
+    if written and (len(written) + len(renamed) > 1 or early):
         devices = {file.device for file in written}
         devices.update([file.device for file in renamed])
         if len(devices) == 1 and together.flush(written[0].fd):
             return errors
     directories: dict[str, list[_File]] = {}
-    for file in (*renamed, *(file for file in written if file.item.early and not names_follow(file.device))):
+    for file in (*renamed, *early):
         directories.setdefault(file.folder, []).append(file)
     for file in written:
         try:

@@ -52,13 +52,13 @@ class FilesystemFlush:
 
 
 @cache
-def names_follow(device: int) -> bool:
+def names_follow(device: int, mounts: str = "/proc/self/mountinfo") -> bool:
     """Whether flushing a file of that filesystem flushes a rename of it that came before, too.
 
     The rename changes the file as well as its folder, and these write both to their journal together.
     """
     try:
-        with open("/proc/self/mountinfo", encoding="ascii", errors="replace") as lines:
+        with open(mounts, encoding="ascii", errors="replace") as lines:
             for line in lines:
                 mount, _, kind = line.partition(" - ")
                 if mount.split()[2] == f"{os.major(device)}:{os.minor(device)}":

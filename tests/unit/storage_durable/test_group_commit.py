@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mailstack.storage import durable
 from mailstack.storage.durable import LARGE, GroupCommit, Publication, publish_now
-from mailstack.storage.flush import PAUSE, FilesystemFlush
+from mailstack.storage.flush import PAUSE, FilesystemFlush, names_follow
 
 
 def publication(folder: Path, name: str, data: bytes, **more: object) -> Publication:
@@ -171,6 +172,7 @@ def test_a_lone_file_is_announced_before_its_flush(folder: Path, monkeypatch: py
         flush(fd)
 
     monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(durable, "names_follow", lambda device: True)
 
     def early(name: str) -> Publication:
         return publication(folder, name, b"x", early=True, written=lambda: events.append(name))
@@ -213,3 +215,15 @@ def test_a_gate(folder: Path, size: int, ordered: bool) -> None:
     asyncio.run(main())
     assert os.listdir(folder / "new") == ["in"]
     assert os.listdir(folder) == ["new"]
+
+
+@pytest.mark.parametrize(("kind", "follows"), [("ext4", True), ("xfs", True), ("overlay", False)])
+def test_where_a_name_goes_with_its_file(tmp_path: Path, kind: str, follows: bool) -> None:
+    device = os.makedev(254, 3)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"20 1 254:1 / / rw - tmpfs x rw\n21 20 254:3 / /var rw shared:1 - {kind} /dev/vda rw\n"
+    )
+    assert names_follow.__wrapped__(device, str(mounts)) is follows
+    assert not names_follow.__wrapped__(os.makedev(1, 1), str(mounts))
+    assert not names_follow.__wrapped__(device, str(tmp_path / "missing"))
