@@ -75,7 +75,7 @@ def test_others_are_served_whatever_the_attack(mta: MTA) -> None:
         ("churn", 0.3),
     ):
         attacker = attacking(name, mta.port, 1.0, scale)
-        times = []
+        times: list[float] = []
         while attacker.poll() is None or len(times) < 4:
             times.append(polite_session(mta.port))
             time.sleep(0.05)

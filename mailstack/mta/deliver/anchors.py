@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from mailstack.mta.deliver.tls_policy import name_matches
+from mailstack.mta.deliver.certificates import name_matches
 
 if TYPE_CHECKING:
     from mailstack.mta.deliver.dane import Dane, Record

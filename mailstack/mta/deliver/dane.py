@@ -29,9 +29,10 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.deliver.certificates import public_key
 from mailstack.mta.deliver.names import Names
 from mailstack.mta.deliver.session import Facts, Host
-from mailstack.mta.deliver.tls_policy import Policy, TLSLevel, Unusable, public_key
+from mailstack.mta.deliver.tls_policy import Policy, TLSLevel, Unusable
 from mailstack.net.log import Log
 from mailstack.net.resolver import NoSuchDomain, RecordType, Resolver, ResolveTemporary
 

@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from mailstack.config.errors import ConfigError
 from mailstack.mta.deliver import dane
+from mailstack.mta.deliver.certificates import public_key
 from mailstack.mta.deliver.dane import Authority, Dane, Record
 from mailstack.mta.deliver.names import Names as Parameters
 from mailstack.mta.deliver.session import Facts, Host
-from mailstack.mta.deliver.tls_policy import TLSLevel, TLSPolicies, public_key
+from mailstack.mta.deliver.tls_policy import TLSLevel, TLSPolicies
 from mailstack.net.log import Log
 from mailstack.net.resolver import Answer
 from mailstack.storage.tables import open_table

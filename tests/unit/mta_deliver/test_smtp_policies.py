@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.errors import ConfigError
+from mailstack.mta.deliver.certificates import fingerprints, name_matches, public_key
 from mailstack.mta.deliver.connection_cache import BACK_TO_BACK, Demand
 from mailstack.mta.deliver.destination import Destinations, balanced
 from mailstack.mta.deliver.pieces import fold, forwarded
@@ -21,9 +22,6 @@ from mailstack.mta.deliver.tls_policy import (
     TLSLevel,
     TLSPolicies,
     Unusable,
-    fingerprints,
-    name_matches,
-    public_key,
 )
 from mailstack.net.clock import ManualClock
 from mailstack.net.log import Log
