@@ -11,12 +11,7 @@ and the access lists' verdict on the client (`View`). It is bounded (`PREPARED_M
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import socket
-import struct
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import dns.exception
@@ -24,12 +19,12 @@ import dns.message
 import dns.rdatatype
 import dns.rrset
 
-from mailstack.config.named import Acl, Address, Locality, NamedConf
+from mailstack.config.named import Locality, NamedConf
 from mailstack.config.named import Zone as ZoneConf
 from mailstack.config.named.faults import Fault
 from mailstack.dns import chaos, names, transfer
 from mailstack.dns.authority import Answer, Authority
-from mailstack.dns.cookies import Cookies
+from mailstack.dns.edns import Edns
 from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarded, Forwarder, Server
 from mailstack.dns.message import (
@@ -38,31 +33,26 @@ from mailstack.dns.message import (
     BADCOOKIE,
     BADVERS,
     CD,
-    COOKIE,
-    DO,
     FORMERR,
     HEADER,
     NOERROR,
     NOTAUTH,
     NOTIMP,
-    NSID,
     OPCODE_MASK,
     QR,
     RA,
     RD,
     REFUSED,
     SERVFAIL,
-    SUBNET,
     TC,
     Malformed,
     Query,
     error,
-    opt,
     parse,
     render,
-    subnet_echo,
     without_question,
 )
+from mailstack.dns.rights import Rights, View
 from mailstack.dns.tsig import Keyring, Refused, Signed
 from mailstack.dns.update import Refusal, Sign, update
 from mailstack.dns.zone import (
@@ -89,33 +79,12 @@ PREPARED_LEAST, PREPARED_MOST = 10_000, 250_000
 dictionary starts anew when it is full, so that a flood of random names costs no more memory than that."""
 PREPARED_SIZE = 2048
 """Octets of the largest answer that is kept prepared."""
-CLIENT_LIMIT = 10_000
-"""Clients whose access rights are remembered."""
 UDP_PLAIN = 512
 """Octets of an answer to a client without EDNS (RFC 1035 §4.2.1)."""
 TCP_LIMIT = 65_535
-SECRET = os.urandom(16)
-"""Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
 UPDATE = 5 << 11
 """The opcode of updates, where it stands among the flags."""
 _META = frozenset((OPT, TSIG))
-
-
-@dataclass(slots=True)
-class View:
-    """What one kind of client may do. Clients with the same rights share the prepared answers."""
-
-    ignored: bool
-    query: Mapping[bytes, bool]
-    """By zone; a zone that is not there may be asked."""
-    transfer: Mapping[bytes, bool]
-    update: Mapping[bytes, bool]
-    recursion: bool
-    """`recursion` and `allow-recursion` let it; whether there is a forwarder is another question."""
-    available: bool
-    """There is one: the RA bit."""
-    udp: dict[bytes, bytes]
-    tcp: dict[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +138,6 @@ class Responder:
     ) -> None:
         self.options = conf.options
         self.zones = zones
-        self._locality = locality
         self._forwarder = forwarder
         self._log = log
         self._authority = Authority(
@@ -180,17 +148,12 @@ class Responder:
         self.changed: Callable[[str, Zone], None] = lambda _name, _zone: None
         """Told of a zone that an update has changed."""
         self._zone_confs = {names.from_text(zone.name): zone for zone in conf.zones}
-        self._views: dict[str, View] = {}
-        self._by_rights: dict[tuple[bool, ...], View] = {}
-        self._only: View | None = None
         self._faults = Faults(faults, locality)
-        if not self._faults and not conf.options.querylog and self._everybody_alike():
-            self._only = self._view("192.0.2.1")
+        apart = bool(self._faults) or conf.options.querylog
+        self._rights = Rights(conf.options, self._zone_confs, locality, apart=apart)
         self._keyring = Keyring(conf.keys)
         self._sign = sign
-        self._nsid = self._server_identity()
-        secrets = conf.options.cookie_secrets or (SECRET,)
-        self._cookies = [Cookies(secret) for secret in secrets]
+        self._edns = Edns(conf.options)
         known = sum(len(zone.nodes) for zone in zones)
         self._prepared_limit = min(max(4 * known, PREPARED_LEAST), PREPARED_MOST)
 
@@ -198,78 +161,19 @@ class Responder:
 
     def prepared(self, host: str) -> dict[bytes, bytes]:
         """The prepared UDP answers for a client."""
-        return (self._only or self.view(host)).udp
+        return self._rights.view(host).udp
 
     @property
     def shared(self) -> dict[bytes, bytes] | None:
         """The prepared UDP answers when they are the same for every client."""
-        return None if self._only is None else self._only.udp
+        only = self._rights.only
+        return None if only is None else only.udp
 
     def forget_prepared(self) -> None:
         """The zones have changed: make the answers anew."""
-        for view in (self._only, *self._by_rights.values()):
-            if view is not None:
-                view.udp.clear()
-                view.tcp.clear()
-
-    def view(self, host: str) -> View:
-        """The rights of a client's address."""
-        if self._only is not None:
-            return self._only
-        view = self._views.get(host)
-        if view is None:
-            if len(self._views) >= CLIENT_LIMIT:
-                self._views.clear()
-            view = self._views[host] = self._view(host)
-        return view
-
-    def _acls(self) -> list[Acl]:
-        options = self.options
-        found = [options.blackhole, options.allow_recursion]
-        for conf in self._zone_confs.values():
-            found.append(_acl(conf.allow_query, options.allow_query))
-            found.append(_acl(conf.allow_transfer, options.allow_transfer))
-            found.append(conf.allow_update)
-        return found
-
-    def _everybody_alike(self) -> bool:
-        return all(
-            acl.is_any or acl.is_none or (acl is self.options.allow_recursion and not self.options.recursion)
-            for acl in self._acls()
-        )
-
-    def _any_forwarders(self) -> bool:
-        return bool(self.options.forwarders or any(conf.forwarders for conf in self._zone_confs.values()))
-
-    def _view(self, host: str, key: str | None = None) -> View:
-        address: Address = ipaddress.ip_address(host.partition("%")[0])
-        options, locality = self.options, self._locality
-        recursion = options.recursion and options.allow_recursion.matches(address, locality, key)
-        query: dict[bytes, bool] = {}
-        transfers: dict[bytes, bool] = {}
-        for origin, conf in self._zone_confs.items():
-            query[origin] = _acl(conf.allow_query, options.allow_query).matches(address, locality, key)
-            transfers[origin] = _acl(conf.allow_transfer, options.allow_transfer).matches(
-                address, locality, key
-            )
-        ignored = options.blackhole.matches(address, locality, key)
-        updates = {
-            origin: conf.allow_update.matches(address, locality, key)
-            for origin, conf in self._zone_confs.items()
-        }
-        rights = (ignored, recursion, *query.values(), *transfers.values(), *updates.values())
-        view = self._by_rights.get(rights)
-        if view is None:
-            view = self._by_rights[rights] = View(
-                ignored, query, transfers, updates, recursion, recursion and self._any_forwarders(), {}, {}
-            )
-        return view
-
-    def _server_identity(self) -> bytes:
-        text = self.options.server_id
-        if text == "":
-            text = socket.gethostname()
-        return (text or "").encode("utf-8")[:255]
+        for view in self._rights.views():
+            view.udp.clear()
+            view.tcp.clear()
 
     # ---- answers
 
@@ -279,7 +183,7 @@ class Responder:
         """The answer to a message; None when there is to be none."""
         if len(data) < HEADER.size or data[2] & 0x80:
             return None
-        view = self.view(host)
+        view = self._rights.view(host)
         if view.ignored:
             return None
         prepared = view.tcp if tcp else view.udp
@@ -303,7 +207,7 @@ class Responder:
         if isinstance(checked, Refused):
             self._log.info(f"client {host}#{port}: request has invalid signature: {checked.reason}")
             return checked.wire
-        view = self._view(host, checked.name)
+        view = self._rights.of(host, checked.name)
         unsigned = replace(query, signed=False)
         result = self._unsigned(data, unsigned, view, host, port, tcp=tcp, signed=checked)
         if isinstance(result, bytes):
@@ -334,7 +238,7 @@ class Responder:
         if opcode:
             return self._plain(replace(query, question=b""), view, NOTIMP)
         try:
-            query = self._with_options(query, host)
+            query = self._edns.read(query, host)
         except (Malformed, ValueError):
             return self._plain(query, view, FORMERR)
         try:
@@ -357,22 +261,6 @@ class Responder:
         except Exception as fault:  # a bug of ours must not take the service down
             self._log.exception(f"{host}#{port}: query failed", fault)
             return error(data, SERVFAIL, recursion=view.available)
-
-    def _with_options(self, query: Query, host: str) -> Query:
-        """The options to send back. Raises `ValueError` or `Malformed` for such as are none."""
-        edns = query.edns
-        if edns is None or not edns.options or edns.version > 0:
-            return query
-        subnet = edns.option(SUBNET)
-        if subnet is not None:
-            query = replace(query, subnet=subnet_echo(subnet))
-        option = edns.option(COOKIE)
-        if option is None or not self.options.answer_cookie:
-            return query
-        now = time.time()
-        cookie, known = self._cookies[0].answer(option, host, now)
-        known = known or any(other.answer(option, host, now)[1] for other in self._cookies[1:])
-        return replace(query, cookie=cookie, known=known)
 
     def _answer(
         self, data: bytes, query: Query, view: View, host: str, *, tcp: bool
@@ -440,7 +328,7 @@ class Responder:
                 (),
                 (),
                 limit=limit,
-                opt_record=self._opt(query, 0),
+                opt_record=self._edns.record(query, 0),
             )
         if kind in ("bad-signature", "expired-signature") and query.rdclass == IN:
             found = self._authority.answer(query.name, query.rdtype, recursive=False, tcp=tcp, do=query.do)
@@ -468,30 +356,17 @@ class Responder:
             found.authority,
             found.additional,
             limit=limit,
-            opt_record=self._opt(query, 0),
+            opt_record=self._edns.record(query, 0),
             glue=found.glue,
         )
 
     def _plain(self, query: Query, view: View, rcode: int) -> bytes:
         """An answer without records."""
         flags = self._flags(query, view) | rcode & 0xF
-        return render(query, flags, (), (), (), limit=TCP_LIMIT, opt_record=self._opt(query, rcode))
+        return render(query, flags, (), (), (), limit=TCP_LIMIT, opt_record=self._edns.record(query, rcode))
 
     def _flags(self, query: Query, view: View) -> int:
         return QR | query.flags & (OPCODE_MASK | RD | CD) | (RA if view.available else 0)
-
-    def _opt(self, query: Query, rcode: int) -> bytes:
-        edns = query.edns
-        if edns is None:
-            return b""
-        options = b""
-        if self._nsid and edns.option(NSID) is not None:
-            options = struct.pack("!HH", NSID, len(self._nsid)) + self._nsid
-        if query.cookie:
-            options += struct.pack("!HH", COOKIE, len(query.cookie)) + query.cookie
-        if query.subnet:
-            options += struct.pack("!HH", SUBNET, len(query.subnet)) + query.subnet
-        return opt(self.options.edns_udp_size, rcode, edns.flags & DO, options)
 
     def _log_query(self, query: Query, host: str, port: int, *, tcp: bool) -> None:
         name = names.to_text(query.name)
@@ -552,7 +427,7 @@ class Responder:
             answer = Answer(answer=[(query.name, zone.soa)])
             return self._render(query, view, answer, self._udp_limit(query))
         self._log.info(f"client {host}: transfer of '{names.to_text(zone.origin)}/IN': AXFR started")
-        return Transfer(transfer.messages(query, zone, self._opt(query, 0)))
+        return Transfer(transfer.messages(query, zone, self._edns.record(query, 0)))
 
     # ---- forwarding
 
@@ -607,7 +482,7 @@ class Responder:
         flags = self._flags(query, view) | answer.rcode & 0xF
         if answer.authentic and (query.do or query.flags & AD):
             flags |= AD
-        opt_record = self._opt(query, answer.rcode)
+        opt_record = self._edns.record(query, answer.rcode)
         body, counts = answer.aged(age), answer.counts
         if 12 + len(query.question) + len(body) + len(opt_record) > pending.limit:
             flags, body, counts = flags | TC, b"", (0, 0, 0)
@@ -624,10 +499,6 @@ class Responder:
         joined.answer = [*so_far.answer, *_sets(rest.answer)]
         joined.authority = [pair for pair in _sets(rest.authority) if pair[1].rdtype == SOA]
         return self._render(pending.query, pending.view, joined, pending.limit)
-
-
-def _acl(own: Acl | None, general: Acl) -> Acl:
-    return general if own is None else own
 
 
 def _sets(section: Sequence[dns.rrset.RRset]) -> list[tuple[bytes, RRset]]:

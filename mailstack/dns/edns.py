@@ -1,0 +1,62 @@
+"""EDNS options on their way back: cookies, the server's identity, the client's subnet (RFC 6891)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from dataclasses import replace
+
+from mailstack.config.named import Options
+from mailstack.dns.cookies import Cookies
+from mailstack.dns.message import COOKIE, DO, NSID, SUBNET, Query, opt, subnet_echo
+
+SECRET = os.urandom(16)
+"""Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
+
+
+class Edns:
+    """What one configuration says to options."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._nsid = _identity(options)
+        self._cookies = [Cookies(secret) for secret in options.cookie_secrets or (SECRET,)]
+
+    def read(self, query: Query, host: str) -> Query:
+        """A query with the options to send back. Raises `ValueError` or `Malformed` for such as are none."""
+        edns = query.edns
+        if edns is None or not edns.options or edns.version > 0:
+            return query
+        subnet = edns.option(SUBNET)
+        if subnet is not None:
+            query = replace(query, subnet=subnet_echo(subnet))
+        option = edns.option(COOKIE)
+        if option is None or not self._options.answer_cookie:
+            return query
+        now = time.time()
+        cookie, known = self._cookies[0].answer(option, host, now)
+        known = known or any(other.answer(option, host, now)[1] for other in self._cookies[1:])
+        return replace(query, cookie=cookie, known=known)
+
+    def record(self, query: Query, rcode: int) -> bytes:
+        """The OPT record of an answer; nothing for a client without EDNS."""
+        edns = query.edns
+        if edns is None:
+            return b""
+        options = b""
+        if self._nsid and edns.option(NSID) is not None:
+            options = struct.pack("!HH", NSID, len(self._nsid)) + self._nsid
+        if query.cookie:
+            options += struct.pack("!HH", COOKIE, len(query.cookie)) + query.cookie
+        if query.subnet:
+            options += struct.pack("!HH", SUBNET, len(query.subnet)) + query.subnet
+        return opt(self._options.edns_udp_size, rcode, edns.flags & DO, options)
+
+
+def _identity(options: Options) -> bytes:
+    text = options.server_id
+    if text == "":
+        text = socket.gethostname()
+    return (text or "").encode("utf-8")[:255]

@@ -1,0 +1,112 @@
+"""What clients may do: the access lists of a configuration, by address and key."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mailstack.config.named import Acl, Address, Locality, Options
+from mailstack.config.named import Zone as ZoneConf
+
+CLIENT_LIMIT = 10_000
+"""Clients whose access rights are remembered."""
+
+
+@dataclass(slots=True)
+class View:
+    """What one kind of client may do. Clients with the same rights share the prepared answers."""
+
+    ignored: bool
+    query: Mapping[bytes, bool]
+    """By zone; a zone that is not there may be asked."""
+    transfer: Mapping[bytes, bool]
+    update: Mapping[bytes, bool]
+    recursion: bool
+    """`recursion` and `allow-recursion` let it; whether there is a forwarder is another question."""
+    available: bool
+    """There is one: the RA bit."""
+    udp: dict[bytes, bytes]
+    tcp: dict[bytes, bytes]
+
+
+class Rights:
+    """The rights of every client. `zones` are the configured ones by lower-case wire name."""
+
+    def __init__(
+        self, options: Options, zones: Mapping[bytes, ZoneConf], locality: Locality, *, apart: bool
+    ) -> None:
+        """`apart`: clients are told apart even where their rights do not differ."""
+        self._options = options
+        self._zone_confs = zones
+        self._locality = locality
+        self._views: dict[str, View] = {}
+        self._by_rights: dict[tuple[bool, ...], View] = {}
+        self.only: View | None = None
+        """The rights of every client, when they are the same and need not be told apart."""
+        if not apart and self._everybody_alike():
+            self.only = self.of("192.0.2.1")
+
+    def views(self) -> Iterator[View]:
+        """Every one that is in use."""
+        yield from self._by_rights.values()
+
+    def view(self, host: str) -> View:
+        """The rights of a client's address."""
+        if self.only is not None:
+            return self.only
+        view = self._views.get(host)
+        if view is None:
+            if len(self._views) >= CLIENT_LIMIT:
+                self._views.clear()
+            view = self._views[host] = self.of(host)
+        return view
+
+    def _acls(self) -> list[Acl]:
+        options = self._options
+        found = [options.blackhole, options.allow_recursion]
+        for conf in self._zone_confs.values():
+            found.append(_acl(conf.allow_query, options.allow_query))
+            found.append(_acl(conf.allow_transfer, options.allow_transfer))
+            found.append(conf.allow_update)
+        return found
+
+    def _everybody_alike(self) -> bool:
+        return all(
+            acl.is_any
+            or acl.is_none
+            or (acl is self._options.allow_recursion and not self._options.recursion)
+            for acl in self._acls()
+        )
+
+    def _any_forwarders(self) -> bool:
+        return bool(self._options.forwarders or any(conf.forwarders for conf in self._zone_confs.values()))
+
+    def of(self, host: str, key: str | None = None) -> View:
+        """The rights of a message from an address, signed with a key."""
+        address: Address = ipaddress.ip_address(host.partition("%")[0])
+        options, locality = self._options, self._locality
+        recursion = options.recursion and options.allow_recursion.matches(address, locality, key)
+        query: dict[bytes, bool] = {}
+        transfers: dict[bytes, bool] = {}
+        for origin, conf in self._zone_confs.items():
+            query[origin] = _acl(conf.allow_query, options.allow_query).matches(address, locality, key)
+            transfers[origin] = _acl(conf.allow_transfer, options.allow_transfer).matches(
+                address, locality, key
+            )
+        ignored = options.blackhole.matches(address, locality, key)
+        updates = {
+            origin: conf.allow_update.matches(address, locality, key)
+            for origin, conf in self._zone_confs.items()
+        }
+        rights = (ignored, recursion, *query.values(), *transfers.values(), *updates.values())
+        view = self._by_rights.get(rights)
+        if view is None:
+            view = self._by_rights[rights] = View(
+                ignored, query, transfers, updates, recursion, recursion and self._any_forwarders(), {}, {}
+            )
+        return view
+
+
+def _acl(own: Acl | None, general: Acl) -> Acl:
+    return general if own is None else own
