@@ -61,8 +61,7 @@ class MailStore:
     def close(self) -> None:
         """Put aside what is to be found again, and end the watching."""
         for box in self._open.values():
-            self._save_now(box)
-            box.forget_cache()
+            self._leave(box)
         self.notices.close()
         if self._watcher is not None:
             if self._watcher.fileno >= 0:
@@ -200,8 +199,7 @@ class MailStore:
                 break
             idle = idle[1:]
             messages -= len(other.folder.uids)
-            self._save_now(other)
-            other.forget_cache()
+            self._leave(other)
             other.stop_watching()
             del self._open[other.folder.path]
 
@@ -220,6 +218,15 @@ class MailStore:
         if (work := self._saving(box)) is not None:
             writing = asyncio.get_running_loop().run_in_executor(None, index.write, *work)
             writing.add_done_callback(lambda done: self._saved(box, done.exception()))
+
+    def _leave(self, box: SharedMailbox) -> None:
+        """The mailbox leaves memory."""
+        self._save_now(box)
+        box.forget_cache()
+        try:
+            box.folder.numbers.release()
+        except OSError as error:
+            self.on_problem(f"{box.folder.path}: {error}")
 
     def _save_now(self, box: SharedMailbox) -> None:
         if box.saving is not None:

@@ -147,13 +147,17 @@ class Folder:
                 return False
         except FileNotFoundError:
             return False
+        numbers = self.numbers
+        numbers.uid_validity, numbers.next_uid = known.uid_validity, known.next_uid
+        if numbers.may_have_lost():
+            numbers.uid_validity, numbers.next_uid = 0, 1
+            return False
         self.uids, self.names, self.flags = known.uids, known.names, known.flags
         self.modseqs, self.highest_modseq = known.modseqs, known.highest_modseq
         self.dates, self.saved, self.sizes = known.dates, known.saved, known.sizes
         self.recent_from = known.recent_from
         self.stamp = known.stamp
-        numbers = self.numbers
-        numbers.uid_validity, numbers.next_uid, numbers.guid = known.uid_validity, known.next_uid, known.guid
+        numbers.guid = known.guid
         numbers.stamp, numbers.stale, numbers.extensions = known.list_stamp, known.stale, known.extensions
         self._by_base = None
         return True

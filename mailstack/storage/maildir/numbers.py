@@ -6,6 +6,10 @@ anything else; nothing is appended to a file that has not been read.
 Where the disk is full or read-only, a mailbox without a file of its own is numbered in memory (`in_memory`),
 under a UIDVALIDITY of its own; in one that has a file, new messages are not shown until they can be written
 down: no UID that a client has seen ever means another message.
+
+A loss of power may take the end of the file, which is not flushed with every message. Therefore UIDs are
+taken ahead, `AHEAD` at a time: `mailstack.uids` says up to which ones, and is flushed. Who finds it after
+another start of the machine goes on behind those; who closes the mailbox flushes the uidlist and removes it.
 """
 
 from __future__ import annotations
@@ -14,12 +18,17 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from mailstack.storage.durable import fsync_directory
 from mailstack.storage.maildir import uidlist
 from mailstack.storage.maildir.listing import FolderGoneError
 
 CANNOT_WRITE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
 """Errors that may last, and do not keep anybody from reading."""
+AHEAD_FILE = "mailstack.uids"
+AHEAD = 1000
+"""UIDs that are taken ahead at once."""
 GAP = 100_000
 """UIDs that are passed over when a file is repaired of which nobody in this process has seen the end."""
 REWRITE_STALE = 200
@@ -27,6 +36,16 @@ REWRITE_STALE = 200
 
 ListStamp = tuple[int, int, int]
 """The file's inode, size and modification time (ns)."""
+
+
+@cache
+def _boot_id() -> bytes:
+    """Of this start of the machine; empty where nothing tells."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,7 @@ class Numbers:
     records of messages that are gone; `extensions` are a record's further fields, as they stand."""
 
     __slots__ = (
+        "ahead",
         "extensions",
         "guid",
         "in_memory",
@@ -80,6 +100,8 @@ class Numbers:
         self.stale = 0
         self.stamp: ListStamp | None = None
         self.in_memory = False
+        self.ahead = 0
+        """The first UID that has not been taken ahead."""
         self.unwritten = 0
         """The error with which the file could not be written last."""
 
@@ -156,15 +178,20 @@ class Numbers:
         self.extensions = parsed.extensions
         self.reserved = dict(zip(parsed.bases, parsed.uids, strict=True))
         self.next_uid = max(self.next_uid, parsed.next_uid)
+        lost = self.stamp is None and self.may_have_lost()
+        if lost:
+            parsed.problem = parsed.problem or "its end may have been lost with the power"
+            self.next_uid = min(self.ahead, uidlist.UID_MAX)
         if parsed.problem:
-            self._repair(parsed, before)
+            self._repair(parsed, before, 0 if lost else GAP)
         else:
             self.stamp = stamp
         self.stale = max(0, len(self.reserved) - known)
         return True
 
-    def _repair(self, parsed: uidlist.UidList, before: Before | None) -> None:
-        """Put back what stood there. UIDs that may have been given since `before` are not given again."""
+    def _repair(self, parsed: uidlist.UidList, before: Before | None, gap: int) -> None:
+        """Put back what stood there. UIDs that may have been given since `before` are not given again; `gap` are
+        passed over without one."""
         self.problems.append(f"{self.path}: {parsed.problem}; repaired")
         if before is not None:
             taken = set(parsed.uids)
@@ -175,7 +202,7 @@ class Numbers:
                         self.extensions[uid] = before.extensions[uid]
             self.next_uid = max(self.next_uid, before.next_uid)
         if self.stamp is None:
-            self.next_uid = min(self.next_uid + GAP, uidlist.UID_MAX)
+            self.next_uid = min(self.next_uid + gap, uidlist.UID_MAX)
         self.rewrite({uid: base for base, uid in self.reserved.items()})
 
     def append(self, records: Sequence[tuple[int, str, str]]) -> None:
@@ -185,6 +212,12 @@ class Numbers:
         """
         if self.in_memory:
             raise OSError(self.unwritten, os.strerror(self.unwritten), self.path)
+        if records[-1][0] >= self.ahead:
+            try:
+                self._take_ahead(records[-1][0] + AHEAD)
+            except OSError as error:
+                if error.errno not in CANNOT_WRITE:
+                    raise
         with uidlist.Lock(self.path):
             if self.changed():
                 raise uidlist.LockBusyError(f"{self.path} has just been changed by another program")
@@ -203,6 +236,49 @@ class Numbers:
         self.unwritten = 0
         self.next_uid = records[-1][0] + 1
         self.extensions.update((uid, extension) for uid, _, extension in records if extension)
+
+    def _take_ahead(self, ahead: int) -> None:
+        """Have it on disk that UIDs below this one may have been given. Raises `OSError`."""
+        path = f"{os.path.dirname(self.path)}/{AHEAD_FILE}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Numbers of one length: what is written over is never longer than what comes.
+            os.write(fd, b"%010d %010d %b\n" % (self.uid_validity, ahead, _boot_id().ljust(36)))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if not self.ahead:
+            fsync_directory(os.path.dirname(self.path))
+        self.ahead = ahead
+
+    def may_have_lost(self) -> bool:
+        """Whether the machine has been started anew since UIDs were taken ahead that may have been given.
+
+        Raises `OSError`.
+        """
+        try:
+            with open(f"{os.path.dirname(self.path)}/{AHEAD_FILE}", "rb") as file:
+                validity, ahead, boot = file.read(200).split(maxsplit=2)
+            if int(validity) != self.uid_validity:
+                return False
+            self.ahead = int(ahead)
+        except (FileNotFoundError, ValueError):
+            return False
+        return boot.strip() != _boot_id() and self.next_uid < self.ahead
+
+    def release(self) -> None:
+        """Nobody needs the folder just now: no UIDs are taken ahead. Raises `OSError`."""
+        if self.ahead:
+            self.ahead = 0
+            try:
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+                os.unlink(f"{os.path.dirname(self.path)}/{AHEAD_FILE}")
+            except FileNotFoundError:
+                pass
 
     def rewrite(self, rows: dict[int, str]) -> None:
         """Make the file hold just these: UID -> base name. Raises `OSError`, `LockBusyError`."""
