@@ -10,18 +10,22 @@ Dovecot's; a mailbox that the session itself has changed is told like any other.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap import fetch
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.metadata import is_annotated, is_own
-from mailstack.mailbox.views import SharedMailbox
+from mailstack.mailbox.imap.notify_status import (
+    EVERYTHING,
+    Standing,
+    changes_since,
+    send_standing,
+    standing_of,
+)
 from mailstack.mailbox.views.notices import Notice, NoticesFullError, is_another
 from mailstack.storage.maildir import metadata, subscriptions, tree
-from mailstack.storage.maildir.names import SEEN
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.encode import astring
 from mailstack.wire.imap.notify import (
@@ -45,16 +49,6 @@ NAMES_MAX = 100
 """Mailboxes that one command may name, as in Dovecot."""
 DIRECT = frozenset({"EXPUNGE", "UID EXPUNGE", "MOVE", "UID MOVE", "APPEND"})
 """Commands whose own effect is told in any case."""
-
-
-class Standing(NamedTuple):
-    """How a mailbox stands, as far as STATUS tells it."""
-
-    messages: int
-    next_uid: int
-    uid_validity: int
-    unseen: int
-    modseq: int
 
 
 @dataclass(slots=True)
@@ -180,7 +174,7 @@ async def _begin(session: Session, notifying: Notifying, *, status: bool) -> Non
         else:
             stands = await _look(session, notifying, name, None)
             if status and stands is not None:
-                _send_status(session, notifying, name, stands, frozenset(Standing._fields))
+                send_standing(session, name, stands, EVERYTHING, flags=notifying.wants(FLAG_CHANGE))
         if session.full:
             await session.flush()
     if notifying.wants(SERVER_METADATA):
@@ -364,14 +358,14 @@ async def _tell_standing(session: Session, notifying: Notifying, name: str) -> N
     if new is None or new == old or (old is None and not new.messages):
         return
     if old is None or new.uid_validity != old.uid_validity:
-        items = frozenset(Standing._fields)
+        items = EVERYTHING
     elif changed & events & {MESSAGE_NEW, MESSAGE_EXPUNGE}:
         items = frozenset({"messages", "next_uid", "unseen", "modseq"})
     elif changed & events:
         items = frozenset({"unseen", "modseq"} if new.unseen != old.unseen else {"modseq"})
     else:
         return
-    _send_status(session, notifying, name, new, items)
+    send_standing(session, name, new, items, flags=notifying.wants(FLAG_CHANGE))
 
 
 async def _look(
@@ -393,44 +387,11 @@ async def _look(
     try:
         if notifying.notice is not None:
             notifying.notice.identify(name, box.folder.guid)
-        new = _standing(box)
+        new = standing_of(box)
         old = notifying.stands.get(name)
         if old is not None and changed is not None and new != old:
-            _compare(box, old, changed)
+            changed.update(changes_since(box, old))
         notifying.stands[name] = new
         return None if session.view is not None and session.view.box is box else new
     finally:
         store.unpin(box)
-
-
-def _standing(box: SharedMailbox) -> Standing:
-    folder = box.folder
-    unseen = sum(not flags & SEEN for flags in folder.flags)
-    return Standing(len(folder.uids), folder.next_uid, folder.uid_validity, unseen, folder.highest_modseq)
-
-
-def _compare(box: SharedMailbox, old: Standing, changed: set[str]) -> None:
-    folder = box.folder
-    known = bisect_left(folder.uids, old.next_uid)
-    if known < old.messages:
-        changed.add(MESSAGE_EXPUNGE)
-    if folder.next_uid > old.next_uid:
-        changed.add(MESSAGE_NEW)
-    if any(modseq > old.modseq for modseq in folder.modseqs[:known]):
-        changed.add(FLAG_CHANGE)
-
-
-_ITEMS = {"messages": "MESSAGES", "next_uid": "UIDNEXT", "uid_validity": "UIDVALIDITY", "unseen": "UNSEEN"}
-
-
-def _send_status(
-    session: Session, notifying: Notifying, name: str, standing: Standing, fields: frozenset[str]
-) -> None:
-    """HIGHESTMODSEQ for who knows it; to ask for flags with STATUS is to know it (as in Dovecot)."""
-    if len(fields) == len(Standing._fields) and notifying.wants(FLAG_CHANGE):
-        session.use_condstore()
-    values = [f"{item} {getattr(standing, key)}" for key, item in _ITEMS.items() if key in fields]
-    if session.condstore and "modseq" in fields:
-        values.append(f"HIGHESTMODSEQ {standing.modseq}")
-    if values:
-        session.send(b"* STATUS %b (%b)\r\n" % (session.mailbox(name), " ".join(values).encode()))
