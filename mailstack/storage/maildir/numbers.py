@@ -190,8 +190,10 @@ class Numbers:
         return True
 
     def _repair(self, parsed: uidlist.UidList, before: Before | None, gap: int) -> None:
-        """Put back what stood there. UIDs that may have been given since `before` are not given again; `gap` are
-        passed over without one."""
+        """Put back what stood there. UIDs that may have been given since `before` are not given again.
+
+        Without it so many (`gap`) are passed over.
+        """
         self.problems.append(f"{self.path}: {parsed.problem}; repaired")
         if before is not None:
             taken = set(parsed.uids)
