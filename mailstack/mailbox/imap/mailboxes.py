@@ -59,7 +59,7 @@ def _check_create(session: Session, name: str) -> None:
             place = root.resolve(name)
         except FileNotFoundError:
             raise CommandError(acl.DENIED) from None  # another user who does not exist
-        if not place.inner:
+        if not (place.inner or place.root.inboxless):
             raise CommandError("NO [CANNOT] Mailbox can't be created.")
         acl.need_above(session, name)
 
@@ -78,8 +78,8 @@ async def delete(session: Session, tag: str, command: c.Delete) -> str:
     path = tree.path_of(root, name)
     if "x" not in rights:
         raise CommandError(acl.DENIED)
-    if tree.located(root, name)[1] == tree.INBOX:
-        raise CommandError("NO [CANNOT] A namespace's own mailbox can't be deleted.")
+    if path == tree.inbox_of(tree.located(root, name)[0]):
+        raise CommandError("NO [CANNOT] Storage root can't be deleted.")
     if session.view is not None and session.view.box.folder.path == path:
         session.leave()
     await _remove(session, name)
@@ -152,7 +152,8 @@ def _check_rename(session: Session, old: str, new: str) -> None:
             raise acl.missing(session, old)
         if "x" not in rights:
             raise CommandError(acl.DENIED)
-    if not target.inner or (old != tree.INBOX and source.inner in ("", tree.INBOX)):
+    is_root = not source.inner or (source.inner == tree.INBOX and not source.root.inboxless)
+    if not target.inner or (old != tree.INBOX and is_root):
         raise CommandError("NO [CANNOT] A namespace can't be renamed.")
     acl.need_above(session, new)
 

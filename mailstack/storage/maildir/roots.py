@@ -27,8 +27,9 @@ class NoNamespaceError(MailboxNameError):
 
 class MailRoot(str):
     """A root with options of mail_location. `fs`: `A.B` lies in `A/B`; `inbox`: where the INBOX is; `mbox`:
-    the file that the INBOX is a copy of (see `from_mbox`), then there is nothing else. `inboxless`: the root
-    is a mailbox only when it has been made one (namespaces with `inbox = no`)."""
+    the file that the INBOX is a copy of (see `from_mbox`), then there is nothing else. `inboxless`
+    (namespaces with `inbox = no`): the root is a mailbox only when it has been made one, its name is empty,
+    and INBOX is a name like others."""
 
     fs: bool
     inbox: str
@@ -81,8 +82,8 @@ class Namespace:
 
 
 class Place(NamedTuple):
-    """What a name stands for: `inner` in `root`, empty for the namespace itself (or a part of a shared one's
-    prefix, then `root` is empty); `owner` is another user's name in a shared namespace."""
+    """What a name stands for: `inner` in `root`, empty for the root itself (or for a part of a shared
+    namespace's prefix, then `root` is empty); `owner` is another user's name in a shared namespace."""
 
     space: Namespace
     root: MailRoot
@@ -167,7 +168,7 @@ class Account(MailRoot):
         if space.root is None:
             return self._shared(space, rest)
         inner = _inner(rest, space.separator)
-        return Place(space, space.root, INBOX if inner.upper() == INBOX else inner, "")
+        return Place(space, space.root, INBOX if space.inbox and inner.upper() == INBOX else inner, "")
 
     def _shared(self, space: Namespace, rest: str) -> Place:
         parts = re.split("(%[und])", space.prefix[len(space.fixed) : -len(space.separator)])

@@ -75,7 +75,10 @@ def _file_of(root: Account, name: str) -> tuple[str, str]:
     """The root whose file a name stands in, and how it stands there."""
     space, _ = root.space_of(name) if name != "INBOX" else (root.inbox_space, "")
     if space.subscriptions and space.root is not None:
-        return str(space.root), root.resolve(name).inner
+        inner = root.resolve(name).inner
+        if not inner:
+            raise MailboxNameError("A namespace itself cannot be subscribed to")
+        return str(space.root), inner
     for other in root.spaces:
         if other.subscriptions and other.root is not None and name.startswith(other.prefix):
             return str(other.root), name[len(other.prefix) :]

@@ -61,7 +61,7 @@ def located(root: str, name: str) -> tuple[str, str]:
     if not isinstance(root, Account):
         return root, name
     place = root.resolve(name)
-    if not place.inner:
+    if not (place.inner or place.root.inboxless):
         raise FileNotFoundError(f"{name} is a namespace")
     return place.root, place.inner
 
@@ -99,8 +99,10 @@ def check_name(name: str) -> None:
 def path_of(root: str, name: str) -> str:
     """The directory of a mailbox, whether it exists or not. Raises `MailboxNameError`; see `located`."""
     root, name = located(root, name)
-    name = canonical(name)
-    if name == INBOX:
+    if is_inboxless(root):
+        if not name:
+            return str(root)
+    elif (name := canonical(name)) == INBOX:
         return inbox_of(root)
     check_name(name)
     if mbox_of(root):
@@ -132,7 +134,12 @@ def exists(root: str, name: str) -> bool:
 
 def is_always(root: str, path: str) -> bool:
     """Whether the directory is an INBOX, which is made when it is not there."""
-    return path == inbox_of(root) and not (isinstance(root, MailRoot) and root.inboxless)
+    return path == inbox_of(root) and not is_inboxless(root)
+
+
+def is_inboxless(root: str) -> bool:
+    """Whether the root is that of a namespace beside the inbox's."""
+    return isinstance(root, MailRoot) and root.inboxless
 
 
 def names(root: str) -> list[str]:
@@ -141,10 +148,11 @@ def names(root: str) -> list[str]:
     if isinstance(root, Account):
         seen = set(visible(root, root.spaces))
         return [INBOX, *sorted(seen - {INBOX})]
-    first = [INBOX] if exists(root, INBOX) else []
+    beside = is_inboxless(root)
+    first = [INBOX] if not beside else [""] if exists(root, "") else []
     if _is_fs(root):
         found = list(_below(root, "", 0))
-        return first + sorted(name for name in found if name != INBOX and name == canonical(name))
+        return first + sorted(name for name in found if beside or name == canonical(name) != INBOX)
     found = []
     try:
         entries = os.listdir(root)
@@ -157,7 +165,7 @@ def names(root: str) -> list[str]:
             name = utf7.decode(os.fsencode(entry[1:]))
         except ValueError:
             continue
-        if name != canonical(name) or name == INBOX:
+        if not beside and (name != canonical(name) or name == INBOX):
             continue
         if os.path.isdir(f"{root}/{entry}/cur"):
             found.append(name)
@@ -268,7 +276,8 @@ def create(root: str, name: str) -> bool:
         if (
             made
             and acl.guard_of(root) is not None
-            and place.inner != INBOX
+            and place.inner
+            and not is_always(place.root, path_of(root, name))
             and (entries := _entries(root, above))
         ):
             acl.inherit(path_of(root, name), entries)
@@ -282,7 +291,7 @@ def create(root: str, name: str) -> bool:
         return made
     if os.path.isdir(f"{path}/cur"):
         return False
-    if isinstance(root, MailRoot) and root.inboxless:
+    if is_inboxless(root):
         os.makedirs(root, 0o700, exist_ok=True)
     else:
         make_folder(inbox)
@@ -337,7 +346,7 @@ def rename(root: str, old: str, new: str) -> list[tuple[str, str]]:
     pairs = [
         (path_of(root, name), path_of(other, new + name[len(old) :]))
         for name in names(root)
-        if name != INBOX and (name == old or name.startswith(old + SEPARATOR))
+        if path_of(root, name) != inbox_of(root) and (name == old or name.startswith(old + SEPARATOR))
     ]
     if not pairs:
         raise FileNotFoundError(f"{root}: no mailbox {old}")

@@ -98,14 +98,14 @@ def test_a_name_means_one_place(tmp_path: Path) -> None:
         "inbox": "ann",
         "Work/A": "ann/.Work.A",
         "Public/A/B": "pub/.A.B",
-        "Public/INBOX": "pub",
+        "Public": "pub",
+        "Public/INBOX": "pub/.INBOX",
         "shared/bob/y.test/Work/A": "bob/.Work.A",
         "shared/bob/y.test/INBOX": "bob",
         "Publican": "ann/.Publican",
     }.items():
         assert tree.path_of(root, name) == str(tmp_path / path)
     for name in (
-        "Public",
         "shared",
         "shared/bob",
         "shared/bob/y.test",
@@ -118,7 +118,7 @@ def test_a_name_means_one_place(tmp_path: Path) -> None:
     for name in ("a.b", "Public/a.b", "Public//x", "/x"):
         with pytest.raises(tree.MailboxNameError):
             tree.path_of(root, name)
-    assert not tree.exists(root, "Public/INBOX")
+    assert not tree.exists(root, "Public")
 
 
 def test_what_is_subscribed_elsewhere_stands_in_the_namespace_around(tmp_path: Path) -> None:
