@@ -74,6 +74,7 @@ class _Command:
     flags: frozenset[str] = frozenset()
     utf8: bool = True
     lmdb_size: int = MAP_SIZE
+    host: str = ""
 
     @property
     def aliases(self) -> bool:
@@ -151,6 +152,7 @@ def _read(name: str, arguments: list[str]) -> _Command:
     conf = MainCf.load(directory) if directory is not None else None
     if conf is not None:
         command.lmdb_size = conf.size("lmdb_map_size")
+        command.host = conf.str("myhostname")
     command.utf8 = "u" not in flags and ("U" in flags or conf is None or conf.bool("smtputf8_enable"))
     for given in names:
         kind, colon, rest = given.partition(":")
@@ -249,8 +251,14 @@ def _decoded(command: _Command, table: tuple[str, str], key: str, value: str) ->
 
 def _sequence(command: _Command, kind: str, name: str) -> None:
     if kind == "texthash":
-        for _, key, value in map_entries(read(name), name, command.warn):
-            sys.stdout.write(f"{command.fold(key)}{command.separator}{value}\n")
+        seen: set[str] = set()
+        for line, key, value in map_entries(read(name), name, command.warn, skipped=" -- ignoring this line"):
+            folded = command.fold(key)
+            if folded in seen:
+                command.warn(f'{name}, line {line}: duplicate entry: "{key}"')
+                continue
+            seen.add(folded)
+            sys.stdout.write(f"{folded}{command.separator}{value}\n")
         return
     if kind not in INDEXED:
         raise TableError(f"table {kind}:{name}: sequence operation is not supported")
@@ -293,14 +301,24 @@ def _editor(command: _Command, kind: str, name: str) -> Editor:
         raise TableError(f"unsupported dictionary type: {kind}: {error.reason}") from None
 
 
+def _called(kind: str, path: str) -> str:
+    """What Postfix calls an index in warnings, kind by kind."""
+    return {"lmdb": f"lmdb:{path}", "cdb": path}.get(kind, path + INDEXED.get(kind, ""))
+
+
 def _add(command: _Command, kind: str, name: str) -> None:
+    if kind in INDEXED and kind != "cdb" and not os.path.exists(name + INDEXED[kind]):
+        try:
+            make_index(kind, name, (), mode=0o644, lmdb_size=command.lmdb_size)
+        except NotHere as error:
+            raise TableError(f"unsupported dictionary type: {kind}: {error.reason}") from None
     editor = _editor(command, kind, name)
     try:
         for key, value in _records(command, sys.stdin.read(), "stdin"):
             replace = "r" in command.flags
             stored = editor.put(*_octets(command, kind, key, value), replace=replace)
             if not stored and "w" not in command.flags:
-                command.warn(f'{kind}:{name}: duplicate entry: "{key}"')
+                command.warn(f'{_called(kind, name)}: duplicate entry: "{key}"')
     finally:
         editor.close()
 
@@ -315,7 +333,7 @@ def _create(command: _Command, kind: str, path: str) -> None:
     for key, value in _records(command, text, path):
         if key in entries and "r" not in command.flags:
             if "w" not in command.flags:
-                command.warn(f'{kind}:{path}: duplicate entry: "{key}"')
+                command.warn(f'{_called(kind, path)}: duplicate entry: "{key}"')
         else:
             entries[key] = value
     if missing and kind == "lmdb":
@@ -328,7 +346,7 @@ def _create(command: _Command, kind: str, path: str) -> None:
         # What sendmail and NIS look for in an alias database.
         entries.setdefault("@", "@")
         entries.setdefault("YP_LAST_MODIFIED", str(int(time.time())))
-        entries.setdefault("YP_MASTER_NAME", gethostname())
+        entries.setdefault("YP_MASTER_NAME", command.host or gethostname())
     source = os.stat(path)
     mode = 0o644 if "p" in command.flags else source.st_mode & 0o666
     records = [_octets(command, kind, key, value) for key, value in entries.items()]

@@ -69,19 +69,22 @@ def test_make_ask_list_and_change(table: str, kind: str, capsys: pytest.CaptureF
     assert run(capsys, "-d", "KEY1", name) == (0, "", "")
     assert run(capsys, "-d", "KEY1", name) == (1, "", "")
     status, out, err = run(capsys, "-i", name, stdin="key2 other\nkey3 three\n")
-    assert (status, out, err) == (0, "", f'postmap: warning: {name}: duplicate entry: "key2"\n')
+    called = name if kind == "lmdb" else f"{table}.db"
+    assert (status, out, err) == (0, "", f'postmap: warning: {called}: duplicate entry: "key2"\n')
     assert run(capsys, "-i", "-w", name, stdin="key2 other\n") == (0, "", "")
     assert run(capsys, "-q", "key2", name)[1] == "value2,   more\n"
     assert run(capsys, "-ir", name, stdin="key2 replaced\n") == (0, "", "")
     assert run(capsys, "-q", "key2", name)[1] == "replaced\n"
     assert run(capsys, "-d", "-", name, stdin="key2\nkey3\n")[0] == 0
     assert run(capsys, "-s", name) == (0, "", "")
+    assert run(capsys, "-i", f"{kind}:{table}.new", stdin="a b\n") == (0, "", "")
+    assert run(capsys, "-q", "a", f"{kind}:{table}.new") == (0, "b\n", "")
 
 
 def test_equal_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "table").write_text("a 1\nA 2\n")
     name = f"cdb:{tmp_path}/table"
-    warning = f'postmap: warning: {name}: duplicate entry: "a"\n'
+    warning = f'postmap: warning: {tmp_path}/table: duplicate entry: "a"\n'
     for options, err, value in (((), warning, "1"), (("-w",), "", "1"), (("-r",), "", "2")):
         assert run(capsys, *options, name) == (0, "", err)
         assert run(capsys, "-q", "a", name)[1] == f"{value}\n"
