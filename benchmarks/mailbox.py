@@ -13,7 +13,10 @@ dovecot-imapd and dovecot-lmtpd.
 | structure | FETCH 1:* (ENVELOPE BODYSTRUCTURE), the first time (no index, no cache) and again |
 | bodies | FETCH 1:* BODY.PEEK[] |
 | header, text | SEARCH HEADER, SEARCH BODY for words that one message has |
-| sort | SORT (SUBJECT) |
+| common | SEARCH BODY for a word that all messages have |
+| sort | SORT (SUBJECT), the first time (no index, no cache) and again |
+| thread | THREAD REFERENCES, the first time and again |
+| sent | SEARCH SENTSINCE, the first time |
 | store, noop | STORE n +FLAGS.SILENT and -FLAGS.SILENT, NOOP, one after the other |
 | lmtp | deliveries of 4 KiB by LMTP, eight connections |
 | select | SELECT of a large mailbox whose index is warm |
@@ -41,8 +44,8 @@ from benchmarks.corpus import fill
 from benchmarks.real import free_port, let_pass
 
 ROWS = (
-    *("login", "append", "structure", "bodies", "header", "text"),
-    *("sort", "store", "noop", "lmtp", "select", "idle"),
+    *("login", "append", "structure", "bodies", "header", "text", "common"),
+    *("sort", "thread", "sent", "store", "noop", "lmtp", "select", "idle"),
 )
 CONFIG = """\
 base_dir = {root}/run
@@ -322,8 +325,25 @@ def measure(row: str, server: Server, messages: int) -> dict[str, float]:
             return {"SEARCH header /s": 1 / timed(server, b'SEARCH HEADER X-Note "rare 77"')}
         case "text":
             return {"SEARCH body text MB/s": u0 / 1e6 / timed(server, b'SEARCH BODY "needle 77 in"')}
+        case "common":
+            return {"SEARCH body text, common word MB/s": u0 / 1e6 / timed(server, b'SEARCH BODY "alpha"')}
         case "sort":
-            return {"SORT (SUBJECT) /s": 1 / timed(server, b"SORT (SUBJECT) UTF-8 ALL")}
+            server.forget()
+            command = b"SORT (SUBJECT) UTF-8 ALL"
+            return {
+                "SORT (SUBJECT), first /s": 1 / timed(server, command),
+                "SORT (SUBJECT), again /s": 1 / timed(server, command),
+            }
+        case "thread":
+            server.forget()
+            command = b"THREAD REFERENCES UTF-8 ALL"
+            return {
+                "THREAD, first /s": 1 / timed(server, command),
+                "THREAD, again /s": 1 / timed(server, command),
+            }
+        case "sent":
+            server.forget()
+            return {"SEARCH SENTSINCE, first /s": 1 / timed(server, b"SEARCH SENTSINCE 10-Jan-2024")}
         case "store":
             client = logged_in(server)
             # Each sets a flag or takes it away again: none finds the message as it should be.
