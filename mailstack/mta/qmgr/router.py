@@ -13,7 +13,6 @@ from mailstack.mta.verify import MTA, PROBE
 from mailstack.storage.queue import Envelope, Message, Queue, Recipient
 from mailstack.storage.tables import TableError
 
-
 _UNDELIVERABLE = "undeliverable postmaster notification discarded"
 
 
