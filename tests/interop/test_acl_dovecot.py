@@ -291,6 +291,7 @@ SHARED = [
     b"SELECT shared/bob/none",
     b"CREATE shared/bob/x",
     b"SUBSCRIBE shared/bob/Mine",
+    b"SUBSCRIBE shared/bob",
     b'LSUB "" *',
     b"STATUS shared/bob/INBOX (MESSAGES)",
     b"CREATE shared/x",

@@ -170,6 +170,17 @@ class Account(MailRoot):
         inner = _inner(rest, space.separator)
         return Place(space, space.root, INBOX if space.inbox and inner.upper() == INBOX else inner, "")
 
+    def is_foreign_inbox(self, name: str) -> bool:
+        """Whether it is another user's INBOX, with or without this word behind the user's name, where it has
+        the user's name alone."""
+        try:
+            space, rest = self.space_of(name)
+            if space.root is not None or space.explicit_inbox:
+                return False
+            return self._shared(space, rest).inner == INBOX
+        except (FileNotFoundError, MailboxNameError):
+            return False
+
     def _shared(self, space: Namespace, rest: str) -> Place:
         parts = re.split("(%[und])", space.prefix[len(space.fixed) : -len(space.separator)])
         other = f"[^{re.escape(space.separator)}]+"

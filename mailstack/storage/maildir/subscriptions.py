@@ -10,7 +10,7 @@ stands in that of the namespace around it, with its prefix.
 
 from __future__ import annotations
 
-from mailstack.storage.maildir.roots import Account, MailboxNameError
+from mailstack.storage.maildir.roots import Account, MailboxNameError, Namespace
 from mailstack.storage.maildir.uidlist import Lock
 from mailstack.wire.imap import utf7
 
@@ -24,9 +24,7 @@ def read(root: str, separator: str = ".") -> list[str]:
     """The subscribed mailboxes in the file's order; an absent file has none. Raises `OSError`."""
     if isinstance(root, Account):
         return [
-            space.prefix + name
-            if space.separator != separator and space.separator in name
-            else space.shown(name)
+            _shown(root, space, name, separator)
             for space in root.spaces
             if space.subscriptions and space.root is not None
             for name in read(str(space.root), separator)
@@ -52,21 +50,18 @@ def read(root: str, separator: str = ".") -> list[str]:
     return names
 
 
-def change(root: str, name: str, subscribed: bool, separator: str = ".", other: str = "") -> bool:
-    """Add or remove one mailbox; False when that was the state already. Names with the separator `other` are
-    those of other namespaces, and stay in one piece. Raises `OSError`, `MailboxNameError`."""
+def change(root: str, name: str, subscribed: bool, separator: str = ".") -> bool:
+    """Add or remove one mailbox; False when that was the state already. Raises `OSError`, `LockBusyError`,
+    `MailboxNameError`."""
     if isinstance(root, Account):
         path, name = _file_of(root, root.canonical(name))
-        return change(
-            path, name, subscribed, separator, root.separator if root.separator != separator else ""
-        )
+        return change(path, name, subscribed, separator)
     with Lock(f"{root}/{FILE}") as lock:
         names = read(root, separator)
         if (name in names) == subscribed:
             return False
         names = [*names, name] if subscribed else [other for other in names if other != name]
-        parts = ([item] if other and other in item else item.split(separator) for item in names)
-        lines = ("\t".join(map(_escape, each)) + "\n" for each in parts)
+        lines = ("\t".join(map(_escape, item.split(separator))) + "\n" for item in names)
         lock.replace((_HEADER + "".join(lines)).encode("utf-8", "surrogateescape"))
     return True
 
@@ -81,8 +76,24 @@ def _file_of(root: Account, name: str) -> tuple[str, str]:
         return str(space.root), inner
     for other in root.spaces:
         if other.subscriptions and other.root is not None and name.startswith(other.prefix):
+            if space.root is None and root.is_foreign_inbox(name):
+                name = f"{name.removesuffix(_inbox(root))}{_inbox(root)}"
             return str(other.root), name[len(other.prefix) :]
     raise MailboxNameError("This namespace has no subscriptions")
+
+
+def _shown(root: Account, space: Namespace, name: str, separator: str) -> str:
+    """How the user sees a name of a namespace's file."""
+    if space.separator == separator or space.separator not in name:
+        name = space.shown(name)
+    else:
+        name = space.prefix + name  # of another namespace
+    return name.removesuffix(_inbox(root)) if root.is_foreign_inbox(name) else name
+
+
+def _inbox(root: Account) -> str:
+    """What Dovecot has behind the name of another user's INBOX in the file."""
+    return f"{root.separator}INBOX"
 
 
 def _escape(part: str) -> str:

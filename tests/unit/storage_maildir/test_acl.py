@@ -127,7 +127,7 @@ def test_what_is_subscribed_elsewhere_stands_in_the_namespace_around(tmp_path: P
     for name in ("Work/A", "Public/A/B", "shared/bob/y.test/Work"):
         assert subscriptions.change(root, name, subscribed=True)
     text = (tmp_path / "ann/subscriptions").read_text()
-    assert text == "V\t2\n\nWork\tA\nPublic/A/B\nshared/bob/y.test/Work\n"
+    assert text == "V\t2\n\nWork\tA\nPublic/A/B\nshared/bob/y\ttest/Work\n"
     assert subscriptions.read(root) == ["Work/A", "Public/A/B", "shared/bob/y.test/Work"]
     assert subscriptions.change(root, "Public/A/B", subscribed=False)
     assert subscriptions.read(root) == ["Work/A", "shared/bob/y.test/Work"]
