@@ -136,7 +136,7 @@ def test_the_options_that_programs_use() -> None:
     assert parse(["-bm", "-oi", "--", "-dash"]).recipients == ["-dash"]
     assert parse(["-bp"]).mode == "p"
     assert parse(["-q"]).mode == "q"
-    assert parse(["-q15m", "a"]).mode == "m"
+    assert parse(["-q15m", "a"]).mode == parse(["-bh"]).mode == "h"
     assert (parse(["-qRx.test"]).mode, parse(["-qRx.test"]).site) == ("R", "x.test")
     assert (parse(["-I"]).mode, parse(["-oA/etc/aliases", "-bi"]).aliases) == ("i", ["/etc/aliases"])
     assert parse(["-r", "<>", "-h", "5", "-O", "x=y", "-U", "-m", "-c", "-L", "tag", "a"]).recipients == ["a"]
