@@ -133,7 +133,10 @@ def _no_login(refusal: NoLogin, mechanism: str) -> str:
 
 def make_mailboxes(session: Session, root: str) -> None:
     """INBOX, and the mailboxes that dovecot.conf says to make by themselves."""
-    tree.create(root, tree.INBOX)
+    try:
+        tree.create(root, tree.INBOX)
+    except OSError as error:  # a full disk is no reason to keep anybody out
+        session.service.log.error(f"imap: {root}: mailbox INBOX: {error}")
     for setting in session.service.settings.mailboxes:
         if setting.auto == "no" or tree.exists(root, setting.name):
             continue

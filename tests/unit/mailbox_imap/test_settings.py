@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from mailstack.net.stream import Stream
+from mailstack.storage.maildir import tree
 from tests.mailbox import running
 
 
@@ -72,3 +75,13 @@ def test_imap_id_log(tmp_path: Path) -> None:
     assert "imap(zs@mail.test): ID sent: name=mut?t, VERSION=1\n" in log
     (tmp_path / "log").unlink()
     assert "ID sent: name=mut?t, VERSION=1, os=y" in said(tmp_path, "imap_id_log = *\n", name)[1]
+
+
+def test_a_full_disk_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(root: str, name: str) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tree, "create", create)
+    (answer,), log = said(tmp_path, "", LOGIN)
+    assert b"t OK" in answer
+    assert "mailbox INBOX: [Errno 28] No space left on device" in log
