@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.errors import CommandError
-from mailstack.mailbox.imap.metadata import checked_uses
+from mailstack.mailbox.imap.metadata import checked_uses, is_own
 from mailstack.mailbox.imap.notify import send_list
 from mailstack.mailbox.imap.objectid import mailbox_id
 from mailstack.storage.maildir import metadata, quota, subscriptions, tree
@@ -31,6 +31,8 @@ async def create(session: Session, tag: str, command: c.Create) -> str:
         name = name[:-1]
     uses = checked_uses(command.uses)
     _check_create(session, name)
+    if uses and not is_own(session.root, name):
+        raise CommandError("NO [USEATTR] Several users share this mailbox.")
     if tree.canonical(name, session.root) == tree.INBOX or not tree.create(session.root, name):
         raise CommandError("NO [ALREADYEXISTS] Mailbox already exists")
     if uses:
