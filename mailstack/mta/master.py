@@ -231,7 +231,8 @@ class Master:
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        # A reload may come before the queue manager can take one: it waits until it can.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - ({signal.SIGHUP} if role == "qmgr" else set()))
         for fd in (self._lock, *self._signals, self._status[0]):
             os.close(fd)
         name = self._conf.str("syslog_name")

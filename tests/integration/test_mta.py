@@ -283,6 +283,19 @@ def test_a_configuration_broken_meanwhile_ends_nobody(mta: MTA, sinks: Sinks) ->
     assert mta.stop() == 0
 
 
+def test_a_reload_waits_for_a_queue_manager_that_is_starting(mta: MTA) -> None:
+    mta.start()
+    assert mta.process is not None
+    children = Path(f"/proc/{mta.process.pid}/task/{mta.process.pid}/children")
+    before = children.read_text().split()
+    os.kill(int(before[-1]), signal.SIGKILL)
+    wait_for(lambda: set(children.read_text().split()) - set(before), "another queue manager")
+    os.kill(int(children.read_text().split()[-1]), signal.SIGHUP)
+    wait_for(lambda: mta.log("refresh configuration"), "the reload")
+    assert not mta.log("killed by signal 1")
+    assert mta.stop() == 0
+
+
 def test_overrides_belong_to_their_port(mta: MTA) -> None:
     mta.start()
     with socket.create_connection(("127.0.0.1", mta.other), timeout=5) as sock:

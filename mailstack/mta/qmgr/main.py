@@ -44,7 +44,10 @@ LOCK_WAIT = 12.0
 
 
 def run_qmgr(config_dir: Path, log: Log) -> int:
-    """Work until SIGTERM; return the exit status. Call it after the last fork."""
+    """Work until SIGTERM; return the exit status. Call it after the last fork.
+
+    The caller may have blocked SIGHUP: what has come until then reloads the configuration at the start.
+    """
     try:
         conf = MainCf.load(config_dir)
         queue = Queue(
@@ -72,6 +75,7 @@ async def _serve(config_dir: Path, queue: Queue, lock_directory: str, log: Log) 
     running = asyncio.get_running_loop()
     running.add_signal_handler(signal.SIGTERM, service.stopping.set)
     running.add_signal_handler(signal.SIGHUP, service.reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
     try:
         await service.run()
