@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import cast
 
 from mailstack.dns.message import SERVFAIL, error
-from mailstack.dns.responder import Delayed, Pending, Responder, Transfer
+from mailstack.dns.responder import Responder
+from mailstack.dns.results import Delayed, Pending, Transfer
 from mailstack.net.listen import bind_tcp
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet

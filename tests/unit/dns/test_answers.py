@@ -15,7 +15,8 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from mailstack.dns.responder import Responder, Transfer
+from mailstack.dns.responder import Responder
+from mailstack.dns.results import Transfer
 from tests.unit.dns.world import ask, responder
 
 

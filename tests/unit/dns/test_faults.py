@@ -19,7 +19,8 @@ from mailstack.config.named import Locality
 from mailstack.config.named.faults import KINDS, load_faults
 from mailstack.config.named.model import DnssecPolicy
 from mailstack.dns.forward import Forwarder
-from mailstack.dns.responder import Delayed, Responder
+from mailstack.dns.responder import Responder
+from mailstack.dns.results import Delayed
 from mailstack.net.log import Log
 from tests.unit.dns.test_signing import zone
 from tests.unit.dns.world import ask, configuration, zones

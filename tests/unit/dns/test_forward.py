@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mailstack.config.named import Locality
 from mailstack.dns.forward import Forwarder, read
 from mailstack.dns.message import Malformed
-from mailstack.dns.responder import Pending, Responder
+from mailstack.dns.responder import Responder
+from mailstack.dns.results import Pending
 from mailstack.net.clock import ManualClock
 from mailstack.net.log import Log
 from tests.unit.dns.world import configuration, zones

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailstack.dns.message import Malformed, parse
-from mailstack.dns.responder import Responder, Transfer
+from mailstack.dns.responder import Responder
+from mailstack.dns.results import Transfer
 from tests.unit.dns.world import responder
 
 NAMES = [

@@ -1,0 +1,67 @@
+"""Update messages (RFC 2136) on the server's side: who may, what is logged, what is served afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import dns.exception
+import dns.message
+
+from mailstack.config.named import Zone as ZoneConf
+from mailstack.dns import names
+from mailstack.dns.authority import Authority
+from mailstack.dns.message import FORMERR, NOERROR, NOTAUTH, REFUSED, Query
+from mailstack.dns.rights import View
+from mailstack.dns.tsig import Signed
+from mailstack.dns.update import Refusal, Sign, update
+from mailstack.dns.zone import IN, SOA, Zone
+from mailstack.net.log import Log
+
+
+class Updates:
+    """Changes zones of `authority`. `changed` is told the zone's name in named.conf, and the new zone."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        zones: Mapping[bytes, ZoneConf],
+        sign: Sign | None,
+        changed: Callable[[str, Zone], None],
+        log: Log,
+    ) -> None:
+        self._authority = authority
+        self._zones = zones
+        self._sign = sign
+        self._changed = changed
+        self._log = log
+
+    def rcode(
+        self, data: bytes, query: Query, view: View, host: str, port: int, signed: Signed | None
+    ) -> int:
+        """Do what a message says; the response code. The zone section is where the question is in a query."""
+        origin = query.name.lower()
+        zone, conf = self._authority.zones.get(origin), self._zones.get(origin)
+        if query.rdtype != SOA or query.rdclass != IN:
+            return FORMERR
+        who = f"client {host}#{port}" + (f"/key {signed.name}" if signed is not None else "")
+        shown = f"{names.to_text(origin)}/IN"
+        if zone is None or conf is None or conf.kind != "primary":
+            return NOTAUTH
+        if not view.update.get(origin, False) or self._sign is None:
+            self._log.info(f"{who}: update '{shown}' denied")
+            return REFUSED
+        try:
+            message = (
+                signed.message if signed is not None else dns.message.from_wire(data, one_rr_per_rrset=True)
+            )
+            changed = update(zone, conf, message, self._sign)
+        except Refusal as refusal:
+            self._log.info(f"{who}: updating zone '{shown}': update unsuccessful: {refusal}")
+            return refusal.rcode
+        except (dns.exception.DNSException, ValueError):
+            return FORMERR
+        if changed is not zone:
+            self._authority.zones[origin] = changed
+            self._changed(conf.name, changed)
+            self._log.info(f"{who}: updating zone '{shown}': serial {changed.serial}")
+        return NOERROR
