@@ -187,8 +187,7 @@ class ServerConnection:
                     return self._overlong() or NEED_DATA
                 if len(line) <= self.line_limit:
                     return ClientLine(line)
-                self._start_over()
-                return BadCommand(_tag_of(line), "Error in IMAP command: Too long line.")
+                return self._too_long(_tag_of(line), line)
             case _Mode.COMMAND | _Mode.APPEND_TAIL:
                 line = self._line()
                 if line is None:
@@ -252,6 +251,15 @@ class ServerConnection:
         self._mode = _Mode.SKIP_LINE
         return BadCommand(tag, "Error in IMAP command: Too long line.")
 
+    def _too_long(self, tag: str, line: bytes) -> BadCommand:
+        """The refusal of a whole line; a literal that it announces is skipped, as `_skip_line` does."""
+        self._start_over()
+        found = LITERAL.search(line)
+        if found is not None and found[3]:
+            self._remaining = int(found[2])
+            self._mode = _Mode.SKIP_LITERAL
+        return BadCommand(tag, "Error in IMAP command: Too long line.")
+
     def _tag(self, text: bytes) -> str:
         return self._append.tag if self._append is not None else _tag_of(text)
 
@@ -284,12 +292,7 @@ class ServerConnection:
         text = self._text + line
         found = LITERAL.search(line)
         if len(text) > self.line_limit:
-            bad = BadCommand(self._tag(text), "Error in IMAP command: Too long line.")
-            self._start_over()
-            if found is not None and found[3]:
-                self._remaining = int(found[2])
-                self._mode = _Mode.SKIP_LITERAL
-            return bad
+            return self._too_long(self._tag(text), line)
         if self._append is not None:
             return self._append_read(self._append, self._text + line.replace(b"\0", b"\x80"), found)
         if b"\0" in line:
