@@ -15,7 +15,9 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-TOP_WORKS: Final = frozenset({"acl", "dnssec-policy", "key", "options", "zone"})
+TOP_WORKS: Final = frozenset(
+    {"acl", "dnssec-policy", "key", "masters", "options", "primaries", "server", "zone"}
+)
 TOP_IGNORED: Final = {
     "controls": "there is no rndc channel: SIGHUP reloads",
     "logging": "everything goes to standard error",
@@ -29,30 +31,31 @@ TOP_REFUSED: Final = {
     "dyndb": "zones come from zone files only",
     "http": "DNS over HTTPS is not supported",
     "tls": "DNS over TLS is not supported",
-    "masters": "secondary zones are not supported",
     "parental-agents": "the parent zone is not asked for DS records",
     "plugin": "BIND's plugins cannot be loaded",
-    "primaries": "secondary zones are not supported",
-    "server": "per-server settings are not supported",
     "view": "views are not supported",
 }
 
 OPTIONS_WORK: Final = frozenset(
     _words("""
-    allow-query allow-query-cache allow-recursion allow-transfer allow-update answer-cookie auth-nxdomain
+    allow-notify allow-query allow-query-cache allow-recursion allow-transfer allow-update
+    allow-update-forwarding also-notify answer-cookie auth-nxdomain
     blackhole cookie-algorithm cookie-secret
     directory disable-empty-zone dnssec-policy dnssec-validation edns-udp-size empty-zones-enable forward
-    forwarders hostname key-directory
-    listen-on listen-on-v6 masterfile-format max-cache-ttl max-ncache-ttl max-udp-size minimal-any
-    minimal-responses nocookie-udp-size notify port querylog recursion require-server-cookie
-    server-id tcp-clients tcp-idle-timeout tcp-initial-timeout version
+    forwarders hostname ixfr-from-differences key-directory
+    listen-on listen-on-v6 masterfile-format max-cache-ttl max-ixfr-ratio max-journal-size max-ncache-ttl
+    max-records max-refresh-time max-retry-time max-transfer-idle-in max-transfer-time-in max-udp-size
+    min-refresh-time min-retry-time minimal-any
+    minimal-responses multi-master nocookie-udp-size notify notify-delay notify-rate notify-source
+    notify-source-v6 notify-to-soa port provide-ixfr querylog recursion request-ixfr require-server-cookie
+    serial-query-rate server-id startup-notify-rate tcp-advertised-timeout tcp-clients tcp-idle-timeout
+    tcp-initial-timeout tcp-keepalive-timeout
+    transfer-format transfer-source transfer-source-v6 transfers-in transfers-per-ns try-tcp-refresh version
     """)
 )
 _NO_FILE = "the file is not written"
 _NO_RECURSOR = "names that are not ours are forwarded, not resolved"
-_NO_TRANSFER_IN = "there are no secondary zones"
 _NO_SIGNING = "zones are signed by a dnssec-policy only"
-_NO_NOTIFY = "NOTIFY is not sent"
 _SYSTEM = "the system's own limit applies"
 _CHECK = "the zone is checked as it is by default"
 _OBSOLETE = "BIND ignores it as well"
@@ -82,14 +85,11 @@ OPTIONS_IGNORED: Final = {
     ),
     **dict.fromkeys(
         _words("""
-        allow-notify alt-transfer-source alt-transfer-source-v6 max-refresh-time max-retry-time
-        max-transfer-idle-in max-transfer-time-in min-refresh-time min-retry-time multi-master
-        request-expire
-        request-ixfr serial-query-rate transfer-source transfer-source-v6 transfers-in transfers-per-ns
-        try-tcp-refresh use-alt-transfer-source allow-update-forwarding
+        alt-transfer-source alt-transfer-source-v6 use-alt-transfer-source
         """),
-        _NO_TRANSFER_IN,
+        "transfer-source is the only address",
     ),
+    "request-expire": "the SOA record says when a zone expires",
     **dict.fromkeys(
         _words("""
         dnskey-sig-validity dnssec-dnskey-kskonly dnssec-loadkeys-interval dnssec-secure-to-insecure
@@ -100,17 +100,14 @@ OPTIONS_IGNORED: Final = {
     ),
     **dict.fromkeys(
         _words("""
-        also-notify notify-delay notify-rate notify-source notify-source-v6 notify-to-soa
-        startup-notify-rate
         dialup heartbeat-interval
         """),
-        _NO_NOTIFY,
+        "zones are looked after all the time",
     ),
     **dict.fromkeys(
         _words("""
         automatic-interface-scan avoid-v4-udp-ports avoid-v6-udp-ports coresize datasize files
-        interface-interval reserved-sockets reuseport stacksize tcp-advertised-timeout
-        tcp-keepalive-timeout tcp-listen-queue
+        interface-interval reserved-sockets reuseport stacksize tcp-listen-queue
         tcp-receive-buffer tcp-send-buffer udp-receive-buffer udp-send-buffer use-v4-udp-ports
         use-v6-udp-ports
         """),
@@ -119,7 +116,7 @@ OPTIONS_IGNORED: Final = {
     **dict.fromkeys(
         _words("""
         check-dup-records check-integrity check-mx check-mx-cname check-names check-sibling check-spf
-        check-srv-cname check-wildcard max-records max-records-per-type max-types-per-name max-zone-ttl
+        check-srv-cname check-wildcard max-records-per-type max-types-per-name max-zone-ttl
         """),
         _CHECK,
     ),
@@ -131,13 +128,19 @@ OPTIONS_IGNORED: Final = {
     ),
     **dict.fromkeys(
         _words("""
-        flush-zones-on-shutdown glue-cache ixfr-from-differences keep-response-order lmdb-mapsize
-        masterfile-style max-ixfr-ratio max-journal-size memstatistics no-case-compress provide-ixfr
-        transfer-format transfer-message-size transfers-out max-transfer-idle-out max-transfer-time-out
-        zone-statistics match-mapped-addresses message-compression session-keyalg session-keyname
+        flush-zones-on-shutdown glue-cache keep-response-order lmdb-mapsize
+        masterfile-style memstatistics no-case-compress transfer-message-size zone-statistics
+        match-mapped-addresses message-compression session-keyalg session-keyname
         """),
         "it has no counterpart here",
     ),
+    **dict.fromkeys(
+        _words("""
+        max-transfer-idle-out max-transfer-time-out
+        """),
+        "tcp-idle-timeout ends a transfer that nobody reads",
+    ),
+    "transfers-out": "tcp-clients is the limit",
     **dict.fromkeys(
         _words("""
         dscp random-device suppress-initial-notify
@@ -183,15 +186,23 @@ OPTIONS_REFUSED: Final = {
 
 ZONE_WORKS: Final = frozenset(
     _words("""
-    allow-query allow-transfer allow-update dnssec-policy file forward forwarders inline-signing key-directory
-    masterfile-format notify type
+    allow-notify allow-query allow-transfer allow-update allow-update-forwarding also-notify dnssec-policy
+    file forward forwarders inline-signing ixfr-from-differences key-directory masterfile-format masters
+    max-ixfr-ratio max-journal-size max-records max-refresh-time max-retry-time max-transfer-idle-in
+    max-transfer-time-in min-refresh-time min-retry-time multi-master notify notify-delay notify-source
+    notify-source-v6 notify-to-soa primaries request-ixfr transfer-source transfer-source-v6
+    try-tcp-refresh type
     """)
 )
 ZONE_IGNORED: Final = {
     name: reason
     for name, reason in OPTIONS_IGNORED.items()
-    if reason in (_NO_NOTIFY, _CHECK, _NO_SIGNING)
-    or name in ("zone-statistics", "masterfile-style", "max-journal-size")
+    if reason in (_CHECK, _NO_SIGNING)
+    or name
+    in _words("""
+        alt-transfer-source alt-transfer-source-v6 dialup masterfile-style max-transfer-idle-out
+        max-transfer-time-out request-expire use-alt-transfer-source zone-statistics
+        """)
 } | {"journal": "updates are kept in FILE.journal"}
 ZONE_REFUSED: Final = {
     "allow-query-on": OPTIONS_REFUSED["allow-query-on"],
@@ -200,15 +211,42 @@ ZONE_REFUSED: Final = {
     "delegation-only": "delegation-only is not supported",
     "dlz": "zones come from zone files only",
     "in-view": "views are not supported",
-    "masters": _NO_TRANSFER_IN,
     "parental-agents": _NO_SIGNING,
-    "primaries": _NO_TRANSFER_IN,
     "server-addresses": "static-stub zones are not supported",
     "server-names": "static-stub zones are not supported",
     "update-policy": "allow-update says who may change a zone",
     "zero-no-soa-ttl": OPTIONS_REFUSED["zero-no-soa-ttl"],
 }
-ZONE_TYPES: Final = {"master": "primary", "primary": "primary", "hint": "hint", "forward": "forward"}
-ZONE_TYPES_REFUSED: Final = frozenset(
-    _words("slave secondary mirror stub static-stub redirect delegation-only")
+SERVER_WORKS: Final = frozenset(
+    _words("""
+    keys notify-source notify-source-v6 provide-ixfr request-ixfr transfer-format transfer-source
+    transfer-source-v6 transfers
+    """)
 )
+SERVER_IGNORED: Final = {
+    "edns": "servers that do not understand it are asked without",
+    "edns-udp-size": "1232 octets are asked for",
+    "edns-version": "version 0 is the only one there is",
+    "max-udp-size": "the options' value holds for everybody",
+    "padding": "messages are not padded",
+    "query-source": "the system chooses the address",
+    "query-source-v6": "the system chooses the address",
+    "request-expire": "the SOA record says when a zone expires",
+    "request-nsid": "servers are not asked for their name",
+    "send-cookie": "no cookies are sent",
+    "support-ixfr": "BIND ignores it as well",
+    "tcp-keepalive": "no connection is kept",
+}
+SERVER_REFUSED: Final = {
+    "bogus": "no server is left out of those that are listed",
+    "tcp-only": "questions go by UDP first",
+}
+ZONE_TYPES: Final = {
+    "master": "primary",
+    "primary": "primary",
+    "slave": "secondary",
+    "secondary": "secondary",
+    "hint": "hint",
+    "forward": "forward",
+}
+ZONE_TYPES_REFUSED: Final = frozenset(_words("mirror stub static-stub redirect delegation-only"))

@@ -15,8 +15,10 @@ from mailstack.config.named import grammar
 from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl, AclTable
 from mailstack.config.named.keys import read_keys
 from mailstack.config.named.model import DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
+from mailstack.config.named.peers import Traffic
 from mailstack.config.named.policy import Policies
 from mailstack.config.named.syntax import Block, Statement, Word, parse
+from mailstack.config.named.transfers import SETTINGS, Remotes, traffic
 from mailstack.config.named.values import (
     BOOLEANS,
     FALSE,
@@ -49,6 +51,8 @@ class _Reader:
         self.keys = read_keys(item for item in self.statements if item.keyword == "key")
         self.acls = AclTable((item for item in self.statements if item.keyword == "acl"), self.keys)
         self.policies = Policies(item for item in self.statements if item.keyword == "dnssec-policy")
+        self.remotes = Remotes(self.statements, self.acls, self.keys, self.warnings)
+        self.traffic = Traffic()
         self.general: dict[str, Statement] = {}
         """Options that are for zones that say nothing themselves."""
 
@@ -63,6 +67,7 @@ class _Reader:
                     raise statement.error("'options' redefined")
                 options = self._options(one_block(statement).statements)
         options = options or self._options(())
+        self.remotes.check()
         for statement in self.statements:
             keyword = statement.keyword
             if keyword == "zone":
@@ -76,8 +81,15 @@ class _Reader:
                 zones[zone.name] = zone
             elif keyword not in grammar.TOP_WORKS:
                 self._other(statement, grammar.TOP_IGNORED, grammar.TOP_REFUSED)
+        peers = self.remotes.peers()
         return NamedConf(
-            self.path, options, tuple(zones.values()), tuple(self.warnings), tuple(self.keys.values())
+            self.path,
+            options,
+            tuple(zones.values()),
+            tuple(self.warnings),
+            tuple(self.keys.values()),
+            peers,
+            self.traffic,
         )
 
     # ---- statements without effect, refused and unknown
@@ -141,10 +153,10 @@ class _Reader:
         values["cookie_secrets"] = tuple(_secret(statement) for statement in found.get("cookie-secret", ()))
         if "tcp-clients" in one:
             values["tcp_clients"] = integer(one["tcp-clients"], low=1)
-        for keyword in ("tcp-initial-timeout", "tcp-idle-timeout"):
+        for keyword, most in _TCP_TIMES.items():
             if keyword in one:
                 # In tenths of a second; named clamps as well.
-                values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), 1), 1200) / 10
+                values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), 1), most) / 10
         for keyword in ("max-cache-ttl", "max-ncache-ttl"):
             if keyword in one:
                 values[keyword.replace("-", "_")] = duration(one[keyword])
@@ -156,13 +168,17 @@ class _Reader:
         self._access(one, values)
         self._check_fixed(one)
         self.general = {
-            name: one[name] for name in ("allow-update", "dnssec-policy", "key-directory") if name in one
+            name: one[name]
+            for name in ("allow-update", "dnssec-policy", "key-directory", *SETTINGS)
+            if name in one
         }
+        self.traffic = traffic(one)
         if "forwarders" in one:
             values["forwarders"] = _servers(one["forwarders"])
         if "forward" in one:
             values["forward_only"] = choice(one["forward"], ("first", "only")) == "only"
         port = integer(one["port"], high=65535) if "port" in one else 53
+        self.remotes.port = values["port"] = port
         values["listen_on"] = self._listeners(found, port)
         return Options(**values)
 
@@ -192,12 +208,6 @@ class _Reader:
             raise one["cookie-algorithm"].error("cookie-algorithm aes is not supported: siphash24 is")
         if "auth-nxdomain" in one and boolean(one["auth-nxdomain"]):
             raise one["auth-nxdomain"].error("auth-nxdomain yes is not supported")
-        if "notify" in one:
-            notify = one["notify"]
-            if choice(notify, ("explicit", "master-only", "primary-only", *BOOLEANS)) not in FALSE:
-                self.warnings.append(
-                    f"{notify.path}:{notify.line}: 'notify' has no effect: NOTIFY is not sent"
-                )
         if "dnssec-validation" in one:
             statement = one["dnssec-validation"]
             if choice(statement, ("auto", *BOOLEANS)) not in FALSE:
@@ -252,9 +262,10 @@ class _Reader:
         written = choice(one["type"], (*grammar.ZONE_TYPES, *grammar.ZONE_TYPES_REFUSED))
         if written in grammar.ZONE_TYPES_REFUSED:
             raise one["type"].error(f"zone '{text}': type {written} is not supported (engine: bind has it)")
-        kind: Literal["primary", "hint", "forward"] = grammar.ZONE_TYPES[written]  # type: ignore[assignment]
+        kind: Literal["primary", "secondary", "hint", "forward"] = grammar.ZONE_TYPES[written]  # type: ignore[assignment]
         allowed = {
             "primary": _PRIMARY,
+            "secondary": _SECONDARY,
             "hint": ("type", "file"),
             "forward": ("type", "forward", "forwarders"),
         }
@@ -263,7 +274,7 @@ class _Reader:
                 raise item.error(
                     f"zone '{text}': option '{keyword}' is not allowed in a zone of type {written}"
                 )
-        if kind != "forward" and "file" not in one:
+        if kind in ("primary", "hint") and "file" not in one:
             raise statement.error(f"zone '{text}': missing 'file' entry")
         if kind == "hint" and name:
             raise statement.error(f"zone '{text}': a hint zone is for the root")
@@ -283,9 +294,10 @@ class _Reader:
             allow_transfer=self._acl(one["allow-transfer"]) if "allow-transfer" in one else None,
             forwarders=forwarders,
             forward_only=only,
-            allow_update=self._update(one),
+            allow_update=self._update(one) if kind == "primary" else NONE,
             dnssec=self._policy(one, kind),
             key_directory=self._key_directory(one, options),
+            transfers=self.remotes.of_zone(kind, one, self.general, statement),
             path=statement.path,
             line=statement.line,
         )
@@ -312,7 +324,19 @@ class _Reader:
 _ACLS: Final = frozenset(
     ("allow-query", "allow-query-cache", "allow-recursion", "allow-transfer", "blackhole")
 )
+_TCP_TIMES: Final = {
+    "tcp-initial-timeout": 1200,
+    "tcp-idle-timeout": 1200,
+    "tcp-keepalive-timeout": 65_535,
+    "tcp-advertised-timeout": 65_535,
+}
 _PRIMARY: Final = grammar.ZONE_WORKS
+_SECONDARY: Final = grammar.ZONE_WORKS - {
+    "allow-update",
+    "dnssec-policy",
+    "inline-signing",
+    "key-directory",
+}
 
 
 def _minimal(statement: Statement) -> str:

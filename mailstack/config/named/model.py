@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl
+from mailstack.config.named.peers import EASY, PLAIN, Peer, Traffic, Transfers
 
 Server = tuple[str, int]
 """Address literal and port."""
@@ -61,6 +62,8 @@ class Options:
 
     directory: str
     listen_on: tuple[ListenOn, ...]
+    port: int = 53
+    """Where other servers are spoken to when nothing else is said."""
     allow_query: Acl = ANY
     allow_recursion: Acl = LOCAL
     allow_transfer: Acl = NONE
@@ -89,6 +92,10 @@ class Options:
     """Seconds for the first message on a connection."""
     tcp_idle_timeout: float = 30.0
     """Seconds between messages on a connection."""
+    tcp_keepalive_timeout: float = 30.0
+    """Seconds between messages of a client that asked for keepalive (RFC 7828)."""
+    tcp_advertised_timeout: float = 30.0
+    """Seconds that such a client is told."""
     max_cache_ttl: int = 604_800
     max_ncache_ttl: int = 10_800
     version: str | None = None
@@ -104,9 +111,9 @@ class Zone:
     """One `zone`. `name` is lower case without the final dot; the root is ''."""
 
     name: str
-    kind: Literal["primary", "hint", "forward"]
+    kind: Literal["primary", "secondary", "hint", "forward"]
     file: str
-    """Absolute path; '' for a forward zone."""
+    """Absolute path; '' for a forward zone, and for a secondary one that is not kept."""
     allow_query: Acl | None
     allow_transfer: Acl | None
     forwarders: tuple[Server, ...] | None
@@ -117,6 +124,7 @@ class Zone:
     """How the server signs the zone; None: it is served as its file has it."""
     key_directory: str = ""
     """Absolute path of the keys' folder."""
+    transfers: Transfers = PLAIN
     path: Path
     line: int
 
@@ -130,3 +138,5 @@ class NamedConf:
     zones: tuple[Zone, ...]
     warnings: tuple[str, ...]
     keys: tuple[TsigKey, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    traffic: Traffic = EASY

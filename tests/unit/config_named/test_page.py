@@ -27,6 +27,7 @@ def _parts() -> Iterator[str]:
     yield from _table("Outside of blocks", grammar.TOP_WORKS, grammar.TOP_IGNORED, grammar.TOP_REFUSED)
     yield from _table("`options`", grammar.OPTIONS_WORK, grammar.OPTIONS_IGNORED, grammar.OPTIONS_REFUSED)
     yield from _table("`zone`", grammar.ZONE_WORKS, grammar.ZONE_IGNORED, grammar.ZONE_REFUSED)
+    yield from _table("`server`", grammar.SERVER_WORKS, grammar.SERVER_IGNORED, grammar.SERVER_REFUSED)
     types = dict.fromkeys(grammar.ZONE_TYPES, "works")
     types |= dict.fromkeys(grammar.ZONE_TYPES_REFUSED, "refused")
     yield "## Types of zones\n\n| type | |\n|---|---|"
