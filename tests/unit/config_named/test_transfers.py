@@ -99,7 +99,7 @@ def test_servers(tmp_path: Path) -> None:
         ("server 1.2.3.4 { notify-source-v6 ::1; };", "the other address family"),
         ("server 1.2.3.4 { }; server 1.2.3.4 { };", "already defined"),
         ("server here { };", "an address or a network"),
-        ("options { notify maybe; };\nzone a { type master; file x; };", "takes one of"),
+        ("options { notify maybe; };\nzone a { type master; file \"x\"; };", "takes one of"),
         ('options { notify-source ::1; };\nzone a { type master; file "x"; };', "takes an IPv4 address"),
         ('zone "a" { type master; file "x"; max-ixfr-ratio 10; };', "takes a percentage"),
         ('zone "a" { type master; file "x"; max-journal-size many; };', "takes octets"),
