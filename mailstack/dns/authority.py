@@ -101,20 +101,30 @@ class Authority:
             name = names.parent(name)
 
     def answer(
-        self, name: bytes, rdtype: int, *, recursive: bool, tcp: bool, across: bool = False, do: bool = False
+        self,
+        name: bytes,
+        rdtype: int,
+        *,
+        recursive: bool,
+        tcp: bool,
+        across: bool = False,
+        do: bool = False,
+        small: bool = False,
     ) -> Answer | None:
         """The answer to a question of class IN; None when no zone holds the name.
 
         `name` is the question's in the client's case; `recursive` is its RD bit, `tcp` how it came (RFC 8482
         minimal answers to ANY are for UDP). With `across`, aliases lead into other zones of this
         server: named follows them only for clients that may recurse and want to. With `do`, signed zones
-        add signatures and proofs.
+        add signatures and proofs. With `small`, authority and additional sections hold what is needed only.
         """
         zone = self._start(name.lower(), rdtype)
         if zone is None:
             return None
         out = Answer(zone=zone, one=rdtype == ANY and self._minimal_any and not tcp, do=do)
-        with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
+        with_authority = with_additional = False
+        if not small:
+            with_authority, with_additional = self._sections(rdtype, recursive=recursive, tcp=tcp)
         self._follow(out, zone, name, rdtype, with_authority=with_authority, across=across)
         self._additional(out, rdtype, with_additional=with_additional)
         if do:

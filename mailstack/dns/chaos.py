@@ -1,37 +1,68 @@
-"""Class CH: `version.bind`, `hostname.bind` and `id.server`, as monitoring asks for them."""
+"""Class CH: `version.bind`, `hostname.bind`, `authors.bind` and `id.server`, as monitoring asks for them.
+
+Each is a zone of its own with SOA and NS and, when its text is told, a TXT record, as named has them.
+"""
 
 from __future__ import annotations
 
 import socket
+import struct
 from typing import Final
 
 from mailstack.config.named import Options
-from mailstack.dns.message import AA, NOERROR, QR, RD, REFUSED, Query, error
-from mailstack.dns.zone import ANY, CH
+from mailstack.dns import names
+from mailstack.dns.message import AA, HEADER, NXDOMAIN, QR, RD, REFUSED, Query
+from mailstack.dns.zone import ANY, CH, NS, SOA
 
 _TXT: Final = 16
+_SOA_TTL: Final = 86_400
+_TIMES: Final = struct.pack("!5I", 0, 28_800, 7_200, 604_800, _SOA_TTL)
+_VERSION, _HOSTNAME, _AUTHORS, _SERVER = map(
+    names.from_text, ("version.bind", "hostname.bind", "authors.bind", "id.server")
+)
 
 
-def answer(data: bytes, query: Query, options: Options) -> bytes:
-    """The whole message. What is not told, or not asked for as TXT, is refused."""
-    text = _said(query.name.lower(), options)
-    if text is None or query.rdtype not in (_TXT, ANY):
-        return error(data, REFUSED)
-    string = text.encode("utf-8")[:255]
-    rdata = bytes((len(string),)) + string
-    record = b"\xc0\x0c" + _TXT.to_bytes(2, "big") + CH.to_bytes(2, "big") + bytes(4)
-    record += len(rdata).to_bytes(2, "big") + rdata
-    flags = QR | AA | query.flags & RD | NOERROR
-    header = data[:2] + flags.to_bytes(2, "big") + b"\0\1\0\1\0\0\0\0"
-    return header + query.question + record
+def answer(query: Query, options: Options, opt_record: bytes, *, small: bool) -> bytes:
+    """The whole message. With `small`, no more than what was asked for."""
+    texts = {
+        _VERSION: options.version,
+        _HOSTNAME: socket.gethostname() if options.hostname == "" else options.hostname,
+        _AUTHORS: None,
+        _SERVER: socket.gethostname() if options.server_id == "" else options.server_id,
+    }
+    name = query.name.lower()
+    origin = next((zone for zone in texts if names.is_below(name, zone)), None)
+    flags = QR | query.flags & RD
+    if origin is None:
+        return _message(query, flags | REFUSED, (), (), opt_record)
+    # The origin is the end of the question's name, which starts behind the header.
+    at = (0xC000 | 12 + len(name) - len(origin)).to_bytes(2, "big")
+    soa = _record(at, SOA, _SOA_TTL, at + b"\x0ahostmaster" + at + _TIMES)
+    ns = _record(at, NS, 0, at)
+    if name != origin:
+        return _message(query, flags | AA | NXDOMAIN, (), (soa,), opt_record)
+    held = {NS: ns, SOA: soa}
+    text = texts[origin]
+    if text is not None:
+        string = text.encode("utf-8")[:255]
+        held[_TXT] = _record(at, _TXT, 0, bytes((len(string),)) + string)
+    found = (
+        list(held.values()) if query.rdtype == ANY else [held[query.rdtype]] if query.rdtype in held else []
+    )
+    authority: tuple[bytes, ...] = ()
+    if not found:
+        authority = (soa,)
+    elif query.rdtype not in (NS, ANY) and not query.flags & RD and not small:
+        authority = (ns,)
+    return _message(query, flags | AA, found, authority, opt_record)
 
 
-def _said(name: bytes, options: Options) -> str | None:
-    match name:
-        case b"\7version\4bind\0":
-            return options.version
-        case b"\x08hostname\4bind\0":
-            return socket.gethostname() if options.hostname == "" else options.hostname
-        case b"\2id\6server\0":
-            return socket.gethostname() if options.server_id == "" else options.server_id
-    return None
+def _record(owner: bytes, rdtype: int, ttl: int, rdata: bytes) -> bytes:
+    return owner + struct.pack("!HHIH", rdtype, CH, ttl, len(rdata)) + rdata
+
+
+def _message(
+    query: Query, flags: int, found: list[bytes] | tuple[()], authority: tuple[bytes, ...], opt_record: bytes
+) -> bytes:
+    header = HEADER.pack(query.id, flags, 1, len(found), len(authority), 1 if opt_record else 0)
+    return b"".join((header, query.question, *found, *authority, opt_record))

@@ -10,7 +10,18 @@ from dataclasses import replace
 
 from mailstack.config.named import Options
 from mailstack.dns.cookies import Cookies
-from mailstack.dns.message import COOKIE, DO, NSID, SUBNET, Query, opt, subnet_echo
+from mailstack.dns.message import (
+    COOKIE,
+    DO,
+    KEEPALIVE,
+    KEY_TAG,
+    NSID,
+    SUBNET,
+    Malformed,
+    Query,
+    opt,
+    subnet_echo,
+)
 
 SECRET = os.urandom(16)
 """Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
@@ -22,9 +33,10 @@ class Edns:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._nsid = _identity(options)
+        self._keepalive = round(options.tcp_advertised_timeout * 10).to_bytes(2, "big")
         self._cookies = [Cookies(secret) for secret in options.cookie_secrets or (SECRET,)]
 
-    def read(self, query: Query, host: str) -> Query:
+    def read(self, query: Query, host: str, *, tcp: bool) -> Query:
         """A query with the options to send back. Raises `ValueError` or `Malformed` for such as are none."""
         edns = query.edns
         if edns is None or not edns.options or edns.version > 0:
@@ -32,6 +44,11 @@ class Edns:
         subnet = edns.option(SUBNET)
         if subnet is not None:
             query = replace(query, subnet=subnet_echo(subnet))
+        if tcp and edns.option(KEEPALIVE) is not None:
+            query = with_option(query, KEEPALIVE, self._keepalive)
+        tags = edns.option(KEY_TAG)
+        if tags is not None and (not tags or len(tags) % 2):
+            raise Malformed
         option = edns.option(COOKIE)
         if option is None or not self._options.answer_cookie:
             return query
@@ -45,6 +62,8 @@ class Edns:
         edns = query.edns
         if edns is None:
             return b""
+        if edns.version > 0:
+            return opt(self._options.edns_udp_size, rcode, edns.flags & DO)
         options = b""
         if self._nsid and edns.option(NSID) is not None:
             options = struct.pack("!HH", NSID, len(self._nsid)) + self._nsid
@@ -52,7 +71,12 @@ class Edns:
             options += struct.pack("!HH", COOKIE, len(query.cookie)) + query.cookie
         if query.subnet:
             options += struct.pack("!HH", SUBNET, len(query.subnet)) + query.subnet
-        return opt(self._options.edns_udp_size, rcode, edns.flags & DO, options)
+        return opt(self._options.edns_udp_size, rcode, edns.flags & DO, options + query.extra)
+
+
+def with_option(query: Query, code: int, data: bytes) -> Query:
+    """A query that gets one more option sent back, if it has EDNS."""
+    return replace(query, extra=query.extra + struct.pack("!HH", code, len(data)) + data)
 
 
 def _identity(options: Options) -> bytes:

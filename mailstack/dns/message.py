@@ -2,7 +2,8 @@
 
 `parse` accepts what a server has to understand and raises `Malformed` for everything else; it never reads
 past the datagram. `render` fills a message up to a limit: answer and authority records that do not fit set TC
-(RFC 2181 §9), additional ones are left out silently, glue that a referral needs sets TC (RFC 9471).
+(RFC 2181 §9), and clients with EDNS get whole sets; additional sets that do not fit are left out silently,
+IPv6 addresses first, glue that a referral needs sets TC (RFC 9471).
 
 Standards: RFC 1035 §4, RFC 6891 (EDNS).
 """
@@ -13,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mailstack.dns.zone import OPT, TSIG, RRset
+from mailstack.dns.zone import OPT, TSIG, A, RRset
 
 HEADER = struct.Struct("!6H")
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
@@ -36,6 +37,16 @@ COOKIE = 10
 """EDNS option code (RFC 7873)."""
 SUBNET = 8
 """EDNS option code (RFC 7871)."""
+EXPIRE = 9
+"""EDNS option code (RFC 7314)."""
+KEEPALIVE = 11
+"""EDNS option code (RFC 7828)."""
+KEY_TAG = 14
+"""EDNS option code (RFC 8145)."""
+EXTENDED_ERROR = 15
+"""EDNS option code (RFC 8914)."""
+PROHIBITED = 18
+"""Extended error: the client may not ask that (RFC 8914 §4.19)."""
 RECORD_LIMIT = 100
 """Records that a query may carry; nobody sends more than a few."""
 
@@ -83,6 +94,8 @@ class Query:
     """The client's subnet to send back."""
     known: bool = False
     """The client has shown a cookie of ours."""
+    extra: bytes = b""
+    """Further EDNS options to send back, encoded."""
 
     @property
     def do(self) -> bool:
@@ -195,20 +208,18 @@ def render(
     _note_suffixes(table, query.name.lower(), 12)
     counts = [0, 0, 0]
     truncated = False
-    for index, section in enumerate((answer, authority, additional)):
-        for number, (owner, rrset) in enumerate(section):
-            mark = len(buffer)
-            added = _add_rrset(buffer, table, owner, rrset, room, whole=index == 2)
+    whole = query.edns is not None
+    for index, section in enumerate((answer, authority)):
+        for owner, rrset in section:
+            added = _add_rrset(buffer, table, owner, rrset, room, whole=whole)
             counts[index] += added
             if added < len(rrset.rdatas):
-                if index == 2:
-                    del buffer[mark:]
-                    if number >= glue:
-                        continue
                 truncated = True
                 break
         if truncated:
             break
+    if additional and not truncated:
+        counts[2], truncated = _add_additional(buffer, table, additional, room, glue)
     if truncated:
         flags |= TC
     buffer += opt_record
@@ -223,6 +234,31 @@ def render(
         counts[2] + (1 if opt_record else 0),
     )
     return bytes(buffer)
+
+
+def _add_additional(
+    buffer: bytearray, table: dict[bytes, int], section: Section, room: int, glue: int
+) -> tuple[int, bool]:
+    """Append the sets that have room, IPv4 addresses first if not all have; how many records, and whether a
+    set is missing that is needed."""
+    start, names_before = len(buffer), len(table)
+    count = 0
+    left_out = False
+    for number, (owner, rrset) in enumerate(section):
+        added = _add_rrset(buffer, table, owner, rrset, room, whole=True)
+        count += added
+        if not added:
+            if number < glue:
+                return count, True
+            left_out = True
+    if not left_out:
+        return count, False
+    del buffer[start:]
+    _forget(table, names_before)
+    count = 0
+    for owner, rrset in (*section[:glue], *sorted(section[glue:], key=lambda pair: pair[1].rdtype != A)):
+        count += _add_rrset(buffer, table, owner, rrset, room, whole=True)
+    return count, False
 
 
 def _add_rrset(

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from mailstack.config.named import Options
 from mailstack.dns.authority import Answer
-from mailstack.dns.edns import Edns
-from mailstack.dns.message import AA, CD, OPCODE_MASK, QR, RA, RD, Query, render
+from mailstack.dns.edns import Edns, with_option
+from mailstack.dns.message import (
+    AA,
+    CD,
+    EXTENDED_ERROR,
+    OPCODE_MASK,
+    PROHIBITED,
+    QR,
+    RA,
+    RD,
+    REFUSED,
+    Query,
+    render,
+)
 from mailstack.dns.rights import View
 
 UDP_PLAIN = 512
@@ -20,6 +32,10 @@ class Replies:
         self._options = options
         self._edns = edns
 
+    def small(self, query: Query, *, tcp: bool) -> bool:
+        """Whether the answer is to hold what was asked for only: named has no more for buffers this small."""
+        return query.edns is not None and query.edns.payload <= UDP_PLAIN and not tcp
+
     def limit(self, query: Query, *, tcp: bool) -> int:
         """Octets that the answer to a query may have."""
         if tcp:
@@ -31,7 +47,10 @@ class Replies:
 
     def flags(self, query: Query, view: View) -> int:
         """Those of every answer to a query."""
-        return QR | query.flags & (OPCODE_MASK | RD | CD) | (RA if view.available else 0)
+        opcode = query.flags & OPCODE_MASK
+        if opcode:
+            return QR | opcode
+        return QR | query.flags & (RD | CD) | (RA if view.available else 0)
 
     def of(self, query: Query, view: View, found: Answer, limit: int) -> bytes:
         """An answer with records."""
@@ -51,6 +70,11 @@ class Replies:
         """An answer without records."""
         flags |= self.flags(query, view) | rcode & 0xF
         return render(query, flags, (), (), (), limit=TCP_LIMIT, opt_record=self._edns.record(query, rcode))
+
+    def prohibited(self, query: Query, view: View) -> bytes:
+        """REFUSED, because of who asks (RFC 8914 §4.19)."""
+        told = with_option(query, EXTENDED_ERROR, PROHIBITED.to_bytes(2, "big"))
+        return self.plain(told, view, REFUSED)
 
     def opt_record(self, query: Query, rcode: int) -> bytes:
         """The OPT record of an answer; nothing for a client without EDNS."""

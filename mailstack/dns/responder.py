@@ -19,8 +19,8 @@ import dns.rdatatype
 from mailstack.config.named import Locality, NamedConf
 from mailstack.config.named.faults import Fault
 from mailstack.dns import chaos, names
-from mailstack.dns.authority import Authority
-from mailstack.dns.edns import Edns
+from mailstack.dns.authority import Answer, Authority
+from mailstack.dns.edns import Edns, with_option
 from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.message import (
@@ -28,6 +28,7 @@ from mailstack.dns.message import (
     BADCOOKIE,
     BADVERS,
     CD,
+    EXPIRE,
     FORMERR,
     HEADER,
     NOERROR,
@@ -61,6 +62,7 @@ from mailstack.dns.zone import (
     MAILA,
     MAILB,
     OPT,
+    SOA,
     TKEY,
     TSIG,
     Zone,
@@ -74,7 +76,9 @@ PREPARED_SIZE = 2048
 """Octets of the largest answer that is kept prepared."""
 UPDATE = 5 << 11
 """The opcode of updates, where it stands among the flags."""
-_META = frozenset((OPT, TSIG))
+HESIOD = 4
+"""A class that named knows and has nothing for."""
+_META = frozenset((OPT, TSIG, TKEY))
 
 
 class Responder:
@@ -189,15 +193,18 @@ class Responder:
     ) -> Result:
         prepared = view.tcp if tcp else view.udp
         opcode = query.flags & OPCODE_MASK
-        if opcode == UPDATE:
-            rcode = self._updates.rcode(data, query, view, host, port, signed)
-            return self._replies.plain(replace(query, question=b""), view, rcode)
-        if opcode:
+        if opcode and opcode != UPDATE:
             return self._replies.plain(replace(query, question=b""), view, NOTIMP)
         try:
-            query = self._edns.read(query, host)
+            query = self._edns.read(query, host, tcp=tcp)
         except (Malformed, ValueError):
             return self._replies.plain(query, view, FORMERR)
+        if opcode:
+            if query.rdclass != IN:
+                return self._of_class(query, view, host, tcp=tcp)
+            return self._replies.plain(
+                query, view, self._updates.rcode(data, query, view, host, port, signed)
+            )
         try:
             if self._faults and (fault := self._faults.choose(query, host)) is not None:
                 self._log.warning(describe(fault, query, host, port))
@@ -229,14 +236,12 @@ class Responder:
             return self._replies.plain(query, view, BADCOOKIE)
         if not query.question:
             return self._replies.plain(query, view, NOERROR if query.cookie else FORMERR)
-        if query.rdclass == CH:
-            return chaos.answer(data, query, self.options)
-        if query.rdclass not in (IN, CLASS_ANY):
-            return self._replies.plain(query, view, FORMERR if query.rdclass == CLASS_NONE else REFUSED)
+        if query.rdclass != IN:
+            return self._of_class(query, view, host, tcp=tcp)
         rdtype = query.rdtype
         if rdtype in _META:
             return self._replies.plain(query, view, FORMERR)
-        if rdtype in (MAILA, MAILB, TKEY):
+        if rdtype in (MAILA, MAILB):
             return self._replies.plain(query, view, NOTIMP)
         if rdtype in (AXFR, IXFR):
             return self._transfers.answer(query, view, host, tcp=tcp)
@@ -249,6 +254,7 @@ class Responder:
             tcp=tcp,
             across=recursive and view.recursion,
             do=query.do,
+            small=self._replies.small(query, tcp=tcp),
         )
         if found is None:
             servers = self._relay.servers(query, view, query.name.lower())
@@ -257,13 +263,29 @@ class Responder:
             return self._relay.onward(query, view, limit, query.question, servers, None)
         assert found.zone is not None
         if not view.query.get(found.zone.origin, True):
-            return self._replies.plain(query, view, REFUSED)
+            return self._replies.prohibited(query, view)
         if found.onward is not None:
             servers = self._relay.servers(query, view, found.onward.lower())
             if servers:
                 question = found.onward + rdtype.to_bytes(2, "big") + IN.to_bytes(2, "big")
                 return self._relay.onward(query, view, limit, question, servers, found)
+        if rdtype == SOA and query.edns is not None and query.edns.option(EXPIRE) is not None:
+            query = _with_expire(query, found)
         return self._replies.of(query, view, found, limit)
+
+    def _of_class(self, query: Query, view: View, host: str, *, tcp: bool) -> bytes:
+        """The answer to a message about another class than IN."""
+        rdclass, opcode = query.rdclass, query.flags & OPCODE_MASK
+        if rdclass in (0, CLASS_NONE, CLASS_ANY):
+            return self._replies.plain(query, view, FORMERR)
+        if rdclass == HESIOD:
+            return self._replies.prohibited(query, view)
+        if rdclass != CH or opcode:
+            return self._replies.plain(query, view, NOTIMP)
+        if query.rdtype in (AXFR, IXFR) or query.rdtype in _META:
+            return self._replies.plain(query, view, FORMERR if not tcp or query.rdtype in _META else REFUSED)
+        small = self._replies.small(query, tcp=tcp)
+        return chaos.answer(query, self.options, self._replies.opt_record(query, 0), small=small)
 
     def _wrong(self, fault: Fault, data: bytes, query: Query, view: View, host: str, *, tcp: bool) -> Result:
         """What a fault makes of a query."""
@@ -300,3 +322,13 @@ class Responder:
         """Ask the forwarders; SERVFAIL when none of them answers."""
         wire = await self._relay.complete(pending)
         return wire if pending.signed is None else pending.signed.sign(wire)
+
+
+def _with_expire(query: Query, found: Answer) -> Query:
+    """When the zone is to be given up by its secondaries, for those who ask with its SOA (RFC 7314 §3)."""
+    for owner, rrset in found.answer:
+        if rrset.rdtype == SOA and found.zone is not None and owner.lower() == found.zone.origin:
+            rdata = rrset.rdatas[0]
+            numbers = rdata if isinstance(rdata, bytes) else rdata[2]
+            return with_option(query, EXPIRE, numbers[-8:-4])
+    return query

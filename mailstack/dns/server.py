@@ -33,6 +33,8 @@ PIPELINE_LIMIT = 100
 TASK_LIMIT = 2000
 """Questions waiting for forwarders, over all clients; more are dropped."""
 PREFERRED_TCP_WRITE = 256 * 1024
+_KEEPALIVE = b"\0\x0b\0\0"
+"""The option, as it stands in a query. Whoever has these octets elsewhere may be idle as long."""
 
 
 class DnsServer:
@@ -171,6 +173,8 @@ class TcpConnection(asyncio.Protocol):
         self._blocked = False
         self._eof = False
         self._timer: asyncio.TimerHandle | None = None
+        self._kept = False
+        """The client has asked for keepalive (RFC 7828)."""
         self._transfers: list[Iterator[bytes]] = []
 
     # ---- asyncio.Protocol
@@ -234,9 +238,11 @@ class TcpConnection(asyncio.Protocol):
             position = end
         self._buffer = buffer[position:]
         if position and self._transport is not None:
+            if _KEEPALIVE in buffer:
+                self._kept = True
             if answers:
                 self._transport.write(b"".join(answers))
-            self._restart_timer(self._server.responder.options.tcp_idle_timeout)
+            self._restart_timer(self._idle_timeout)
         self._flow()
         self._close_when_done()
 
@@ -284,7 +290,7 @@ class TcpConnection(asyncio.Protocol):
                 self._transfers.pop(0)
             else:
                 self._send(message)
-                self._restart_timer(self._server.responder.options.tcp_idle_timeout)
+                self._restart_timer(self._idle_timeout)
         if not self._transfers and self._buffer:
             self._work()
         self._close_when_done()
@@ -311,6 +317,11 @@ class TcpConnection(asyncio.Protocol):
         if self._eof and not self._underway and not self._transfers and self._transport is not None:
             self._transport.close()
 
+    @property
+    def _idle_timeout(self) -> float:
+        options = self._server.responder.options
+        return options.tcp_keepalive_timeout if self._kept else options.tcp_idle_timeout
+
     def _restart_timer(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -320,6 +331,6 @@ class TcpConnection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._underway and not self._blocked:
-            self._restart_timer(self._server.responder.options.tcp_idle_timeout)
+            self._restart_timer(self._idle_timeout)
         else:
             self._transport.abort()

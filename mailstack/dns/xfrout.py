@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mailstack.dns import names, transfer
 from mailstack.dns.authority import Answer, Authority
-from mailstack.dns.message import FORMERR, NOTAUTH, REFUSED, Query
+from mailstack.dns.message import FORMERR, NOTAUTH, Query
 from mailstack.dns.replies import Replies
 from mailstack.dns.results import Transfer
 from mailstack.dns.rights import View
@@ -27,7 +27,7 @@ class TransfersOut:
             return self._replies.plain(query, view, NOTAUTH)
         if not view.transfer.get(zone.origin, False):
             self._log.info(f"client {host}: zone transfer '{names.to_text(zone.origin)}/IN' denied")
-            return self._replies.plain(query, view, REFUSED)
+            return self._replies.prohibited(query, view)
         if not tcp:
             if query.rdtype == AXFR:
                 return self._replies.plain(query, view, FORMERR)

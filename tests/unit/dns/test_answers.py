@@ -182,7 +182,7 @@ def test_other_classes_are_refused(server: Responder) -> None:
 
 def test_version_bind_only_when_told(server: Responder, tmp_path: Path) -> None:
     query = dns.message.make_query("version.bind", "TXT", "CH")
-    assert ask(server, query).rcode() == dns.rcode.REFUSED
+    assert not ask(server, query).answer
     told = responder(tmp_path, 'recursion no; version "9 and a half";')
     assert ask(told, query).answer[0][0].to_text() == '"9 and a half"'
 
