@@ -440,7 +440,7 @@ class Folder:
         """When the message arrived here: the file's modification time, in whole seconds. Raises `OSError`."""
         date = self.dates[index]
         if not date:
-            date = self.dates[index] = int(os.stat(self.file(index)).st_mtime) or 1
+            date = self.dates[index] = int(os.stat(self.file(index)).st_mtime)
         return date
 
     def saved_date(self, index: int) -> int:

@@ -9,7 +9,7 @@ import time
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH = {name.lower(): number for number, name in enumerate(MONTHS, 1)}
 _DATE = re.compile(r"\s?(\d{1,2})-([A-Za-z]{3})-(\d{4})")
-_DATE_TIME = re.compile(r"([ \d]\d)-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
+_DATE_TIME = re.compile(r"([ \d]?\d)-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
 
 
 def parse_date(text: str) -> int:
@@ -21,7 +21,8 @@ def parse_date(text: str) -> int:
 
 
 def parse_date_time(text: str) -> int:
-    """Seconds since the epoch of `22-Nov-2026 12:03:49 +0000`. Raises `ValueError`."""
+    """Seconds since the epoch of `22-Nov-2026 12:03:49 +0000`; a day of one digit needs no space before it,
+    as node-imap has it. Raises `ValueError`."""
     found = _DATE_TIME.fullmatch(text)
     if found is None:
         raise ValueError(f"not a date and time: {text!r}")

@@ -88,6 +88,11 @@ def test_dates_come_back(seconds: int) -> None:
     assert parse_date_time(format_date_time(seconds).decode()) == seconds
 
 
+def test_a_day_of_one_digit() -> None:
+    """With a space before it (RFC 3501 §9), and as node-imap writes it."""
+    assert parse_date_time(" 1-Jan-1970 00:00:09 +0000") == parse_date_time("1-Jan-1970 00:00:09 +0000") == 9
+
+
 @pytest.mark.parametrize(
     "text", ["31-Feb-2020 00:00:00 +0000", "01-Foo-2020 00:00:00 +0000", "1-Jan-2020", ""]
 )
