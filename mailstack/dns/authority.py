@@ -86,6 +86,9 @@ class Authority:
         minimal_any: bool = False,
     ) -> None:
         self.zones = {zone.origin: zone for zone in zones}
+        self.unloaded: set[bytes] = set()
+        """The zones of which there is no data to answer from: secondary ones before the first transfer, and
+        expired ones. Others stand in their place in `zones`."""
         self._minimal_responses = minimal_responses
         self._minimal_any = minimal_any
 

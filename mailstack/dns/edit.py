@@ -6,8 +6,6 @@ really changed, in order, as the journal keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
@@ -72,7 +70,7 @@ class Edit:
             self._gone(name, rdtype, [flat(rdata) for rdata in present.rdatas])
         wanted = [one for one in kept if one not in same] + [data]
         node = self._node(name, owner)
-        node.rrsets[rdtype] = _rrset(rdtype, ttl, wanted)
+        node.rrsets[rdtype] = rrset_of(rdtype, ttl, wanted)
         self.changes += [Change(node.owner, rdtype, ttl, one) for one in wanted]
 
     def delete(self, name: bytes, rdtype: int, data: bytes) -> None:
@@ -88,7 +86,7 @@ class Edit:
         self._gone(name, rdtype, [one for one in all_of_them if one not in kept])
         node = self._node(name)
         if kept:
-            node.rrsets[rdtype] = _rrset(rdtype, present.ttl, kept)
+            node.rrsets[rdtype] = rrset_of(rdtype, present.ttl, kept)
         else:
             del node.rrsets[rdtype]
 
@@ -99,21 +97,6 @@ class Edit:
             return
         self._gone(name, rdtype, [flat(rdata) for rdata in present.rdatas])
         del self._node(name).rrsets[rdtype]
-
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Changes out of a journal, as they are."""
-        for change in changes:
-            name = change.owner.lower()
-            present = self.rrsets(name).get(change.rdtype)
-            kept = [flat(rdata) for rdata in present.rdatas] if present is not None else []
-            kept = [one for one in kept if one != change.data]
-            node = self._node(name, change.owner)
-            if change.ttl is not None:
-                node.rrsets[change.rdtype] = _rrset(change.rdtype, change.ttl, [*kept, change.data])
-            elif kept and present is not None:
-                node.rrsets[change.rdtype] = _rrset(change.rdtype, present.ttl, kept)
-            else:
-                node.rrsets.pop(change.rdtype, None)
 
     def result(self) -> Zone:
         """The zone as it is now. Names without records are gone."""
@@ -134,8 +117,9 @@ class Edit:
         )
 
     def _gone(self, name: bytes, rdtype: int, datas: list[bytes]) -> None:
-        owner = self._nodes[name].owner
-        self.changes += [Change(owner, rdtype, None, data) for data in datas]
+        node = self._nodes[name]
+        ttl = node.rrsets[rdtype].ttl
+        self.changes += [Change(node.owner, rdtype, None, data, ttl) for data in datas]
 
     def _node(self, name: bytes, owner: bytes = b"") -> Node:
         """A node that may be changed."""
@@ -158,7 +142,8 @@ def is_later(one: int, other: int) -> bool:
     return 0 < (one - other) & 0xFFFFFFFF < 0x80000000
 
 
-def _rrset(rdtype: int, ttl: int, datas: list[bytes]) -> RRset:
+def rrset_of(rdtype: int, ttl: int, datas: list[bytes]) -> RRset:
+    """A set of records from their data on the wire, uncompressed."""
     kind = dns.rdatatype.RdataType.make(rdtype)
     forms: list[Rdata] = []
     targets: list[bytes] = []

@@ -1,9 +1,14 @@
-"""What updates have changed in a zone since its file was read: `FILE.journal`, appended to and flushed.
+"""What has changed in a zone, one serial after the other: `FILE.journal`, appended to and flushed.
 
-A text file: a line `mailstack journal ZONE`, then for each update a line `update FROM TO LINES CRC` (serials
-of the zone as its file has them, the number of lines that follow, the CRC-32 of their octets) and the lines,
-`- OWNER TYPE DATA` for what went, `+ OWNER TTL TYPE DATA` for what came, in hexadecimal. An update that
-was being written when the machine stopped was never acknowledged: an end that is cut off is cut off.
+Dynamic updates, incremental transfers from a primary, and what a file that has been edited has in other words
+than before. It brings a zone from its file to where it was, and other servers from where they are to where it
+is (IXFR).
+
+A text file: a line `mailstack journal ZONE`, then for each step a line `update FROM TO LINES CRC OCTETS`
+(serials of the zone as its file has them, the number of lines that follow, the CRC-32 and the number of
+their octets) and the lines, `- OWNER TTL TYPE DATA` for what went, `+ OWNER TTL TYPE DATA` for what came, in
+hexadecimal. (Earlier versions wrote no OCTETS, and no TTL of what went.) An update that was being written
+when the machine stopped was never acknowledged: an end that is cut off is cut off.
 """
 
 from __future__ import annotations
@@ -27,12 +32,17 @@ class Change:
     rdtype: int
     ttl: int | None
     data: bytes
+    was: int | None = None
+    """The TTL of one that went; None when the journal does not say."""
 
     def line(self) -> str:
         """The form in the file."""
-        if self.ttl is None:
-            return f"- {self.owner.hex()} {self.rdtype} {self.data.hex() or '.'}\n"
-        return f"+ {self.owner.hex()} {self.ttl} {self.rdtype} {self.data.hex() or '.'}\n"
+        tail = f"{self.rdtype} {self.data.hex() or '.'}\n"
+        if self.ttl is not None:
+            return f"+ {self.owner.hex()} {self.ttl} {tail}"
+        return (
+            f"- {self.owner.hex()} {tail}" if self.was is None else f"- {self.owner.hex()} {self.was} {tail}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +63,13 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Add an update; on disk when it returns. Raises `OSError`, and leaves the file as it was."""
-        body = "".join(change.line() for change in entry.changes).encode("ascii")
-        head = f"update {entry.before} {entry.after} {len(entry.changes)} {zlib.crc32(body):08x}\n".encode()
+        step = _octets(entry)
         new = not self.path.exists()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             try:
-                _write(descriptor, (self._header if size == 0 else b"") + head + body)
+                _write(descriptor, (self._header if size == 0 else b"") + step)
                 os.fsync(descriptor)
             except OSError:
                 os.ftruncate(descriptor, size)
@@ -97,11 +106,87 @@ class Journal:
             line += 1 + len(entry.changes)
         return entries
 
+    def since(self, serial: int, until: int) -> list[Entry] | None:
+        """The steps that lead from one serial to another; None when the journal has no such way.
+
+        Raises `OSError`.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        found: list[Entry] = []
+        position = len(self._header) if data.startswith(self._header) else len(data)
+        while position < len(data):
+            end = data.find(b"\n", position)
+            words = data[position:end].split(b" ")
+            if not found and len(words) == 6 and int(words[1]) != serial:
+                position = end + 1 + int(words[5])  # a step that is not wanted is not read
+                continue
+            step = _entry(data, position)
+            if step is None:
+                break
+            entry, position = step
+            if entry.before == serial:
+                found.append(entry)
+                serial = entry.after
+            elif found:
+                return None
+        return found if found and found[-1].after == until else None
+
+    def size(self) -> int:
+        """Octets; 0 when there is none."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def shorten(self, limit: int, needed: int | None) -> None:
+        """Keep at most `limit` octets: the last steps; and all from the one that begins with `needed` on.
+
+        Raises `OSError` or `ConfigError`; the journal is then as it was.
+        """
+        if self.size() <= limit:
+            return
+        kept: list[bytes] = []
+        total, wanted = len(self._header), needed is not None
+        for entry in reversed(self.read()):
+            step = _octets(entry)
+            if not wanted and total + len(step) > limit:
+                break
+            kept.append(step)
+            total += len(step)
+            wanted = wanted and entry.before != needed
+        if not kept:
+            self.remove()
+            return
+        temporary = self.path.with_name(self.path.name + ".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            _write(descriptor, self._header + b"".join(reversed(kept)))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, self.path)
+        _flush_folder(self.path.parent)
+
+    def remove(self) -> None:
+        """No steps lead to the zone as it is now. Gone from disk when it returns. Raises `OSError`."""
+        if self.path.exists():
+            self.path.unlink()
+            _flush_folder(self.path.parent)
+
     def put_aside(self) -> Path:
         """Rename a journal that does not belong to the zone file any more; returns its new name."""
         aside = self.path.with_name(self.path.name + ".old")
         os.replace(self.path, aside)
         return aside
+
+
+def _octets(entry: Entry) -> bytes:
+    body = "".join(change.line() for change in entry.changes).encode("ascii")
+    serials = f"{entry.before} {entry.after}"
+    return f"update {serials} {len(entry.changes)} {zlib.crc32(body):08x} {len(body)}\n".encode() + body
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -121,7 +206,7 @@ def _entry(data: bytes, position: int) -> tuple[Entry, int] | None:
     """The update at a position and where it ends; None when it is not whole."""
     end = data.find(b"\n", position)
     try:
-        word, before, after, count, crc = data[position:end].decode("ascii").split(" ")
+        word, before, after, count, crc, *_ = data[position:end].decode("ascii").split(" ")
         if end < 0 or word != "update":
             return None
         position = end + 1
@@ -141,6 +226,8 @@ def _changes(lines: Iterable[str]) -> Iterator[Change]:
         match line.split(" "):
             case ["-", owner, rdtype, data]:
                 yield Change(bytes.fromhex(owner), int(rdtype), None, _data(data))
+            case ["-", owner, ttl, rdtype, data]:
+                yield Change(bytes.fromhex(owner), int(rdtype), None, _data(data), int(ttl))
             case ["+", owner, ttl, rdtype, data]:
                 yield Change(bytes.fromhex(owner), int(rdtype), int(ttl), _data(data))
             case _:

@@ -112,7 +112,7 @@ class Responder:
         self._edns = Edns(conf.options)
         self._replies = Replies(conf.options, self._edns)
         self._relay = Relay(conf.options, confs, forwarder, self._replies)
-        self._transfers = TransfersOut(self._authority, self._replies, log)
+        self._transfers = TransfersOut(self._authority, confs, conf.peers, self._replies, log)
         self._updates = Updates(self._authority, confs, sign, self._zone_changed, log)
         known = sum(len(zone.nodes) for zone in zones)
         self._prepared_limit = min(max(4 * known, PREPARED_LEAST), PREPARED_MOST)
@@ -244,7 +244,7 @@ class Responder:
         if rdtype in (MAILA, MAILB):
             return self._replies.plain(query, view, NOTIMP)
         if rdtype in (AXFR, IXFR):
-            return self._transfers.answer(query, view, host, tcp=tcp)
+            return self._transfers.answer(data, query, view, host, tcp=tcp)
         limit = self._replies.limit(query, tcp=tcp)
         recursive = bool(query.flags & RD)
         found = self._authority.answer(

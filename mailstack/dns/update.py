@@ -24,6 +24,7 @@ from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns import names
 from mailstack.dns.denial import denial_of
 from mailstack.dns.edit import Edit, flat, folded, is_later, serial_of
+from mailstack.dns.ixfr import patched, singles
 from mailstack.dns.journal import Entry, Journal
 from mailstack.dns.message import FORMERR, NOERROR, NXDOMAIN, REFUSED, SERVFAIL
 from mailstack.dns.zone import CLASS_ANY, CLASS_NONE, IN, NSEC, NSEC3, RRSIG, SOA, RRset, Zone
@@ -54,7 +55,7 @@ def own_soa(zone: Zone) -> RRset:
 
 def journal_of(conf: ZoneConf) -> Journal:
     """The journal of a zone."""
-    return Journal(Path(conf.file + ".journal"), conf.name)
+    return Journal(conf.journal_file, conf.name)
 
 
 def replayed(zone: Zone, conf: ZoneConf, log: Log) -> Zone:
@@ -77,12 +78,7 @@ def replayed(zone: Zone, conf: ZoneConf, log: Log) -> Zone:
             f"serial {zone.serial} is not among those of the updates in {journal.path}: give the zone a later"
             f" serial than {entries[-1].after}, or remove the journal",
         )
-    edit = Edit(zone, zone.soa)
-    for entry in entries[start:]:
-        edit.apply(entry.changes)
-    found = edit.result()
-    found.denial = denial_of(found)
-    return found
+    return patched(zone, [change for entry in entries[start:] for change in entry.changes])
 
 
 def update(zone: Zone, conf: ZoneConf, message: dns.message.Message, sign: Sign) -> Zone:
@@ -100,6 +96,9 @@ def update(zone: Zone, conf: ZoneConf, message: dns.message.Message, sign: Sign)
     if serial_of(edit.soa) == before:
         edit.renumber()
     found = edit.result()
+    most = conf.transfers.max_records
+    if most and sum(1 for _ in singles(found)) > most:
+        raise Refusal(SERVFAIL, f"the zone would have more than {most} records (max-records)")
     try:
         journal_of(conf).append(Entry(before, serial_of(edit.soa), tuple(edit.changes)))
         if conf.dnssec is not None:
