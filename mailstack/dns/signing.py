@@ -306,7 +306,7 @@ def sign(zone: Zone, conf: ZoneConf, now: float) -> None:
     policy = conf.dnssec
     assert policy is not None
     keys = keys_for(conf.name, policy, Path(conf.key_directory), now)
-    path = Path(conf.file + ".serial")
+    path = conf.serial_file
     try:
         serial = Serials(path).next(zone.serial)
     except OSError as error:

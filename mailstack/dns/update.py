@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 import dns.exception
 import dns.message

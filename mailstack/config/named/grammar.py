@@ -187,8 +187,8 @@ OPTIONS_REFUSED: Final = {
 ZONE_WORKS: Final = frozenset(
     _words("""
     allow-notify allow-query allow-transfer allow-update allow-update-forwarding also-notify dnssec-policy
-    file forward forwarders inline-signing ixfr-from-differences key-directory masterfile-format masters
-    max-ixfr-ratio max-journal-size max-records max-refresh-time max-retry-time max-transfer-idle-in
+    file forward forwarders inline-signing ixfr-from-differences journal key-directory masterfile-format
+    masters max-ixfr-ratio max-journal-size max-records max-refresh-time max-retry-time max-transfer-idle-in
     max-transfer-time-in min-refresh-time min-retry-time multi-master notify notify-delay notify-source
     notify-source-v6 notify-to-soa primaries request-ixfr transfer-source transfer-source-v6
     try-tcp-refresh type
@@ -203,7 +203,7 @@ ZONE_IGNORED: Final = {
         alt-transfer-source alt-transfer-source-v6 dialup masterfile-style max-transfer-idle-out
         max-transfer-time-out request-expire use-alt-transfer-source zone-statistics
         """)
-} | {"journal": "updates are kept in FILE.journal"}
+}
 ZONE_REFUSED: Final = {
     "allow-query-on": OPTIONS_REFUSED["allow-query-on"],
     "auto-dnssec": _NO_SIGNING,

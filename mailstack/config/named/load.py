@@ -297,6 +297,7 @@ class _Reader:
             allow_update=self._update(one) if kind == "primary" else NONE,
             dnssec=self._policy(one, kind),
             key_directory=self._key_directory(one, options),
+            journal=os.path.join(options.directory, string(one["journal"])) if "journal" in one else "",
             transfers=self.remotes.of_zone(kind, one, self.general, statement),
             path=statement.path,
             line=statement.line,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -124,9 +125,22 @@ class Zone:
     """How the server signs the zone; None: it is served as its file has it."""
     key_directory: str = ""
     """Absolute path of the keys' folder."""
+    journal: str = ""
+    """Absolute path; '' is FILE.journal. What else the server keeps of the zone lies beside it."""
     transfers: Transfers = PLAIN
     path: Path
     line: int
+
+    @property
+    def journal_file(self) -> Path:
+        """Where the changes of the zone are kept."""
+        return Path(self.journal or f"{self.file}.journal")
+
+    @property
+    def serial_file(self) -> Path:
+        """Where the serial is kept under which a zone that the server signs was served last."""
+        serial = os.path.basename(self.file) + ".serial"
+        return Path(os.path.dirname(self.journal) or os.path.dirname(self.file), serial)
 
 
 @dataclass(frozen=True, slots=True)
