@@ -200,7 +200,7 @@ def _list(cursor: Cursor) -> c.Command:
                 raise ParseError("Invalid pattern list.")
     else:
         patterns.append(cursor.pattern())
-    if cursor.take(b" "):
+    if cursor.take(b" ") and cursor.peek():
         if cursor.word() != "RETURN":
             raise ParseError("Extra arguments.")
         extended = True

@@ -233,7 +233,8 @@ class _Reader:
             keys = [self.key(depth + 1)]
             while not cursor.take(b")"):
                 cursor.space()
-                keys.append(self.key(depth + 1))
+                if cursor.peek() != b")":
+                    keys.append(self.key(depth + 1))
             return keys[0] if len(keys) == 1 else And(tuple(keys))
         if cursor.peek().isdigit() or cursor.peek() in (b"*", b"$"):
             return Messages(cursor.message_set(), uid=False)

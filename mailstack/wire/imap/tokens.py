@@ -24,6 +24,7 @@ _QUOTED = re.compile(rb'"((?:[^"\\\r\n\x00]|\\["\\])*)"')
 _NUMBER = re.compile(rb"[0-9]+")
 _FLAG = re.compile(rb"\\?[^\x00-\x20\x7f-\xff(){%*\"\\\]]+")
 _SET = re.compile(rb"[0-9*:,]+")
+_BLANKS_MAY_FOLLOW = b" ("
 _ESCAPE = re.compile(rb"\\(.)")
 
 
@@ -50,9 +51,13 @@ class Cursor:
         return self.text[self.at : self.at + 1]
 
     def take(self, octets: bytes) -> bool:
-        """Step over exactly these octets if they come next."""
+        """Step over exactly these octets if they come next; over blanks behind a space or a parenthesis too,
+        as Dovecot does."""
         if self.text.startswith(octets, self.at):
             self.at += len(octets)
+            if octets[-1] in _BLANKS_MAY_FOLLOW:
+                while self.text.startswith(b" ", self.at):
+                    self.at += 1
             return True
         return False
 
@@ -61,10 +66,8 @@ class Cursor:
             raise ParseError(what)
 
     def space(self) -> None:
-        """One space; further ones are skipped, as Dovecot does."""
+        """At least one space."""
         self.expect(b" ", "Missing arguments." if self.at >= len(self.text) else "Invalid arguments.")
-        while self.take(b" "):
-            pass
 
     def end(self) -> None:
         """Nothing but blanks may follow."""
