@@ -31,7 +31,7 @@ def test_sessions_agree(tmp_path: Path, seed: int) -> None:
                 )
             )
             await agree(clients)
-            assert len(subjects) > 50
+            assert len(subjects) > 10, "nothing has happened"
             for client in clients:
                 await client.close()
 
