@@ -10,6 +10,10 @@ been renamed. So under load one round serves two batches, and the event loop's t
 disturb each other twice a round, not at every system call: handing the interpreter to and fro costs more than
 the calls themselves. A file that comes alone is flushed where it was written, as long as the disk is quick.
 
+Where a journal takes a rename along with the renamed file (`names_follow`), one round does all of it: the
+contents are written out, the files renamed, and one `fsync` of the last of them commits the journal, and with
+it all that has been done before. No name is ever on disk before its content.
+
 A failure (`OSError`: ENOSPC, EIO, EDQUOT…) is raised to the caller whose file it was and to nobody else, and
 leaves no file under either name; a failed directory flush fails every caller of the batch that used it.
 """
@@ -23,8 +27,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mailstack.storage.background import Background
-from mailstack.storage.flush import FilesystemFlush, names_follow
+from mailstack.storage.flush import FilesystemFlush
+from mailstack.storage.flush import fsync_directory as fsync_directory
 from mailstack.storage.identity import Identity, acting_as
+from mailstack.storage.rounds import File, flush_round
 
 if TYPE_CHECKING:
     import asyncio
@@ -78,15 +84,6 @@ class Publication:
     and no other file waits with it. Somebody else may use the time of the flush."""
     gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before the rename, with the content flushed; where it raises, nothing is left of the file."""
-
-
-def fsync_directory(path: str) -> None:
-    """Flush a directory's entries. Raises `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_file(item: Publication) -> None:
@@ -162,27 +159,6 @@ def publish_now(item: Publication) -> None:
         raise
 
 
-@dataclass(slots=True)
-class _File:
-    """A publication on its way. `fd` is open until its content is on disk."""
-
-    item: Publication
-    folder: str
-    """Of the final name."""
-    fd: int
-    device: int
-    done: asyncio.Future[None]
-
-    def settle(self, error: Exception | None) -> None:
-        """Tell the caller, unless he has given up waiting."""
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
-
-
 class GroupCommit:
     """Durable writes for one event loop. Make one per process, after the last fork; `close()` ends it.
 
@@ -191,11 +167,13 @@ class GroupCommit:
     """
 
     def __init__(self) -> None:
-        self._written: list[_File] = []
-        self._renamed: list[_File] = []
+        self._written: list[File] = []
+        self._renamed: list[File] = []
         self._busy = False
         self._crowd = 0
         """Files of the last round."""
+        self._gathering: asyncio.TimerHandle | None = None
+        """Until when the next round waits for more."""
         self._took = 0.0
         """Seconds that the last flush took."""
         self._flusher = Background("group-commit")
@@ -218,7 +196,7 @@ class GroupCommit:
             if item.gate is not None:
                 await _pass(item)
             self._large.run(
-                loop, lambda: _outcome(item), lambda error: _File(item, "", -1, 0, done).settle(error)
+                loop, lambda: _outcome(item), lambda error: File(item, "", -1, 0, done).settle(error)
             )
         else:
             folder = item.final[: item.final.rindex("/")]
@@ -231,7 +209,12 @@ class GroupCommit:
                 os.close(fd)
                 _discard(item.temporary)
                 raise
-            self._written.append(_File(item, folder, fd, device, done))
+            self._written.append(File(item, folder, fd, device, done))
+            if self._gathering is not None and len(self._written) + len(self._renamed) >= self._crowd:
+                # As many as last time: nobody else is expected.
+                self._gathering.cancel()
+                self._gathering = None
+                loop.call_soon(self._round, loop)
             if not self._busy:
                 self._busy = True
                 self._next_round(loop)
@@ -244,7 +227,7 @@ class GroupCommit:
                 if item.ordered == device:
                     return
                 done = loop.create_future()
-                self._renamed.append(_File(item, folder, -1, device, done))
+                self._renamed.append(File(item, folder, -1, device, done))
                 if not self._busy:
                     self._busy = True
                     self._next_round(loop)
@@ -258,6 +241,7 @@ class GroupCommit:
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have everything flushed that waits for it."""
+        self._gathering = None
         if self._closed:
             return
         written, renamed = self._written, self._renamed
@@ -271,18 +255,18 @@ class GroupCommit:
             lambda errors: self._flushed(loop, written, renamed, errors),
         )
 
-    def _flush(self, written: list[_File], renamed: list[_File]) -> dict[int, OSError]:
+    def _flush(self, written: list[File], renamed: list[File]) -> dict[int, OSError]:
         """Flush a round, on whatever thread, and note how long it took."""
         started = time.monotonic()
-        errors = _flush_round(written, renamed, self._together)
+        errors = flush_round(written, renamed, self._together)
         self._took = time.monotonic() - started
         return errors
 
     def _flushed(
         self,
         loop: asyncio.AbstractEventLoop,
-        written: list[_File],
-        renamed: list[_File],
+        written: list[File],
+        renamed: list[File],
         errors: dict[int, OSError],
     ) -> None:
         """A round is over: what has been renamed is done, what has been written is renamed."""
@@ -295,13 +279,15 @@ class GroupCommit:
             error = errors.get(id(file))
             try:
                 os.close(file.fd)
-                if error is None and not file.item.early and file.item.gate is None:
+                if error is None and not file.named and not file.item.early and file.item.gate is None:
                     _move(file.item)
             except OSError as failed:
                 error = error or failed
             if error is not None:
-                _discard(file.item.final if file.item.early else file.item.temporary)
+                _discard(file.item.final if file.item.early or file.named else file.item.temporary)
                 file.settle(error)
+            elif file.safe:
+                file.settle(None)
             elif file.item.gate is not None and file.done.done():
                 _discard(file.item.temporary)  # its caller has given up
             elif file.item.early or file.item.ordered == file.device or file.item.gate is not None:
@@ -317,34 +303,9 @@ class GroupCommit:
     def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a round: with what this turn of the loop brings or, in a crowd, what the next moment does."""
         if self._crowd + len(self._written) + len(self._renamed) > CROWD:
-            loop.call_later(GATHER, self._round, loop)
+            self._gathering = loop.call_later(GATHER, self._round, loop)
         else:
             loop.call_soon(self._round, loop)
-
-
-def _flush_round(written: list[_File], renamed: list[_File], together: FilesystemFlush) -> dict[int, OSError]:
-    """Flush new files and the directories of renamed ones; what failed, by the identity of the file."""
-    errors: dict[int, OSError] = {}
-    early = [file for file in written if file.item.early and not names_follow(file.device)]
-    if written and (len(written) + len(renamed) > 1 or early):
-        devices = {file.device for file in written}
-        devices.update([file.device for file in renamed])
-        if len(devices) == 1 and together.flush(written[0].fd):
-            return errors
-    directories: dict[str, list[_File]] = {}
-    for file in (*renamed, *early):
-        directories.setdefault(file.folder, []).append(file)
-    for file in written:
-        try:
-            os.fsync(file.fd)
-        except OSError as error:
-            errors[id(file)] = error
-    for directory, files in directories.items():
-        try:
-            fsync_directory(directory)
-        except OSError as error:
-            errors.update((id(file), error) for file in files if id(file) not in errors)
-    return errors
 
 
 async def _pass(item: Publication) -> None:

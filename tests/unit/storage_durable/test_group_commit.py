@@ -6,13 +6,14 @@ import asyncio
 import errno
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from mailstack.storage import durable
+from mailstack.storage import rounds
 from mailstack.storage.durable import LARGE, GroupCommit, Publication, publish_now
-from mailstack.storage.flush import PAUSE, FilesystemFlush, names_follow
+from mailstack.storage.flush import PAUSE, FilesystemFlush, names_follow, write_out
 
 
 def publication(folder: Path, name: str, data: bytes, **more: object) -> Publication:
@@ -102,6 +103,7 @@ def test_a_round_is_flushed_together_where_that_works(
         synced.append(fd)
         fsync(fd)
 
+    monkeypatch.setattr(rounds, "write_out", lambda fds: None)
     monkeypatch.setattr(FilesystemFlush, "flush", together)
     monkeypatch.setattr(os, "fsync", single)
 
@@ -114,6 +116,63 @@ def test_a_round_is_flushed_together_where_that_works(
     assert len(os.listdir(folder / "new")) == 20
     assert flushed
     assert len(synced) == (1 if works else 21)  # the last round has only the directory's renames
+
+
+def test_a_round_with_a_journal_needs_one_flush(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents are written out, then come the names, then one flush for all; each failure has its file."""
+    steps: list[str] = []
+    rename = os.rename
+    refused = {"2"}
+    broken = False
+
+    def written(fds: Sequence[int]) -> dict[int, OSError]:
+        steps.append(f"write {len(fds)}")
+        return {fds[1]: OSError(errno.EIO, "Input/output error")}
+
+    def named(source: str, target: str) -> None:
+        if os.path.basename(target) in refused:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+        steps.append(os.path.basename(target))
+
+    def flushed(fd: int) -> None:
+        steps.append("flush")
+        if broken:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(rounds, "names_follow", lambda device: True)
+    monkeypatch.setattr(rounds, "write_out", written)
+    monkeypatch.setattr(os, "rename", named)
+    monkeypatch.setattr(os, "fsync", flushed)
+
+    async def main(first: int) -> list[object]:
+        commit = GroupCommit()
+        items = [publication(folder, str(n), b"x") for n in range(first, first + 5)]
+        results = await asyncio.gather(*(commit.publish(item) for item in items), return_exceptions=True)
+        commit.close()
+        return [result.errno if isinstance(result, OSError) else result for result in results]
+
+    assert asyncio.run(main(0)) == [None, errno.EIO, errno.ENOSPC, None, None]
+    assert steps == ["write 5", "0", "3", "4", "flush"]
+    assert sorted(os.listdir(folder / "new")) == ["0", "3", "4"]
+    broken = True
+    assert asyncio.run(main(10)) == [errno.EIO] * 5
+    assert sorted(os.listdir(folder / "new")) == ["0", "3", "4"]
+    assert os.listdir(folder) == ["new"]
+
+
+def test_write_out_says_which_file_has_failed(tmp_path: Path) -> None:
+    good = os.open(tmp_path / "good", os.O_CREAT | os.O_WRONLY)
+    read_end, write_end = os.pipe()
+    try:
+        os.write(good, b"x" * 10_000)
+        assert write_out([good]) == {}
+        assert {fd: error.errno for fd, error in (write_out([good, write_end]) or {}).items()} == {
+            write_end: errno.ESPIPE
+        }
+    finally:
+        for fd in (good, read_end, write_end):
+            os.close(fd)
 
 
 def test_flushing_a_filesystem_is_left_alone_when_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +231,7 @@ def test_a_lone_file_is_announced_before_its_flush(folder: Path, monkeypatch: py
         flush(fd)
 
     monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(durable, "names_follow", lambda device: True)
+    monkeypatch.setattr(rounds, "names_follow", lambda device: True)
 
     def early(name: str) -> Publication:
         return publication(folder, name, b"x", early=True, written=lambda: events.append(name))
