@@ -30,7 +30,7 @@ from mailstack.mta.command import run
 
 run("{name}", "{config}")
 """
-FOLDERS = ("/etc/mailstack", "/var/spool/mailstack", "/var/mail/mailstack", "/run/mailstack")
+FOLDERS = ("/etc/mailstack", "/var/spool/mailstack", "/var/mail/mailstack", "/run/mailstack", "/var/lib/mailstack")
 NOT_NEEDED = re.compile(
     r"/(tests?|idlelib|lib2to3|ensurepip|tkinter|turtledemo|distutils|site-packages|dist-packages|pydoc_data)(/|$)"
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mailstack.render.errors import RenderError
 from mailstack.render.render import render
-from mailstack.render.site import Addresses, Listener, Site, site_for_host
+from mailstack.render.site import Addresses, Facts, Listener, Site, site_for_host
 from mailstack.render.tree import File, Tree
 
-__all__ = ["Addresses", "File", "Listener", "RenderError", "Site", "Tree", "render", "site_for_host"]
+__all__ = ["Addresses", "Facts", "File", "Listener", "RenderError", "Site", "Tree", "render", "site_for_host"]

@@ -10,6 +10,8 @@ from mailstack.render.site import Listener, Site
 from mailstack.render.tree import File, Serials, with_serial
 from mailstack.spec.model import Stack
 
+UPDATE_KEY = "mailstack"
+"""The name of the key that `mailstack dns set` changes the running zones with."""
 NEGATIVE_TTL = 3 * 3600
 """Longest time, in seconds, that "no such name" may be kept (RFC 2308 §4)."""
 
@@ -25,17 +27,31 @@ def files(stack: Stack, site: Site) -> tuple[list[tuple[str, File]], Serials]:
         forwarders=[_forwarder(text) for text in stack.dns.forward],
         recursion=[str(site.network), *(net for net in stack.mta.networks if ":" not in net)],
         zones_file=site.config_root / "bind" / "named.rfc1912.zones",
+        key_file=site.config_root / "bind" / "update.key" if site.dns_directory is not None else None,
+        signed=stack.dns.dnssec,
         **names,
     )
-    zones = templates.text("bind/named.rfc1912.zones", zones=[*stack.domains, reverse], **names)
+    zones = templates.text(
+        "bind/named.rfc1912.zones",
+        zones=[*stack.domains, reverse],
+        writable=site.dns_directory,
+        key=UPDATE_KEY,
+        signed=stack.dns.dnssec,
+        **names,
+    )
     result = [("bind/named.conf", File(named.encode())), ("bind/named.rfc1912.zones", File(zones.encode()))]
+    if site.dns_directory is not None:
+        key = templates.text("bind/update.key", key=UPDATE_KEY, secret=site.update_secret, **names)
+        result.append(("bind/update.key", File(key.encode(), 0o600)))
+    if site.facts.faults is not None:
+        result.append(("bind/faults.conf", File(site.facts.faults.encode())))
     serials: dict[str, tuple[int, str]] = {}
     for name in stack.domains:
-        text, serials[name] = with_serial(name, _DomainZone(stack, site, name).text, site.serials, site.today)
+        write = _DomainZone(stack, site, name).text
+        text, serials[name] = with_serial(name, write, site.serials, site.today, site.served.get(name))
         result.append((f"bind/zones/{name}.zone", File(text.encode())))
-    text, serials[reverse] = with_serial(
-        reverse, _ReverseZone(stack, site, reverse).text, site.serials, site.today
-    )
+    write = _ReverseZone(stack, site, reverse).text
+    text, serials[reverse] = with_serial(reverse, write, site.serials, site.today, site.served.get(reverse))
     result.append((f"bind/zones/{reverse}.zone", File(text.encode())))
     return result, serials
 

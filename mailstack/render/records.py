@@ -5,6 +5,7 @@ Owners are absolute and lower-case without the final dot; data is in zone-file f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
@@ -16,6 +17,13 @@ from mailstack.spec import records as extra
 from mailstack.spec.model import Stack
 
 _READERS: tuple[Literal["imap", "pop3"], ...] = ("imap", "pop3")
+_SRV: tuple[ServiceName, ...] = ("submission", "submissions", "imap", "imaps", "pop3", "pop3s")
+TLSA_TTL = 3600
+"""Seconds, at most: a record that outlives its certificate keeps others from sending (RFC 7671 §8.1)."""
+POLICY_AGE = 604_800
+"""Seconds for which others keep an MTA-STS policy (RFC 8461 §3.2)."""
+NO_SERVICE = "0 0 0 ."
+"""An SRV record's data: there is no such service here (RFC 2782)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ def domain_groups(stack: Stack, site: Site, name: str) -> tuple[Group, ...]:
     """The same under headings."""
     domain = stack.domains[name]
     own = [_own_record(line, name) for line in domain.records]
+    taken = {record.owner for record in own}
+    caa = any((record.owner, record.type) == (name, "CAA") for record in own)
     children = [other for other in stack.domains if other != name and other.endswith(f".{name}")]
     spf = any(record.owner == name and record.data.lower().startswith('"v=spf1') for record in own)
     groups = (
@@ -65,8 +75,26 @@ def domain_groups(stack: Stack, site: Site, name: str) -> tuple[Group, ...]:
             () if spf else (Record(name, "TXT", escape.zone_text("v=spf1 mx -all")),),
         ),
         Group(
-            "Where mail programs find their servers (RFC 6186, RFC 8314).",
-            tuple(_services(stack, site, name)),
+            "What others do with mail that only claims to be from here, and whom they tell (RFC 7489).",
+            _unless(taken, _dmarc(stack, name)),
+        ),
+        Group("Keys of the signatures under outgoing mail (RFC 6376).", _unless(taken, _dkim(site, name))),
+        Group(
+            "Where mail programs find their servers; '.': there is no such service (RFC 6186, RFC 8314).",
+            _unless(taken, _services(stack, site, name), absent_only=True),
+        ),
+        Group("Names that mail programs try for their settings.", _unless(taken, _settings(stack, name))),
+        Group(
+            "That there is an MTA-STS policy, and whom others tell about TLS (RFC 8461, RFC 8460).",
+            _unless(taken, _transport(stack, name)),
+        ),
+        Group(
+            "The key in the servers' certificate, for those who check it by DNSSEC (RFC 6698, RFC 7672).",
+            _unless(taken, _tlsa(stack, site, name)),
+        ),
+        Group(
+            "Who may issue certificates, and whom the others tell that they were asked to (RFC 8659).",
+            () if caa else tuple(_authorities(stack, name)),
         ),
         Group("Zones below this one.", tuple(_delegations(stack, site, children))),
         Group("From mailstack.yaml.", tuple(own)),
@@ -109,6 +137,8 @@ def _addresses(stack: Stack, site: Site, name: str) -> Iterator[Record]:
         if host not in done:
             done.add(host)
             yield Record(host, "A", str(address_of(stack, site, name, service)))
+            if stack.domains[name].address6 is not None:
+                yield Record(host, "AAAA", str(stack.domains[name].address6))
 
 
 def _services(stack: Stack, site: Site, name: str) -> Iterator[Record]:
@@ -120,12 +150,94 @@ def _services(stack: Stack, site: Site, name: str) -> Iterator[Record]:
         "pop3": f"pop3.{name}",
         "pop3s": f"pop3.{name}",
     }
-    for service in STANDARD_PORTS:
-        if service in hosts and service in stack.services:
-            # Priority: what is encrypted from the first octet comes first (RFC 8314 §3.3).
-            priority = 0 if service.endswith("s") else 10
+    for service in _SRV:
+        owner = f"_{service}._tcp.{name}"
+        if service not in stack.services:
+            yield Record(owner, "SRV", NO_SERVICE)
+            continue
+        # Priority: what is encrypted from the first octet comes first (RFC 8314 §3.3).
+        priority = 0 if service.endswith("s") else 10
+        yield Record(owner, "SRV", f"{priority} 1 {port_of(stack, site, name, service)} {hosts[service]}.")
+
+
+def _unless(taken: set[str], records: Iterator[Record], *, absent_only: bool = False) -> tuple[Record, ...]:
+    """Records whose names the spec has none under; with `absent_only` just "no such service" gives way."""
+    return tuple(
+        record
+        for record in records
+        if record.owner not in taken or (absent_only and record.data != NO_SERVICE)
+    )
+
+
+def reports_to(stack: Stack, name: str) -> str:
+    """The address that gets others' reports about the domain."""
+    given = stack.domains[name].reports or "postmaster"
+    return given if "@" in given else f"{given}@{name}"
+
+
+def _dmarc(stack: Stack, name: str) -> Iterator[Record]:
+    policy = stack.domains[name].dmarc
+    if policy != "off":
+        text = f"v=DMARC1; p={policy}; rua=mailto:{reports_to(stack, name)}"
+        yield Record(f"_dmarc.{name}", "TXT", escape.zone_text(text))
+
+
+def _dkim(site: Site, name: str) -> Iterator[Record]:
+    for (domain, selector), text in site.facts.dkim.items():
+        if domain == name:
+            yield Record(f"{selector}._domainkey.{name}", "TXT", escape.zone_text(text))
+
+
+def _settings(stack: Stack, name: str) -> Iterator[Record]:
+    host = stack.domains[name].hostname
+    for word in ("autoconfig", "autodiscover"):
+        if host != f"{word}.{name}":
+            yield Record(f"{word}.{name}", "CNAME", f"{host}.")
+
+
+def mta_sts_policy(stack: Stack, name: str) -> str | None:
+    """What to serve at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt` (RFC 8461 §3.2); None: nothing."""
+    domain = stack.domains[name]
+    if stack.tls.mode == "off" or domain.mta_sts == "off":
+        return None
+    own = (_own_record(line, name) for line in domain.records)
+    exchangers = [record.data.split()[1] for record in own if (record.owner, record.type) == (name, "MX")]
+    hosts = dict.fromkeys((domain.hostname, *(host.lower().removesuffix(".") for host in exchangers)))
+    lines = ("version: STSv1", f"mode: {domain.mta_sts}", *(f"mx: {host}" for host in hosts))
+    return "".join(f"{line}\n" for line in (*lines, f"max_age: {POLICY_AGE}"))
+
+
+def _transport(stack: Stack, name: str) -> Iterator[Record]:
+    policy = mta_sts_policy(stack, name)
+    if policy is not None:
+        # The id has to change with the policy, and with nothing else (RFC 8461 §3.1).
+        ident = hashlib.sha256(policy.encode()).hexdigest()[:20]
+        yield Record(f"_mta-sts.{name}", "TXT", escape.zone_text(f"v=STSv1; id={ident};"))
+        if stack.domains[name].hostname != f"mta-sts.{name}":
+            yield Record(f"mta-sts.{name}", "CNAME", f"{stack.domains[name].hostname}.")
+    if stack.tls.mode != "off":
+        text = f"v=TLSRPTv1; rua=mailto:{reports_to(stack, name)}"
+        yield Record(f"_smtp._tls.{name}", "TXT", escape.zone_text(text))
+
+
+def _tlsa(stack: Stack, site: Site, name: str) -> Iterator[Record]:
+    digest = site.facts.key_digest
+    if stack.tls.mode == "off" or digest is None:
+        return
+    hosts = {"imap": f"imap.{name}", "pop3": f"pop3.{name}"}
+    ttl = TLSA_TTL if stack.dns.ttl > TLSA_TTL else None
+    services: tuple[ServiceName, ...] = ("smtp", *_SRV)
+    for service in services:
+        if service in stack.services:
+            host = hosts.get(service.removesuffix("s"), stack.domains[name].hostname)
             port = port_of(stack, site, name, service)
-            yield Record(f"_{service}._tcp.{name}", "SRV", f"{priority} 1 {port} {hosts[service]}.")
+            yield Record(f"_{port}._tcp.{host}", "TLSA", f"3 1 1 {digest}", ttl)
+
+
+def _authorities(stack: Stack, name: str) -> Iterator[Record]:
+    for authority in stack.domains[name].caa:
+        yield Record(name, "CAA", f'0 issue "{authority}"')
+    yield Record(name, "CAA", f'0 iodef "mailto:{reports_to(stack, name)}"')
 
 
 def _delegations(stack: Stack, site: Site, children: Sequence[str]) -> Iterator[Record]:

@@ -65,6 +65,18 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the zones and the name server's files take from other files."""
+
+    key_digest: str | None = None
+    """SHA-256 of the certificate's SubjectPublicKeyInfo, hex (RFC 6698 §2.1); None: it is not known."""
+    dkim: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Domain and selector -> the text of the key's record."""
+    faults: str | None = None
+    """The faults file's content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """A place for a stack. Paths are absolute, as the servers see them."""
 
@@ -99,17 +111,24 @@ class Site:
     """Dovecot's base_dir; None: its default."""
     data_directory: PurePosixPath | None = None
     """Postfix's data_directory; None: its default."""
+    dns_directory: PurePosixPath | None = None
+    """Where the name server may write; None: nobody changes its zones over the network."""
+    update_secret: str = field(default="", repr=False)
+    """The key of those who change its zones, base64 (TSIG, HMAC-SHA256)."""
+    facts: Facts = field(default_factory=Facts)
     passwords: Mapping[str, str] = field(repr=False)
     """user@domain -> password."""
     salt_secret: bytes = field(repr=False)
     """Secret of the project: makes the password hashes' salts, the same at every rendering."""
     serials: Serials = field(default_factory=dict)
+    served: Mapping[str, int] = field(default_factory=dict)
+    """Zone name -> the serial that updates have brought it to: a changed zone's is higher."""
     today: date
 
     def __post_init__(self) -> None:
         for name in (
             "config_root", "queue_directory", "mail_root", "run_directory", "tls_cert", "tls_key", "tls_ca",
-            "auth_socket", "base_directory", "data_directory",
+            "auth_socket", "base_directory", "data_directory", "dns_directory",
         ):  # fmt: skip
             path = getattr(self, name)
             if path is not None and not _PATH.match(str(path)):
@@ -150,6 +169,7 @@ def site_for_host(
     today: date,
     serials: Serials | None = None,
     address: IPv4Address | None = None,
+    facts: Facts | None = None,
 ) -> Site:
     """A site for the machine of an administrator who starts Postfix, Dovecot and BIND on the tree at `root`.
 
@@ -188,6 +208,7 @@ def site_for_host(
         passwords=passwords,
         salt_secret=salt_secret,
         serials=serials or {},
+        facts=facts or Facts(),
         today=today,
     )
 

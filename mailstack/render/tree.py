@@ -48,12 +48,13 @@ def make_tree(files: Mapping[str, File], serials: Serials) -> Tree:
 
 
 def with_serial(
-    zone: str, write: Callable[[int], str], known: Serials, today: date
+    zone: str, write: Callable[[int], str], known: Serials, today: date, served: int | None = None
 ) -> tuple[str, tuple[int, str]]:
     """A zone's text with the serial it must have, and what to remember.
 
     `write(serial)` gives the text. An unchanged zone keeps its serial; a changed one gets today's date and
-    two digits (RFC 1912 §2.2), or the old serial plus one where that is higher already.
+    two digits (RFC 1912 §2.2), or the old serial plus one where that is higher already. `served` is the
+    serial that updates have brought the zone to meanwhile: a changed zone's is higher than that, too.
     """
     content = hashlib.sha256(write(0).encode()).hexdigest()
     before = known.get(zone)
@@ -61,7 +62,10 @@ def with_serial(
         serial = before[0]
     else:
         serial = int(today.strftime("%Y%m%d")) * 100 + 1
-        if before is not None and serial <= before[0]:
+        last = before[0] if before is not None else 0
+        if served is not None and (not last or 0 < (served - last) & MAX_SERIAL < 1 << 31):
+            last = served
+        if serial <= last:
             # Serial arithmetic (RFC 1982): after the last number comes 1, which is "higher"; 0 is avoided.
-            serial = before[0] + 1 if before[0] < MAX_SERIAL else 1
+            serial = last + 1 if last < MAX_SERIAL else 1
     return write(serial), (serial, content)

@@ -172,6 +172,10 @@ class Project:
         with self._state.lock(LOCK_TIMEOUT):
             there = self._state.exists()
             record = self._state.load_quietly() or Record(project=self.name)
+            if there and not volumes:
+                from mailstack.runtime.launch import served_serials
+
+                record = record.but(served=served_serials(record))
             for kind in self._kinds_to_end(record, volumes):
                 progress(Progress("step", f"stopping {self.name} ({kind})", elapsed=time.monotonic() - began))
                 with self._engine(kind, progress) as engine:
@@ -225,6 +229,23 @@ class Project:
         from mailstack.runtime import launch
 
         return launch.variables(self._running(), self._state.load_secrets(), self._state)
+
+    def zones(self) -> tuple[str, ...]:
+        """The zones that the running stack serves. Raises `NotUp`."""
+        return tuple(self._running().serials)
+
+    def update_secret(self) -> str:
+        """The key that changes the running zones, base64 (TSIG, HMAC-SHA256). Raises `NotUp`."""
+        from mailstack.runtime.state import update_secret
+
+        self._running()
+        return update_secret(self._state.load_secrets().salt)
+
+    def certificate(self) -> bytes | None:
+        """The services' chain, PEM; None when there is none (yet)."""
+        from mailstack.runtime import launch
+
+        return launch.certificate(self.stack, self._state)
 
     def logs(
         self, services: Sequence[str] = (), *, follow: bool = False, since: float | None = None

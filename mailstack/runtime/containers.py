@@ -23,11 +23,12 @@ PATHS = Paths(
     mail=PurePosixPath("/var/mail/mailstack"),
     run=PurePosixPath("/run/mailstack"),
     tls=PurePosixPath("/etc/mailstack/tls"),
+    dns=PurePosixPath("/var/lib/mailstack"),
     uid=UID,
     gid=GID,
 )
-VOLUMES = ("config", "run", "mail", "queue")
-KEPT_VOLUMES = frozenset({"config", "mail", "queue"})
+VOLUMES = ("config", "run", "mail", "queue", "dns")
+KEPT_VOLUMES = frozenset({"config", "mail", "queue", "dns"})
 """What only `down --volumes` removes; `compose/compose.yaml` can take over from them."""
 LABEL_PROJECT = "mailstack.project"
 LABEL_SERVICE = "mailstack.service"
@@ -84,7 +85,7 @@ def mounts(service: ServiceKey, *, maildir: bool) -> tuple[Mount, ...]:
     mail = Mount("mail", str(PATHS.mail), True)
     match service:
         case "dns":
-            return (config,)
+            return (config, Mount("dns", str(PATHS.dns), True))
         case "mailbox":
             return (config, run, mail)
         case "mta":

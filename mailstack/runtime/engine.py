@@ -50,6 +50,8 @@ class Paths:
     mail: PurePosixPath
     run: PurePosixPath
     tls: PurePosixPath
+    dns: PurePosixPath
+    """Where the name server keeps what changes while it runs: journals, keys, serials."""
     uid: int
     gid: int
     """Whom the services run as."""

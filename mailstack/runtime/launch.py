@@ -21,7 +21,7 @@ from mailstack.runtime.engine import Engine, Ground, Launch
 from mailstack.runtime.errors import NotReady, UsageProblem
 from mailstack.runtime.model import Progress, ProgressCallback, ServiceKey, Step
 from mailstack.runtime.plan import Wanted, make_plan
-from mailstack.runtime.site import build_site, environment, resolve_passwords
+from mailstack.runtime.site import build_site, environment, gather_facts, resolve_passwords
 from mailstack.runtime.state import Record, Secrets, StateDir, remove_socket_base
 from mailstack.runtime.tree import TreeFile
 
@@ -113,13 +113,19 @@ def prepare(
         secrets = resolve_passwords(stack, state.load_secrets(), environ)
         ground = engine.settle(stack, record)
         paths = engine.paths(record)
+        served = served_serials(record)
         if not dry:
             engine.begin(record, ground)
     with phases.measure("certificates"):
         tls_files = _certificates(stack, state, engine, ground, dry=dry)
     with phases.measure("render"):
+        chain = tls_files["tls/cert.pem"].data if tls_files else None
+        facts = gather_facts(stack, chain)
         tree = _render(
-            stack, lambda: build_site(stack, engine.kind, ground, paths, record, secrets, date.today())
+            stack,
+            lambda: build_site(
+                stack, engine.kind, ground, paths, record, secrets, date.today(), facts=facts, served=served
+            ),
         )
     with phases.measure("plan"):
         files = {path: TreeFile(file.data, file.mode) for path, file in tree.files.items()} | tls_files
@@ -143,6 +149,7 @@ def prepare(
         users=tuple(secrets.users),
         tls=stack.tls.mode,
         serials=dict(tree.serials),
+        served=served,
         services=dict(wanted.services),
     )
     return Prepared(ground, secrets, tree, files, wanted, steps, after)
@@ -301,9 +308,36 @@ def render_only(stack: Stack, state: StateDir, engine: Engine, environ: Mapping[
     secrets = resolve_passwords(stack, state.load_secrets(), environ)
     ground = engine.settle(stack, record)
     paths = engine.paths(record)
+    facts = gather_facts(stack, certificate(stack, state))
+    served = served_serials(record)
     return _render(
-        stack, lambda: build_site(stack, engine.kind, ground, paths, record, secrets, date.today())
+        stack,
+        lambda: build_site(
+            stack, engine.kind, ground, paths, record, secrets, date.today(), facts=facts, served=served
+        ),
     )
+
+
+def served_serials(record: Record) -> dict[str, int]:
+    """Zone -> the serial it was last seen with: asked of a stack that is up, remembered of one that is not."""
+    known = dict(record.served)
+    if record.runtime is not None and "dns" in record.ports:
+        known |= probes.serials(record.host, record.ports["dns"], record.serials)
+    return known
+
+
+def certificate(stack: Stack, state: StateDir) -> bytes | None:
+    """The chain that the services have, or will have, as far as it is known; None without TLS."""
+    path = state.tls / "cert.pem"
+    match stack.tls.mode:
+        case "off":
+            return None
+        case "files" if stack.tls.cert is not None:
+            path = stack.tls.cert
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def render_host(stack: Stack, root: Path, state: StateDir, environ: Mapping[str, str]) -> Tree:
@@ -311,6 +345,12 @@ def render_host(stack: Stack, root: Path, state: StateDir, environ: Mapping[str,
     from mailstack.render import site_for_host
 
     secrets = resolve_passwords(stack, state.load_secrets(), environ)
+    own = root / "tls" / "cert.pem"
+    if stack.tls.mode == "ca":  # whoever administers the machine brings it
+        chain = own.read_bytes() if own.is_file() else None
+    else:
+        chain = certificate(stack, state)
+    facts = gather_facts(stack, chain)
     return _render(
         stack,
         lambda: site_for_host(
@@ -320,6 +360,7 @@ def render_host(stack: Stack, root: Path, state: StateDir, environ: Mapping[str,
             salt_secret=bytes.fromhex(secrets.salt),
             today=date.today(),
             serials=state.load().serials,
+            facts=facts,
         ),
     )
 

@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -276,6 +276,53 @@ def check_soa(answer: bytes, ident: int) -> None:
         raise ProbeError("this is not an answer to the question")
     if flags & 0x000F or not flags & 0x0400 or not records:
         raise ProbeError(f"no authoritative SOA (rcode {flags & 15}, {records} records)")
+
+
+def serial_of(answer: bytes, ident: int) -> int:
+    """The serial in an answer to `soa_query`. Raises `ProbeError` when there is none."""
+    check_soa(answer, ident)
+    try:
+        place = _after_name(answer, _after_name(answer, 12) + 4)
+        kind, _, _, _ = struct.unpack_from(">HHIH", answer, place)
+        if kind != 6:
+            raise ProbeError("the answer is no SOA")
+        place = _after_name(answer, _after_name(answer, place + 10))
+        return int(struct.unpack_from(">I", answer, place)[0])
+    except (IndexError, struct.error) as error:
+        raise ProbeError("the answer is cut off") from error
+
+
+def _after_name(message: bytes, place: int) -> int:
+    while message[place]:
+        if message[place] >= 0xC0:
+            return place + 2
+        place += 1 + message[place]
+    return place + 1
+
+
+def serials(host: str, port: int, zones: Iterable[str], timeout: float = 0.5) -> dict[str, int]:
+    """The serials of zones, as a server says; left out are those it says nothing of within `timeout` s."""
+    found: dict[str, int] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((host, port))
+            asked = dict(enumerate(zones, secrets.randbits(15)))
+            for ident, zone in asked.items():
+                sock.send(soa_query(zone, ident))
+            deadline = time.monotonic() + timeout
+            while len(found) < len(asked) and (left := deadline - time.monotonic()) > 0:
+                sock.settimeout(left)
+                answer = sock.recv(4096)
+                ident = int.from_bytes(answer[:2], "big")
+                if ident not in asked:
+                    continue
+                try:
+                    found[asked[ident]] = serial_of(answer, ident)
+                except ProbeError:
+                    del asked[ident]
+        except OSError:
+            pass  # nobody is there, or says nothing
+    return found
 
 
 def _dns_udp(target: Target, domain: str, deadline: float) -> None:

@@ -194,6 +194,7 @@ class ProcessEngine:
             mail=root / "mail",
             run=PurePosixPath(base) / "run",
             tls=root / "tls",
+            dns=root / "dns",
             uid=os.geteuid(),
             gid=os.getegid(),
         )

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, cast
 from mailstack.runtime.engine import Ground, Paths
 from mailstack.runtime.errors import UsageProblem
 from mailstack.runtime.model import OWNER, STANDARD_PORTS, RuntimeKind
-from mailstack.runtime.state import Record, Secrets, generate_password
+from mailstack.runtime.state import Record, Secrets, generate_password, update_secret
 
 if TYPE_CHECKING:
-    from mailstack.render import Site
+    from mailstack.render import Facts, Site
     from mailstack.render.site import ServiceName
     from mailstack.spec import Stack, User
 
@@ -67,6 +67,41 @@ def _given_password(address: str, user: User, environ: Mapping[str, str]) -> str
     return password
 
 
+def gather_facts(stack: Stack, chain: bytes | None) -> Facts:
+    """What the zones take from other files; `chain` is the certificate's. Raises `UsageProblem`."""
+    from mailstack.render import Facts
+    from mailstack.runtime import tls
+
+    dkim = {
+        (name, selector): tls.dkim_text(path, f"dkim.{selector} of {name}")
+        for name, domain in stack.domains.items()
+        for selector, path in domain.dkim.items()
+    }
+    digest = tls.key_digest(chain) if chain is not None else None
+    return Facts(key_digest=digest, dkim=dkim, faults=_faults(stack))
+
+
+def _faults(stack: Stack) -> str | None:
+    given = stack.dns.faults
+    if given is None or "{" in given:
+        return given
+    from mailstack.spec import faults
+
+    try:
+        with open(given, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ValueError) as error:
+        raise UsageProblem(
+            f"{given} (dns.faults) cannot be read: {error}", hint="docs/dns.md says what a faults file holds"
+        ) from error
+    wrong = faults.problem(text)
+    if wrong is not None:
+        raise UsageProblem(
+            f"{given}:{wrong[0]}: {wrong[1]}", hint="docs/dns.md says what a faults file holds"
+        )
+    return text if text.endswith("\n") else text + "\n"
+
+
 def build_site(
     stack: Stack,
     kind: RuntimeKind,
@@ -75,9 +110,12 @@ def build_site(
     record: Record,
     secrets: Secrets,
     today: date,
+    *,
+    facts: Facts | None = None,
+    served: Mapping[str, int] | None = None,
 ) -> Site:
-    """The `Site` of a stack that runs here."""
-    from mailstack.render import Addresses, Listener, Site
+    """The `Site` of a stack that runs here. `served`: the serials that its zones are served with."""
+    from mailstack.render import Addresses, Facts, Listener, Site
 
     bound = "" if ground.bind == ANYWHERE else ground.bind
 
@@ -118,9 +156,13 @@ def build_site(
         workers=min(MOST_WORKERS, os.cpu_count() or 1),
         mail_uid=paths.uid,
         mail_gid=paths.gid,
+        dns_directory=paths.dns,
+        update_secret=update_secret(secrets.salt),
+        facts=facts or Facts(),
         passwords=secrets.users,
         salt_secret=bytes.fromhex(secrets.salt),
         serials=record.serials,
+        served=served or {},
         today=today,
     )
 

@@ -1,7 +1,7 @@
 """What a project leaves on this machine: its state folder, its lock, its record and its secrets.
 
     $XDG_STATE_HOME/mailstack/<project>/      0700
-        rendered/ tls/ run/ log/ queue/ mail/
+        rendered/ tls/ run/ log/ queue/ mail/ dns/
         state.json      what is deployed: runtime, addresses, ports, digests, zone serials
         secrets.json    0600: generated passwords, the passwords in use, the salt's secret
 
@@ -12,9 +12,11 @@ whoever chooses addresses or ports holds the lock of the parent folder meanwhile
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import fcntl
+import hmac
 import json
 import os
 import re
@@ -29,7 +31,7 @@ from mailstack.runtime.errors import Locked, MachineLacks, NoPrivilege, RuntimeF
 from mailstack.runtime.model import RuntimeKind
 
 SCHEMA = 1
-FOLDERS = ("rendered", "tls", "run", "log", "queue", "mail")
+FOLDERS = ("rendered", "tls", "run", "log", "queue", "mail", "dns")
 PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 SOCKET_BASE_LIMIT = 70
 """Octets of a folder's path under which sockets fit in `sun_path` (108 octets; the longest name has 20)."""
@@ -74,6 +76,8 @@ class Record:
     """ca, files or off."""
     serials: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """Zone name -> (serial, sha256 of the content it was given for)."""
+    served: Mapping[str, int] = field(default_factory=dict)
+    """Zone name -> the serial it was last seen with while it was served: updates had raised it."""
     services: Mapping[str, Deployed] = field(default_factory=dict)
     socket_base: str = ""
     """A short path to the state folder, where its own is too long for unix sockets."""
@@ -92,6 +96,7 @@ class Record:
         for name in ("own", "users"):
             values[name] = tuple(values.get(name, ()))
         values["serials"] = {zone: (int(s), str(d)) for zone, (s, d) in values.get("serials", {}).items()}
+        values["served"] = {zone: int(serial) for zone, serial in values.get("served", {}).items()}
         values["services"] = {
             name: Deployed(item["shape"], item["files"]) for name, item in values.get("services", {}).items()
         }
@@ -112,6 +117,11 @@ class Secrets:
     """user@domain -> password, for users to whom the spec gives none; kept once made."""
     users: Mapping[str, str] = field(default_factory=dict)
     """user@domain -> password of the running stack, in the spec's order."""
+
+
+def update_secret(salt: str) -> str:
+    """The key that changes the running zones, base64; of its own for each project. `salt`: see `Secrets`."""
+    return base64.b64encode(hmac.digest(bytes.fromhex(salt), b"dynamic update", "sha256")).decode()
 
 
 def state_home(environ: Mapping[str, str]) -> Path:

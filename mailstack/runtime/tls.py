@@ -11,6 +11,7 @@ key usage), and carry names and addresses as subjectAltName only (RFC 9525 §2).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -116,6 +117,70 @@ def reusable(folder: Path, wanted: Iterable[str], now: float) -> Certificates | 
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
+
+
+def key_digest(chain: bytes) -> str | None:
+    """SHA-256 of the public key of a PEM chain's first certificate, as hex (`3 1 1` of RFC 6698 §2.1).
+
+    None when there is no certificate. The key is the seventh element of TBSCertificate, or the sixth where
+    there is no version (RFC 5280 §4.1): read without a cryptographic library, whose import takes long.
+    """
+    try:
+        first = chain[chain.index(b"-----BEGIN CERTIFICATE-----") :].split(b"-----END", 1)[0]
+        der = base64.b64decode(b"".join(first.splitlines()[1:]))
+        _, start, _ = _element(der, 0)
+        _, place, end = _element(der, start)
+        found: list[bytes] = []
+        while place < end:
+            tag, _, after = _element(der, place)
+            if tag != 0xA0:
+                found.append(der[place:after])
+            place = after
+        return hashlib.sha256(found[5]).hexdigest()
+    except (ValueError, IndexError):
+        return None
+
+
+def _element(der: bytes, place: int) -> tuple[int, int, int]:
+    """(tag, start of the content, end) of the DER element at `place`."""
+    tag, length, start = der[place], der[place + 1], place + 2
+    if length & 0x80:
+        count = length & 0x7F
+        length = int.from_bytes(der[start : start + count], "big")
+        start += count
+    return tag, start, start + length
+
+
+def dkim_text(key: Path, what: str) -> str:
+    """The TXT record that publishes a DKIM key (RFC 6376 §3.6.1, RFC 8463 §4). `what`: for which domain.
+
+    `key` is a PEM file with the public key, or the private one. Raises `UsageProblem`.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+    try:
+        data = key.read_bytes()
+        if b"PRIVATE KEY-----" in data:
+            private = serialization.load_pem_private_key(data, None)
+            public = private.public_key()
+        else:
+            public = serialization.load_pem_public_key(data)
+    except OSError as error:
+        raise UsageProblem(f"{key} ({what}) cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise UsageProblem(
+            f"{key} ({what}) is no key: {error}", hint="it is PEM, public or private, without a passphrase"
+        ) from error
+    encoding, form = serialization.Encoding, serialization.PublicFormat
+    match public:
+        case rsa.RSAPublicKey():
+            kind, octets = "rsa", public.public_bytes(encoding.DER, form.SubjectPublicKeyInfo)
+        case ed25519.Ed25519PublicKey():
+            kind, octets = "ed25519", public.public_bytes(encoding.Raw, form.Raw)
+        case _:
+            raise UsageProblem(f"{key} ({what}) is neither an RSA nor an Ed25519 key", hint="DKIM has these")
+    return f"v=DKIM1; k={kind}; p={base64.b64encode(octets).decode()}"
 
 
 def _digest(folder: Path) -> str:

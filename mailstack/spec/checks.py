@@ -52,6 +52,7 @@ def check(stack: Stack, broken: Broken) -> Iterator[Finding]:
     yield from _mailbox(stack, broken)
     yield from _repeats(stack)
     yield from _tls(stack, broken)
+    yield from _faults(stack)
     yield from _network(stack)
 
 
@@ -108,6 +109,10 @@ def _targets(stack: Stack, name: str, domain: Domain, broken: Broken) -> Iterato
         fault = _unknown(stack, name, domain.catch_all, broken)
         if fault:
             yield ("domains", name, "catch_all"), fault
+    if domain.reports is not None:
+        fault = _unknown(stack, name, domain.reports, broken)
+        if fault:
+            yield ("domains", name, "reports"), fault
 
 
 def _unknown(stack: Stack, name: str, target: str, broken: Broken) -> str | None:
@@ -234,6 +239,7 @@ def _repeats(stack: Stack) -> Iterator[Finding]:
         (("mailbox", "protocols"), stack.mailbox.protocols),
         (("dns", "forward"), stack.dns.forward),
         (("sasl", "mechanisms"), stack.sasl.mechanisms),
+        *((("domains", name, "caa"), domain.caa) for name, domain in stack.domains.items()),
     )
     for place, values in lists:
         for index, value in enumerate(values):
@@ -261,6 +267,17 @@ def _tls(stack: Stack, broken: Broken) -> Iterator[Finding]:
             ("tls", "mode"),
             "without TLS nobody may send a password; write mailbox: {allow_plaintext_auth: true} or mode: ca",
         )
+
+
+def _faults(stack: Stack) -> Iterator[Finding]:
+    """Of faults that stand in the spec itself; a file is read when it is needed."""
+    if stack.dns.faults is not None and "{" in stack.dns.faults:
+        from mailstack.spec import faults
+
+        found = faults.problem(stack.dns.faults)
+        if found is not None:
+            line, message = found
+            yield ("dns", "faults"), f"line {line} of it: {message}" if line else message
 
 
 def _network(stack: Stack) -> Iterator[Finding]:

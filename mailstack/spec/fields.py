@@ -164,6 +164,38 @@ def ipv4_address(text: str) -> IPv4Address:
     return address
 
 
+def published_address6(text: str) -> IPv6Address:
+    """An address for an AAAA record."""
+    try:
+        address = IPv6Address(text)
+    except AddressValueError:
+        raise ValueError(f"{quoted(text)} is not an IPv6 address; write one such as 2001:db8::25") from None
+    if "%" in text or address.ipv4_mapped is not None:
+        raise ValueError(f"{quoted(text)} means nothing to others; write one such as 2001:db8::25")
+    if address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise ValueError(f"{quoted(text)} is no address that others can reach; write a host's address")
+    return address
+
+
+def selector(text: str) -> str:
+    """A DKIM selector (RFC 6376 §3.1): labels of a host name, in lower case."""
+    name = text.lower()
+    if len(name) > 120 or not all(_LABEL.match(label) for label in name.split(".")):
+        raise ValueError(
+            f"{quoted(text)} is not a DKIM selector; use a-z, 0-9 and '-', such as mail or 2024-11"
+        )
+    return name
+
+
+def faults(text: str) -> str:
+    """The content of a faults file, or the path of one: a path has no `{`."""
+    if "{" not in text:
+        return file_path(text)
+    if any(unicodedata.category(char) == "Cc" and char not in "\n\t" for char in text):
+        raise ValueError("holds a control character; write faults as in docs/dns.md")
+    return text if text.endswith("\n") else text + "\n"
+
+
 def published_address(text: str) -> IPv4Address:
     """An address for an A record."""
     address = ipv4_address(text)

@@ -7,7 +7,7 @@ Checks that concern one value live here (through `fields`); those that compare v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -140,6 +140,8 @@ Duration = Annotated[
 ]
 Size = Annotated[int, _unit(fields.size, "512KiB or 10MiB"), _string("50MiB", pattern=SIZE_PATTERN)]
 Address = Annotated[IPv4Address, _text(fields.published_address), _string("192.0.2.10", format="ipv4")]
+Address6 = Annotated[IPv6Address, _text(fields.published_address6), _string("2001:db8::25", format="ipv6")]
+Selector = Annotated[str, _text(fields.selector), _string("mail")]
 BindAddress = Annotated[IPv4Address, _text(fields.ipv4_address), _string("127.0.0.1", format="ipv4")]
 Switch = Annotated[bool, BeforeValidator(_switch), _schema(type="boolean")]
 FilePath = Annotated[Path, _text(fields.file_path), _string("secrets/anna.txt")]
@@ -205,6 +207,9 @@ class Domain(Model):
         default=None,
         description="The address published in the zone. Default: the one that the stack itself has.",
     )
+    address6: Address6 | None = Field(
+        default=None, description="An IPv6 address published beside it, where the domain has one."
+    )
     catch_all: Target | None = Field(
         default=None, description="Who gets mail for addresses of the domain that do not exist."
     )
@@ -218,6 +223,30 @@ class Domain(Model):
     )
     records: tuple[Annotated[str, _text(str), _string("www IN A 192.0.2.80")], ...] = Field(
         default=(), description="Further DNS records, each a line as in a zone file."
+    )
+    dmarc: Annotated[
+        Literal["none", "quarantine", "reject", "off"], _one_of("none", "quarantine", "reject", "off")
+    ] = Field(
+        default="quarantine",
+        description="What others do with mail that only claims to be from here (DMARC); off: no record.",
+    )
+    mta_sts: Annotated[Literal["testing", "enforce", "off"], _one_of("testing", "enforce", "off")] = Field(
+        default="testing",
+        description="How the MTA-STS policy binds others to TLS; you serve its text; off: no record.",
+    )
+    reports: Target | None = Field(
+        default=None,
+        description="Who gets others' reports on DMARC, TLS and certificates. Default: postmaster.",
+    )
+    caa: tuple[HostName, ...] = Field(
+        default=(),
+        description="Authorities that may issue certificates for the domain; none: any of them.",
+        examples=[["letsencrypt.org"]],
+    )
+    dkim: dict[Selector, FilePath] = Field(
+        default={},
+        description="DKIM keys to publish: selector and the key's PEM file, public or private.",
+        examples=[{"mail": "dkim/mail.pem"}],
     )
 
 
@@ -294,6 +323,11 @@ class Dns(Model):
     ttl: Duration = Field(default=86400, description="How long others may keep a record.")
     forward: tuple[Annotated[str, _text(fields.endpoint), _string("9.9.9.9")], ...] = Field(
         default=(), description="Resolvers asked for all other names; none: only the stack's own zones exist."
+    )
+    dnssec: Switch = Field(default=False, description="Whether the zones are signed.")
+    faults: Annotated[str, _text(fields.faults), _string("faults.conf")] | None = Field(
+        default=None,
+        description="Questions that get wrong answers on purpose: a faults file, or its content.",
     )
 
 
@@ -421,6 +455,10 @@ def relative_to(stack: Stack, folder: Path) -> Stack:
             else value.model_copy(update={"password_file": absolute(value.password_file)})
             for user, value in domain.users.items()
         }
-        domains[name] = domain.model_copy(update={"users": users})
+        keys = {selector: absolute(path) for selector, path in domain.dkim.items()}
+        domains[name] = domain.model_copy(update={"users": users, "dkim": keys})
     tls = stack.tls.model_copy(update={"cert": absolute(stack.tls.cert), "key": absolute(stack.tls.key)})
-    return stack.model_copy(update={"domains": domains, "tls": tls})
+    changes: dict[str, object] = {"domains": domains, "tls": tls}
+    if stack.dns.faults is not None and "{" not in stack.dns.faults:
+        changes["dns"] = stack.dns.model_copy(update={"faults": str(folder / stack.dns.faults)})
+    return stack.model_copy(update=changes)

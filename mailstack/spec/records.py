@@ -108,15 +108,19 @@ def _parse_any(line: str, domain: str) -> Record:
 
 
 def generated_owners(stack: Stack, name: str) -> dict[str, set[str]]:
-    """Owner -> types of the records that every zone has, whatever `records` adds."""
+    """Owner -> types of the records that every zone has, whatever `records` adds.
+
+    Others that are made (DMARC, TLSA, `autoconfig` and the like) give way to a record under their name.
+    """
     host = stack.domains[name].hostname
     owners: dict[str, set[str]] = {name: {"SOA", "NS", "MX", "TXT"}}
     hosts = {host, f"dns.{name}"}
     for protocol in ("imap", "pop3"):
         if protocol in stack.mailbox.protocols:
             hosts.add(f"{protocol}.{name}")
+    kinds = {"A"} if stack.domains[name].address6 is None else {"A", "AAAA"}
     for owner in hosts:
-        owners.setdefault(owner, set()).add("A")
+        owners.setdefault(owner, set()).update(kinds)
     for service in stack.services:
         if service not in ("smtp", "lmtp", "dns"):
             owners.setdefault(f"_{service}._tcp.{name}", set()).add("SRV")
@@ -185,10 +189,9 @@ def _conflict(
         return f"{owner} has other records; a delegated name has only NS records: use another name"
     if kind != "NS" and owner != name and "NS" in types.get(owner, ()):
         return f"{owner} is delegated by an NS record already; use another name"
-    if kind == "A" and kind in generated.get(owner, ()):
-        return (
-            f"{owner} has its {kind} record already; set address: of the domain instead, or use another name"
-        )
+    if kind in ("A", "AAAA") and kind in generated.get(owner, ()):
+        key = "address" if kind == "A" else "address6"
+        return f"{owner} has its {kind} record already; set {key}: of the domain instead, or use another name"
     others = types.get(owner, set())
     if kind == "CNAME" and others:
         what = "made by the stack" if owner in generated else "given above"

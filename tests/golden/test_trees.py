@@ -66,9 +66,9 @@ def test_rendering_twice_gives_the_same(name: str) -> None:
     assert rendered(name, "process").digest == rendered(name, "process").digest
 
 
-def test_only_the_password_file_is_private() -> None:
+def test_only_files_with_secrets_are_private() -> None:
     modes = {path: file.mode for path, file in rendered("dgtlinux", "process").files.items()}
-    assert modes.pop("dovecot/users") == 0o600
+    assert modes.pop("dovecot/users") == modes.pop("bind/update.key") == 0o600
     assert set(modes.values()) == {0o644}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mailstack.render import Addresses, Listener, Site, Tree, site_for_host
+from mailstack.render import Addresses, Facts, Listener, Site, Tree, site_for_host
 from mailstack.render.site import OWNERS, STANDARD_PORTS, Kind, ServiceName
 from mailstack.spec import Stack, load
 
@@ -62,6 +63,9 @@ def stack_site(stack: Stack, root: PurePosixPath = ROOT, kind: Kind = "process")
         tls_cert=tls and tls / "cert.pem",
         tls_key=tls and tls / "key.pem",
         tls_ca=tls and tls / "ca.pem",
+        dns_directory=root / "dns",
+        update_secret=base64.b64encode(SECRET).decode(),
+        facts=Facts(key_digest="5a" * 32 if tls else None, faults=stack.dns.faults),
         network=network,
         addresses=addresses,
         listeners=listeners,

@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"wire"},
     "runtime": {"render", "spec"},
     "render": {"spec"},
-    "spec": set(),
+    "spec": {"config"},
     "mta": {"config", "net", "storage", "wire"},
     "mailbox": {"config", "net", "storage", "wire"},
     "dns": {"config", "net", "storage", "wire"},

@@ -28,8 +28,8 @@ domains:
       free: {}
 """
 NETWORK = IPv4Network("127.9.9.0/24")
-PLACES = [PurePosixPath(f"/s/{name}") for name in ("rendered", "queue", "mail", "run", "tls")]
-PATHS = Paths(PLACES[0], PLACES[1], PLACES[2], PLACES[3], PLACES[4], 7, 8)
+PLACES = [PurePosixPath(f"/s/{name}") for name in ("rendered", "queue", "mail", "run", "tls", "dns")]
+PATHS = Paths(PLACES[0], PLACES[1], PLACES[2], PLACES[3], PLACES[4], PLACES[5], 7, 8)
 
 
 def stack(text: str = "") -> Stack:
