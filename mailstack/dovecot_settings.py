@@ -70,6 +70,11 @@ imap_id_send = name *
     what ID says: names and values; `*`: our own name, version, os or os-version
 imap_idle_notify_interval = 2 mins
     between two `* OK Still here`
+imap_logout_format = in=%i out=%o deleted=%{deleted} expunged=%{expunged} trashed=%{trashed} \
+hdr_count=%{fetch_hdr_count} hdr_bytes=%{fetch_hdr_bytes} body_count=%{fetch_body_count} \
+body_bytes=%{fetch_body_bytes}
+    %i %o %{deleted} %{expunged} %{trashed} %{appended} %{fetch_hdr_count} %{fetch_hdr_bytes} \
+%{fetch_body_count} %{fetch_body_bytes} %{session}; other variables are an error
 imap_max_line_length = 64 k
     of one command without its literals
 imap_urlauth_host =
@@ -96,6 +101,11 @@ lmtp_verbose_replies = no
     why a message could not be stored
 login_greeting = Dovecot ready.
     of IMAP, POP3 and LMTP
+login_log_format = %$: %s
+    of logins and of connections without one
+login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
+    %u %n %d %s %m %r %l %a %b %c %e %p %{session} and their long names, without modifiers; others are an \
+error
 login_trusted_networks =
     connections from there count as secure, and their failures are not counted
 mail_home =
@@ -103,6 +113,8 @@ mail_home =
 mail_location =
     maildir:PATH with LAYOUT=fs, INBOX=PATH, INDEX=; mbox:PATH with INBOX=FILE, read-only; others are an \
 error
+mail_log_prefix = %s(%u)<%{pid}><%{session}>:
+    %s %u %n %d %r %l %p %i %{session} and their long names, without modifiers; others are an error
 mail_max_userip_connections = 10
     for each of imap and pop3
 mail_server_admin =
@@ -497,18 +509,12 @@ plugins of Dovecot's cannot be loaded
     mail_plugins =
 no client of today needs them
     imap_client_workarounds =
-sessions' ends are not logged
-    imap_logout_format = in=%i out=%o deleted=%{deleted} expunged=%{expunged} trashed=%{trashed} \
-hdr_count=%{fetch_hdr_count} hdr_bytes=%{fetch_hdr_bytes} body_count=%{fetch_body_count} \
-body_bytes=%{fetch_body_bytes}
+there is no process for URLAUTH
     imap_urlauth_logout_format = in=%i out=%o
 nothing is proxied
     imap_id_retain = no
-log lines have Dovecot's default form, with syslog's time
+log lines have syslog's time
     log_timestamp = %b %d %H:%M:%S
-    login_log_format = %$: %s
-    login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
-    mail_log_prefix = %s(%u)<%{pid}><%{session}>:
 a keyword may be as long as the command it stands in
     mail_max_keyword_length = 50
 locks of other programs are waited for up to ten seconds

@@ -7,7 +7,6 @@ need it.
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections import Counter
 from pathlib import Path
@@ -28,6 +27,7 @@ from mailstack.mailbox.expire import expunge_old
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
 from mailstack.mailbox.lmtp import LmtpSettings
+from mailstack.mailbox.loglines import LogLines
 from mailstack.mailbox.pop3 import Pop3Settings
 from mailstack.mailbox.quota import Quotas
 from mailstack.mailbox.views import MailStore
@@ -89,6 +89,7 @@ class MailboxService:
         """Follow another configuration from now on."""
         self.config = config
         self.tls = tls
+        self.lines = LogLines(config.log_formats)
         self._expiring = [box for box in config.mailboxes if box.autoexpunge or box.autoexpunge_max_mails]
         self.auth.configure(config)
         self.quotas = Quotas(config.plugin, self.log)
@@ -169,32 +170,31 @@ class MailboxService:
 
         `disconnected` has to be called when the connection is over.
         """
-        peer, local, secured = stream.peer, stream.local, stream.tls is not None
+        peer, local = stream.peer, stream.local
         login = (service, outcome.name, peer[0])
         limit = self.config.mail_max_userip_connections.get(service, 0)
-        tls = ", TLS" if secured else ""
-        where = f"user=<{outcome.name}>, method={mechanism}, rip={peer[0]}, lip={local[0]}"
+        session = session or session_id()
         if limit and self._counts[login] >= limit:
-            self.log.info(
-                f"{service}-login: Maximum number of connections from user+IP exceeded "
-                f"(mail_max_userip_connections={limit}): {where}{tls}"
+            text = (
+                f"Maximum number of connections from user+IP exceeded (mail_max_userip_connections={limit})"
             )
+            self.log.info(self.lines.login(service, text, stream, outcome.name, mechanism, session))
             return Denied.TOO_MANY
         self.disconnected((peer, local))  # a connection logs in once; whatever came before is over
         self._counts[login] += 1
         self._logins[peer, local] = login
-        self.log.info(
-            f"{service}-login: Login: {where}, mpid={os.getpid()}{tls}, session=<{session or session_id()}>"
-        )
+        self.log.info(self.lines.login(service, "Login", stream, outcome.name, mechanism, session, ok=True))
         return outcome
 
     def exchange(self, service: str, mechanism: str, stream: Stream, session: str = "") -> Exchange:
         """Begin to authenticate a connection. Raises `SASLError` for a mechanism that is not on offer."""
         return Exchange(self.auth, mechanism, self.auth.client(stream, service, session))
 
-    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal | NoLogin:
+    async def authenticate(
+        self, credentials: Credentials, stream: Stream, session: str
+    ) -> User | Refusal | NoLogin:
         """`login` for IMAP sessions."""
-        return self.refusal(await self.login("imap", credentials, stream))
+        return self.refusal(await self.login("imap", credentials, stream, session))
 
     def refusal(self, outcome: User | Refused) -> User | Refusal | NoLogin:
         """A denial in IMAP's words."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mailstack.config.dovecot import values, variables
+from mailstack.config.dovecot import templates, values, variables
 from mailstack.config.dovecot.databases import read_database
 from mailstack.config.dovecot.listeners import read_listeners
 from mailstack.config.dovecot.location import parse_location
@@ -125,6 +125,7 @@ class _Loader:
             mailboxes=tuple(mailbox for space in namespaces for mailbox in space.mailboxes),
             acl=acl,
             login_greeting=self.value("login_greeting", Setting.content),
+            log_formats=self._log_formats(),
             recipient_delimiter=self.value("recipient_delimiter", Setting.content, "lmtp"),
             lmtp_add_received_header=self.value("lmtp_add_received_header", values.boolean, "lmtp"),
             lmtp_hdr_delivery_address=self.value(
@@ -179,6 +180,19 @@ class _Loader:
     def _origin(self, key: str) -> Origin:
         setting = self.root.get(key)
         return setting.origin if setting else self.root.origin
+
+    def _log_formats(self) -> templates.LogFormats:
+        prefix = self.value("mail_log_prefix", lambda s: templates.template(s, templates.PREFIX))
+        if self.root.get("mail_log_prefix") is None:
+            prefix = replace(prefix, text=f"{prefix.text} ")  # a default's last blank is cut off
+        return templates.LogFormats(
+            login=self.value("login_log_format", templates.login_format),
+            elements=self.value("login_log_format_elements", templates.elements),
+            prefix=prefix,
+            logout=self.value(
+                "imap_logout_format", lambda s: templates.template(s, templates.LOGOUT), "imap"
+            ),
+        )
 
     # ---- single settings
 

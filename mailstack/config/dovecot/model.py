@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailstack.config.dovecot.templates import LogFormats
+
 SERVICES = ("imap", "pop3", "lmtp", "auth")
 
 
@@ -208,6 +210,7 @@ class DovecotConfig:
     """Those of all namespaces."""
     acl: AclSettings | None
     login_greeting: str
+    log_formats: LogFormats
     recipient_delimiter: str
     lmtp_add_received_header: bool
     lmtp_hdr_delivery_address: str

@@ -213,6 +213,7 @@ async def finished(session: Session, tag: str) -> str:
             uids = [await box.append(*work[0])]
         else:
             uids = await _append_all(box, work)
+        session.tally.appended += len(uids)
         if counted:
             quota.added(session, [spool.size for spool, _, _ in state.messages])
         code = f"[APPENDUID {box.folder.uid_validity} {format_set(uids)}] "

@@ -66,11 +66,11 @@ def _log_id(session: Session, wanted: frozenset[str], fields: tuple[tuple[bytes,
     if not said:
         return
     text = "".join(char if char.isprintable() else "?" for char in ", ".join(said))
-    peer, local = session.stream.peer[0], session.stream.local[0]
+    service = session.service
     if session.user is not None:
-        session.service.log.info(f"imap({session.user.name}): ID sent: {text}")
+        service.log.info(f"{session.log_prefix}ID sent: {text}")
     else:
-        session.service.log.info(f"imap-login: ID sent: {text}: user=<>, rip={peer}, lip={local}")
+        service.log.info(service.lines.login("imap", f"ID sent: {text}", session.stream, "", "", session.id))
 
 
 async def enable(session: Session, tag: str, command: c.Enable) -> str:

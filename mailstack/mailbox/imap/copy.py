@@ -57,6 +57,8 @@ async def copy(session: Session, tag: str, command: c.Copy) -> str:
         store.unpin(target)
     if not pairs:
         raise CommandError("NO [EXPUNGEISSUED] Some of the messages no longer exist.")
+    if _is_trash(session, command.mailbox):
+        session.tally.trashed += len(pairs)
     old, new = format_set(pair[0] for pair in pairs), format_set(pair[1] for pair in pairs)
     # RFC 4315 §3: who may not read does not hear of UIDs.
     code = f"[COPYUID {target.folder.uid_validity} {old} {new}] " if "r" in rights else ""
@@ -67,3 +69,10 @@ async def copy(session: Session, tag: str, command: c.Copy) -> str:
         session.line(f"* OK {code}Copied UIDs.")
         raise CommandError("NO [EXPUNGEISSUED] Some of the messages no longer exist.")
     return f"OK {code}Copy completed."
+
+
+def _is_trash(session: Session, mailbox: str) -> bool:
+    """Whether dovecot.conf says that a mailbox is for what has been thrown away."""
+    return any(
+        box.name == mailbox and "\\Trash" in box.special_use for box in session.service.settings.mailboxes
+    )

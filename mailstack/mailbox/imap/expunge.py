@@ -32,7 +32,7 @@ async def expunge(session: Session, tag: str, command: c.Plain) -> str:
     if not view.readonly:
         if "e" not in acl.selected(session):
             return _IGNORED
-        await view.box.expunge(deleted_uids(view))
+        await _remove(session, deleted_uids(view))
     return f"OK {highest(session)}Expunge completed."
 
 
@@ -42,8 +42,13 @@ async def uid_expunge(session: Session, tag: str, command: c.UidExpunge) -> str:
         if "e" not in acl.selected(session):
             return _IGNORED
         wanted = {view.uids[at] for at in positions(session, command.uids, True, "UID EXPUNGE")}
-        await view.box.expunge([uid for uid in deleted_uids(view) if uid in wanted])
+        await _remove(session, [uid for uid in deleted_uids(view) if uid in wanted])
     return f"OK {highest(session)}Expunge completed."
+
+
+async def _remove(session: Session, uids: list[int]) -> None:
+    await session.selected.box.expunge(uids)
+    session.tally.expunged += len(uids)
 
 
 def highest(session: Session) -> str:

@@ -12,7 +12,7 @@ from asyncio import to_thread
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap import acl
+from mailstack.mailbox.imap import acl, flags
 from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of, header_size
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
@@ -50,7 +50,7 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
         found = _changed_since(view, found, command.changed_since)
     if command.partial is not None:
         found = part_of(found, command.partial)
-    session.tell_keywords()
+    flags.tell_keywords(session)
     cache = await view.box.cache() if any(item in CACHED for item in items) else None
     names = [item.name for item in items if isinstance(item, Attribute)]
     if len(names) == len(items):
@@ -253,6 +253,7 @@ class _Response:
         first, most = item.partial or (0, None)
         if most is not None:
             text = text[first : first + most]
+        self.session.tally.fetched(len(text), header=item.kind.startswith("HEADER"))
         # Not put together here: large texts would be copied once more.
         out += (b"%b {%d}\r\n" % (_label(item), len(text)), _no_nul(text))
         return None
@@ -266,6 +267,7 @@ class _Response:
             size = await to_thread(wire_size, data, start, end)
         first, most = item.partial or (0, size)
         count = max(0, min(most, size - first))
+        self.session.tally.fetched(count, header=item.kind.startswith("HEADER"))
         out.append(b"%b {%d}\r\n" % (_label(item), count))
         pieces = map(_no_nul, wire_pieces(data, start, end, first, count))
         if await self.send_pieces(out, pieces, 0, count) < count:
@@ -327,6 +329,7 @@ class _Response:
             return
         first, most = item.partial or (0, size)
         count = max(0, min(most, size - first))
+        self.session.tally.fetched(count, header=False)
         out.append(b"%b %b{%d}\r\n" % (_label(item), b"~" if binary else b"", count))
         part = self.part(item)
         if part is None or not count:

@@ -49,7 +49,8 @@ async def login(session: Session, tag: str, command: c.Login) -> str:
         credentials = Credentials("", command.user.decode(), command.password.decode())
     except UnicodeDecodeError:
         return _failed(session, Refusal.CREDENTIALS)
-    return _logged_in(session, await session.service.authenticate(credentials, session.stream))
+    session.tried = credentials.authcid, "PLAIN"
+    return _logged_in(session, await session.service.authenticate(credentials, session.stream, session.id))
 
 
 async def authenticate(session: Session, tag: str, command: c.Authenticate) -> str:
@@ -67,17 +68,21 @@ async def _exchange(session: Session, command: c.Authenticate) -> str:
         _check_allowed(session)
     if command.mechanism not in service.auth.offered(session.stream):
         raise CommandError("NO [CANNOT] Authentication mechanism cannot be used on this connection.")
-    exchange = service.exchange("imap", command.mechanism, session.stream)
+    exchange = service.exchange("imap", command.mechanism, session.stream, session.id)
+    session.tried = "", command.mechanism
     response = None if command.initial is None else _decode(command.initial)
     while True:
         try:
             step = await exchange.step(response)
         except SASLError as error:
             raise CommandError(f"NO [AUTHENTICATIONFAILED] {error}") from None
+        session.tried = exchange.user, command.mechanism
         if isinstance(step, Refused):
             return _failed(session, service.refusal(step), command.mechanism)
         if isinstance(step, Success):
-            admitted = service.admit("imap", step.user, session.stream, mechanism=command.mechanism)
+            admitted = service.admit(
+                "imap", step.user, session.stream, mechanism=command.mechanism, session=session.id
+            )
             return _logged_in(session, service.refusal(admitted), command.mechanism)
         session.send(b"+ " + binascii.b2a_base64(step.data, newline=False) + b"\r\n")
         line = await session.client_line(session.service.settings.login_timeout)
@@ -108,7 +113,7 @@ def _logged_in(session: Session, outcome: User | Refusal | NoLogin, mechanism: s
     if isinstance(outcome, Refusal | NoLogin):
         return _failed(session, outcome, mechanism)
     make_mailboxes(session, outcome.mail_root)
-    session.user = outcome
+    session.logged_in(outcome)
     return f"OK [CAPABILITY {' '.join(capabilities(session))}] Logged in"
 
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap import acl
+from mailstack.mailbox.imap import acl, flags
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.expunge import deleted_uids
 from mailstack.mailbox.imap.messages import missing_uids
@@ -43,7 +43,7 @@ async def select(session: Session, tag: str, command: c.Select) -> str:
     session.view = view
     session.selected_name = command.mailbox
     session.keywords_told = ""
-    session.tell_keywords()
+    flags.tell_keywords(session)
     session.line(f"* {view.count} EXISTS")
     if not session.rev2:
         session.line(f"* {view.recent_count()} RECENT")
@@ -81,7 +81,7 @@ async def _resynchronize(session: Session, view: View, client: c.Qresync) -> Non
     for at in positions_of_uids(known, view.uids, view.count):
         index = folder.index(view.uids[at])
         if index >= 0 and folder.modseqs[index] > client.modseq:
-            session.tell_flags(at + 1, uid=True)
+            flags.tell_flags(session, at + 1, uid=True)
             if session.full:
                 await session.flush()
 

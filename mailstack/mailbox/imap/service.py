@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mailstack.mailbox import auth as mailbox_auth
 from mailstack.mailbox.auth import Authenticator, Denied, Exchange, NoLogin, Refused
+from mailstack.mailbox.loglines import LogLines
 from mailstack.mailbox.quota import Quotas
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
@@ -126,6 +127,9 @@ class ImapService(Protocol):
     def log(self) -> Log: ...
 
     @property
+    def lines(self) -> LogLines: ...
+
+    @property
     def stopping(self) -> bool:
         """The process is about to end: a session says goodbye as soon as it would wait for a command."""
         ...
@@ -137,7 +141,9 @@ class ImapService(Protocol):
         """The user of a name. Raises `Unavailable`."""
         ...
 
-    async def authenticate(self, credentials: Credentials, stream: Stream) -> User | Refusal | NoLogin:
+    async def authenticate(
+        self, credentials: Credentials, stream: Stream, session: str
+    ) -> User | Refusal | NoLogin:
         """Check a name and a password, and look the user up. Delays after failures are the service's business
         and happen in here; never raises for a wrong password."""
         ...

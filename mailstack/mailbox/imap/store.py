@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mailstack.mailbox.imap import acl
+from mailstack.mailbox.imap import acl, flags
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import positions
 from mailstack.storage.maildir.folder import Folder
@@ -65,10 +65,12 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
         await box.add_keywords(keywords)
     bits |= keyword_bits(box.folder, keywords)
     refused: list[int] = []
-    uids = (view.uids[at] for at in found)
+    uids = [view.uids[at] for at in found]
     change = _change(command.mode, bits, acl.flags_mask(rights))
+    fresh = _undeleted(box.folder, uids) if bits & DELETED and command.mode != "-" else set()
     changed = set(await box.store_flags(uids, change, view, command.unchanged_since, refused))
-    session.tell_keywords()
+    session.tally.deleted += len(changed & fresh)
+    flags.tell_keywords(session)
     for at in found:
         if view.uids[at] in changed and (session.condstore or not command.silent):
             await _tell(session, at + 1, command)
@@ -78,6 +80,11 @@ async def store(session: Session, tag: str, command: c.Store) -> str:
     if any(box.folder.index(view.uids[at]) < 0 for at in found):
         return "NO [EXPUNGEISSUED] Some of the messages no longer exist."
     return "OK Store completed."
+
+
+def _undeleted(folder: Folder, uids: list[int]) -> set[int]:
+    found = ((uid, folder.index(uid)) for uid in uids)
+    return {uid for uid, index in found if index >= 0 and not folder.flags[index] & DELETED}
 
 
 def _change(mode: str, bits: int, mask: int) -> Callable[[int], int]:
@@ -93,7 +100,7 @@ def _change(mode: str, bits: int, mask: int) -> Callable[[int], int]:
 async def _tell(session: Session, number: int, command: c.Store) -> None:
     """The new flags; of a silent change only its sequence (RFC 7162 §3.1.3)."""
     if not command.silent:
-        session.tell_flags(number, uid=command.uid)
+        flags.tell_flags(session, number, uid=command.uid)
     else:
         folder = session.selected.box.folder
         index = folder.index(session.selected.uid(number))

@@ -1,20 +1,24 @@
 """THREAD and UID THREAD (state: selected; RFC 5256 §3): ORDEREDSUBJECT, REFERENCES, and REFS.
 
 REFS is REFERENCES without the joining of threads by their subjects, and threads stand in the order of their
-newest messages (as in Dovecot).
+newest messages (as in Dovecot). The threads of a whole mailbox stay in memory as they were told, as long as no
+message comes or goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from array import array
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from mailstack.mailbox.imap.search import matching
 from mailstack.mailbox.imap.search_header import Directory
 from mailstack.mailbox.imap.search_query import Progress
 from mailstack.mailbox.imap.sort import Keys
 from mailstack.mailbox.imap.thread_tree import Node, Tree, ordered_subject, written
+from mailstack.mailbox.views.shared import SharedMailbox
 from mailstack.storage.maildir.cache import Kind, MessageCache
 from mailstack.wire.imap import commands as c
 from mailstack.wire.mime import headers
@@ -26,6 +30,12 @@ IDS_MAX = 1000
 """References of one message that are looked at: the last ones."""
 FEW = 2000
 """Messages up to which threads are put together at once; of more beside the sessions."""
+ANSWERS_MAX = 2
+"""Answers of a mailbox that are remembered."""
+_answers: WeakKeyDictionary[SharedMailbox, dict[tuple[str, bool], tuple[array[int], int, bytes]]] = (
+    WeakKeyDictionary()
+)
+"""By mailbox, algorithm, and whether in UIDs: the array of UIDs, how many of them, and their threads."""
 _VALUE = re.compile(rb"[ \t]*:([^\n]*+(?:\n[ \t][^\n]*+)*+)")
 """What stands behind a field's name: its value with the lines that continue it."""
 _MESSAGE_ID = re.compile(rb'<\s*((?:"(?:[^"\\]|\\.)*"|[^<>@"\s]+)@[^<>\s]+)\s*>')
@@ -33,6 +43,25 @@ _MESSAGE_ID = re.compile(rb'<\s*((?:"(?:[^"\\]|\\.)*"|[^<>@"\s]+)@[^<>\s]+)\s*>'
 
 async def thread(session: Session, tag: str, command: c.Thread) -> str:
     found = await matching(session, tag, command)
+    view = session.selected
+    uids, count = view.uids, view.count
+    whole = len(found) == count and uids is view.box.folder.uids
+    answers = _answers.setdefault(view.box, {}) if whole else {}
+    known = answers.get((command.algorithm, command.uid))
+    if known is not None and known[0] is uids and known[1] == count:
+        threads = known[2]
+    else:
+        threads = await _threads(session, tag, command, found)
+        answers.pop((command.algorithm, command.uid), None)
+        answers[command.algorithm, command.uid] = (uids, count, threads)
+        if len(answers) > ANSWERS_MAX:
+            del answers[next(iter(answers))]
+    session.send(b"* THREAD %b\r\n" % threads if threads else b"* THREAD\r\n")
+    return "OK Thread completed."
+
+
+async def _threads(session: Session, tag: str, command: c.Thread, found: list[int]) -> bytes:
+    """Put the threads of these positions together."""
     progress = Progress(session, tag)
     keys = Keys(session, tag)
     nodes = [Node(at, date) for at, date in zip(found, await keys.dates(found), strict=True)]
@@ -55,11 +84,8 @@ async def thread(session: Session, tag: str, command: c.Thread) -> str:
         return "".join(written(root, uids) for root in roots).encode()
 
     if len(nodes) > FEW:
-        threads = await progress.during(asyncio.to_thread(written_threads), nodes, len(nodes))
-    else:
-        threads = written_threads()
-    session.send(b"* THREAD %b\r\n" % threads if threads else b"* THREAD\r\n")
-    return "OK Thread completed."
+        return await progress.during(asyncio.to_thread(written_threads), nodes, len(nodes))
+    return written_threads()
 
 
 async def _link(session: Session, progress: Progress, tree: Tree, nodes: list[Node]) -> None:

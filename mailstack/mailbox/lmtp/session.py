@@ -13,18 +13,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-import ssl
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from mailstack.mailbox.auth import Unavailable, User
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.lmtp.content import Content
-from mailstack.mailbox.quota import OverQuotaError, Quotas
-from mailstack.mailbox.views import MailStore
-from mailstack.net.clock import Clock
-from mailstack.net.log import Log
+from mailstack.mailbox.lmtp.service import LmtpService
+from mailstack.mailbox.quota import OverQuotaError
 from mailstack.net.stream import Stream
 from mailstack.storage.maildir import subscriptions, tree
 from mailstack.storage.maildir.names import size_in_name
@@ -63,65 +58,6 @@ _BETWEEN = (State.IDLE, State.READY)
 """No transaction is open."""
 _FULL = {errno.ENOSPC: "Disk is full", errno.EDQUOT: "Quota exceeded (mailbox for user is full)"}
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]{0,250})", re.I | re.M)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LmtpSettings:
-    """Values of dovecot.conf that a session follows."""
-
-    hostname: str
-    greeting: str = "Dovecot ready."
-    recipient_delimiter: str = "+"
-    add_received: bool = True
-    delivery_address: str = "final"
-    """Delivered-To: none, final (the user) or original (RCPT TO)."""
-    detail_mailbox: bool = False
-    """`zs+Work@` goes into the mailbox Work where there is one."""
-    autocreate: bool = False
-    """Make that mailbox where there is none."""
-    autosubscribe: bool = False
-    """Subscribe to a mailbox that is made."""
-    auto_mailboxes: frozenset[str] = frozenset()
-    """Mailboxes that every user has (`auto = create`)."""
-    user_concurrency: int = 0
-    """Messages that are on their way to one user at once, in all sessions; 0: any number."""
-    quota_full_tempfail: bool = False
-    """Answer 452 instead of 552 where a quota is used up."""
-    check_quota: bool = False
-    """Refuse who has no room at RCPT already."""
-    verbose_replies: bool = False
-    """Tell the client why a message could not be stored."""
-
-
-class LmtpService(Protocol):
-    """The process as a session sees it."""
-
-    @property
-    def lmtp(self) -> LmtpSettings: ...
-
-    @property
-    def tls(self) -> ssl.SSLContext | None: ...
-
-    @property
-    def store(self) -> MailStore: ...
-
-    @property
-    def quotas(self) -> Quotas: ...
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def log(self) -> Log: ...
-
-    @property
-    def lmtp_users(self) -> Counter[str]:
-        """How many recipients of open transactions each user is."""
-        ...
-
-    def lookup(self, name: str) -> User | None:
-        """The user behind an address. Raises `Unavailable`."""
-        ...
 
 
 @dataclass(slots=True)
@@ -198,6 +134,9 @@ class LmtpSession:
             return await self._stream.read(IDLE_TIMEOUT)
         finally:
             self._waiting = False
+
+    def _prefix(self, user: str) -> str:
+        return self._service.lines.prefix("lmtp", user, self._stream, self._id)
 
     async def _flush(self) -> None:
         self._stream.write(self._conn.data_to_send())
@@ -300,7 +239,7 @@ class LmtpSession:
             except OverQuotaError as error:
                 return self._over_quota(address, error)
             except OSError as error:
-                self._service.log.error(f"lmtp({user.name})<{self._id}>: quota not known: {error}")
+                self._service.log.error(f"{self._prefix(user.name)}quota not known: {error}")
         users[user.name] += 1
         recipients.append(_Recipient(address, user, mailbox))
         return _RCPT_OK
@@ -345,16 +284,16 @@ class LmtpSession:
                 else:
                     await transaction.content.deliver(service.store, path, header)
         except OverQuotaError as error:
-            service.log.info(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
+            service.log.info(f"{self._prefix(user.name)}save to {mailbox} failed: {error}")
             return self._over_quota(recipient.address, error)
         except OSError as error:
-            service.log.error(f"lmtp({user.name})<{self._id}>: save to {mailbox} failed: {error}")
+            service.log.error(f"{self._prefix(user.name)}save to {mailbox} failed: {error}")
             if error.errno in _FULL:
                 return Reply(452, "4.2.2", f"<{recipient.address}> {_FULL[error.errno]}")
             reason = error.strerror if self._settings.verbose_replies else ""
             return Reply(451, "4.3.0", f"<{recipient.address}> {reason or 'Temporary internal error'}")
         shown = message_id(transaction.content.head)
-        service.log.info(f"lmtp({user.name})<{self._id}>: msgid={shown}: saved mail to {mailbox}")
+        service.log.info(f"{self._prefix(user.name)}msgid={shown}: saved mail to {mailbox}")
         return Reply(250, "2.0.0", f"<{recipient.address}> {self._id} Saved")
 
     def _over_quota(self, address: str, error: OverQuotaError) -> Reply:

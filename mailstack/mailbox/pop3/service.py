@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mailstack.mailbox.auth import Authenticator, Denied, Exchange, Refused, User
+from mailstack.mailbox.loglines import LogLines
 from mailstack.mailbox.views import MailStore
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
@@ -54,6 +55,9 @@ class Pop3Service(Protocol):
 
     @property
     def log(self) -> Log: ...
+
+    @property
+    def lines(self) -> LogLines: ...
 
     @property
     def pop3_locks(self) -> set[str]:

@@ -4,8 +4,8 @@ Always: messages are removed and flagged only by QUIT in the TRANSACTION state, 
 one session at a time has a mailbox (`[IN-USE]`, RFC 2449 §8.1.1); a password is not taken in plain text where
 `disable_plaintext_auth` or `ssl = required` says so.
 
-Logs, in Dovecot's words: `pop3-login: Disconnected (auth failed, 2 attempts in 4 secs): user=<zs>, …` and
-`pop3(zs)<…>: Disconnected: Logged out top=0/0, retr=1/4096, del=1/3, size=12288`.
+Logs, in Dovecot's words: `pop3-login: Disconnected: Connection closed (auth failed, 2 attempts in 4 secs):
+user=<zs>, …` and `pop3(zs)<17><…>: Disconnected: Logged out top=0/0, retr=1/4096, del=1/3, size=12288`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from mailstack.config.dovecot import expand
 from mailstack.mailbox.auth import Denied, Exchange, NoLogin, Refused, User
 from mailstack.mailbox.ids import session_id
+from mailstack.mailbox.loglines import Attempt
 from mailstack.mailbox.pop3.drop import Drop, GoneError, open_drop
 from mailstack.mailbox.pop3.service import Pop3Service
 from mailstack.net.stream import Stream
@@ -131,21 +132,18 @@ class Pop3Session:
         stream, log = self._stream, self._service.log
         if self._drop is None or self._user is None:
             seconds = int(self._service.clock.monotonic() - self._began)
-            what = f"auth failed, {self._failures} attempts" if self._failures else "no auth attempts"
-            method = f" method={self._method}," if self._method else ""
-            tls = ", TLS" if stream.tls is not None else ""
-            log.info(
-                f"pop3-login: {self._reason} ({what} in {seconds} secs): "
-                f"user=<{_shown(self._name)}>,{method} rip={stream.peer[0]}, lip={stream.local[0]}{tls}, "
-                f"session=<{self._id}>"
-            )
+            attempt = Attempt(self._name, self._method, self._failures, seconds, self._id)
+            log.info(self._service.lines.left("pop3", stream, self._reason, attempt))
             return
         await self._give_back()
         drop = self._drop
         counts = dict(zip("tprb", map(str, self._counts), strict=True))
         counts |= {"d": str(self._deleted), "m": str(len(drop)), "s": str(self._size)}
         how = expand(self._service.pop3.logout_format, counts)
-        log.info(f"pop3({self._user.name})<{self._id}>: Disconnected: {self._reason} {how}")
+        log.info(f"{self._prefix(self._user.name)}Disconnected: {self._reason} {how}")
+
+    def _prefix(self, user: str) -> str:
+        return self._service.lines.prefix("pop3", user, self._stream, self._id)
 
     async def _give_back(self) -> None:
         """Let others have the mailbox."""
@@ -157,7 +155,7 @@ class Pop3Session:
             await drop.measure()
             self._size = drop.everything()
         except OSError as error:
-            self._service.log.error(f"pop3({user.name})<{self._id}>: sizes not found: {error}")
+            self._service.log.error(f"{self._prefix(user.name)}sizes not found: {error}")
         finally:
             drop.close()
             self._service.pop3_locks.discard(user.mail_root)
@@ -286,7 +284,7 @@ class Pop3Session:
             locks.discard(outcome.mail_root)
             if not isinstance(error, OSError):
                 raise
-            self._service.log.error(f"pop3({outcome.name})<{self._id}>: INBOX cannot be opened: {error}")
+            self._service.log.error(f"{self._prefix(outcome.name)}INBOX cannot be opened: {error}")
             self._conn.error("Mailbox cannot be opened.", "SYS/TEMP")
             return
         self._user = outcome
@@ -353,7 +351,7 @@ class Pop3Session:
             self._conn.error("Message is gone.", "SYS/TEMP")
             return 0
         except OSError as error:
-            self._service.log.error(f"pop3({self._name})<{self._id}>: message cannot be read: {error}")
+            self._service.log.error(f"{self._prefix(self._name)}message cannot be read: {error}")
             self._conn.error("Message cannot be read.", "SYS/TEMP")
             return 0
         if top is None:
@@ -422,7 +420,7 @@ class Pop3Session:
             try:
                 await self._drop.keep_seen()
             except OSError as error:
-                self._service.log.error(f"pop3({self._name})<{self._id}>: flags not stored: {error}")
+                self._service.log.error(f"{self._prefix(self._name)}flags not stored: {error}")
         if self._drop is None or not self._drop.deleted:
             return "Logging out.", ""
         marked = len(self._drop.deleted)
@@ -430,7 +428,7 @@ class Pop3Session:
             settings = self._service.pop3
             await self._drop.finish(settings.deleted_flag if settings.flags_deleted else "")
         except OSError as error:
-            self._service.log.error(f"pop3({self._name})<{self._id}>: messages not deleted: {error}")
+            self._service.log.error(f"{self._prefix(self._name)}messages not deleted: {error}")
             return "Couldn't delete all messages.", "SYS/TEMP"
         self._deleted = marked
         return "Logging out, messages deleted.", ""
@@ -463,10 +461,6 @@ def _has_header_end(data: Data) -> bool:
         or seek(data, b"\n\n", 0) >= 0
         or seek(data, b"\n\r\n", 0) >= 0
     )
-
-
-def _shown(name: str) -> str:
-    return "".join(char if char.isprintable() and char not in "<>" else "?" for char in name[:100])
 
 
 def _no_login(outcome: NoLogin) -> tuple[str, str]:

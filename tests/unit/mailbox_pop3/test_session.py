@@ -191,7 +191,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = asyncio.run(check())
     assert "pop3-login: Maximum number of connections from user+IP exceeded" in log
     assert re.search(
-        r"pop3-login: Connection closed \(auth failed, 2 attempts in 0 secs\): user=<zs>, method=PLAIN, "
+        r"pop3-login: Disconnected: Connection closed \(auth failed, 2 attempts in 0 secs\): user=<zs>, method=PLAIN, "
         r"rip=127\.0\.0\.1, lip=127\.0\.0\.1, session=<\S+>",
         log,
     )
@@ -200,7 +200,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         r"session=<\S+>",
         log,
     )
-    assert re.search(r"pop3\(zs@mail\.test\)<\S+>: Disconnected: Logged out top=0/0, retr=0/0, del=0/0", log)
+    assert re.search(r"pop3\(zs@mail\.test\)<\d+><\S+>: Disconnected: Logged out top=0/0, retr=0/0, del=0/0", log)
 
 
 def test_a_silent_client_is_sent_away_and_deletes_nothing(
