@@ -17,6 +17,10 @@ _TAGS = ("v=spf1", "v=DMARC1", "v=STSv1", "v=TLSRPTv1")
 """What a TXT record begins with of which there must be one only; others beside it are nobody's business."""
 
 
+_ABOVE = ("PTR", "DS")
+"""Types whose records are in others' zones: the network's, and the one above."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A record that there should be. `name` is absolute, `data` in zone-file form."""
@@ -31,12 +35,17 @@ class Wanted:
 class Finding:
     """One record: it is there (`ok`), it should be (`missing`: add it), should not (`wrong`: remove it)."""
 
-    state: Literal["ok", "missing", "wrong"]
+    state: Literal["ok", "missing", "wrong", "elsewhere"]
+    """`elsewhere`: the server has no say in it, so that another one must be asked."""
     record: Wanted
 
 
+class ElsewhereError(Exception):
+    """The server that was asked is not one that could know."""
+
+
 Ask = Callable[[str, str], Sequence[tuple[int, str]]]
-"""The records of a name and a type, as TTL and data; raises `ClientError` when nobody answers."""
+"""The records of a name and a type, as TTL and data. Raises `ClientError` (no answer), `ElsewhereError`."""
 
 
 def check(wanted: Iterable[Wanted], ask: Ask) -> list[Finding]:
@@ -46,15 +55,33 @@ def check(wanted: Iterable[Wanted], ask: Ask) -> list[Finding]:
         sets.setdefault((record.name, record.type), []).append(record)
     findings: list[Finding] = []
     for (name, kind), records in sets.items():
-        found = {_key(kind, data): Wanted(name, ttl, kind, data) for ttl, data in ask(name, kind)}
+        try:
+            found = {_key(kind, data): Wanted(name, ttl, kind, data) for ttl, data in ask(name, kind)}
+        except ElsewhereError:
+            findings += [Finding("elsewhere", record) for record in records]
+            continue
+        if kind == "CNAME" and not found:
+            findings += _flattened(records[0], ask)
+            continue
         keys = {_key(kind, record.data): record for record in records}
         findings += [Finding("ok" if key in found else "missing", record) for key, record in keys.items()]
         tags = {tag for record in records for tag in _TAGS if _text(record.data).startswith(tag)}
         for key, record in found.items():
             rival = kind != "TXT" or any(_text(record.data).startswith(tag) for tag in tags)
+            if kind == "CAA":  # without an authority of ours nobody's is in the way
+                rival = any(" issue " in wanted.data for wanted in records)
             if key not in keys and rival:
                 findings.append(Finding("wrong", record))
     return findings
+
+
+def _flattened(alias: Wanted, ask: Ask) -> list[Finding]:
+    """What is under the name of an alias that is not there: the same addresses will do."""
+    target = {data for _, data in ask(alias.data, "A")}
+    there = [Wanted(alias.name, ttl, "A", data) for ttl, data in ask(alias.name, "A")]
+    if there and {record.data for record in there} == target:
+        return [Finding("ok", alias)]
+    return [Finding("missing", alias), *(Finding("wrong", record) for record in there)]
 
 
 def _rdata(kind: str, data: str) -> Rdata:
@@ -120,6 +147,7 @@ def asker(host: str, port: int, timeout: float) -> Ask:
         import dns.exception
         import dns.message
         import dns.query
+        import dns.rcode
         import dns.rdatatype
 
         query = dns.message.make_query(name, kind, use_edns=0, payload=1232)
@@ -133,6 +161,13 @@ def asker(host: str, port: int, timeout: float) -> Ask:
                 hint="say another one: --server ADDRESS",
                 unreachable=True,
             ) from None
+        if kind in _ABOVE:
+            child = any(
+                rrset.rdtype == dns.rdatatype.SOA and rrset.name == query.question[0].name
+                for rrset in reply.authority
+            )
+            if reply.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN) or (kind == "DS" and child):
+                raise ElsewhereError
         return [
             (int(rrset.ttl), rdata.to_text())
             for rrset in reply.answer

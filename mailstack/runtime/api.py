@@ -44,7 +44,7 @@ from mailstack.runtime.model import (
 from mailstack.runtime.state import Record, StateDir, list_states, state_home
 
 if TYPE_CHECKING:
-    from mailstack.render import Tree
+    from mailstack.render import Facts, Tree
     from mailstack.runtime.engine import Engine, Live
     from mailstack.spec import Stack
 
@@ -241,11 +241,19 @@ class Project:
         self._running()
         return update_secret(self._state.load_secrets().salt)
 
-    def certificate(self) -> bytes | None:
-        """The services' chain, PEM; None when there is none (yet)."""
-        from mailstack.runtime import launch
+    def remember_serials(self) -> None:
+        """Keep which serials the running zones have, so that `up` goes beyond them. Raises `NotUp`."""
+        from mailstack.runtime.launch import LOCK_TIMEOUT, served_serials
 
-        return launch.certificate(self.stack, self._state)
+        with self._state.lock(LOCK_TIMEOUT):
+            record = self._running()
+            self._state.save(record.but(served=served_serials(record)))
+
+    def facts(self) -> Facts:
+        """What the zones take from other files: the certificate (as far as there is one), DKIM keys."""
+        from mailstack.runtime import launch, site
+
+        return site.gather_facts(self.stack, launch.certificate(self.stack, self._state))
 
     def logs(
         self, services: Sequence[str] = (), *, follow: bool = False, since: float | None = None

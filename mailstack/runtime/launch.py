@@ -319,7 +319,7 @@ def render_only(stack: Stack, state: StateDir, engine: Engine, environ: Mapping[
 
 
 def served_serials(record: Record) -> dict[str, int]:
-    """Zone -> the serial it was last seen with: asked of a stack that is up, remembered of one that is not."""
+    """Zone -> the serial it was last seen with: asked of a stack that is up, else as remembered."""
     known = dict(record.served)
     if record.runtime is not None and "dns" in record.ports:
         known |= probes.serials(record.host, record.ports["dns"], record.serials)
