@@ -25,10 +25,12 @@ from pathlib import Path
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.named import NamedConf, load
 from mailstack.config.named import Zone as ZoneConf
+from mailstack.config.named.channels import PLAIN
 from mailstack.config.named.faults import Fault, load_faults
 from mailstack.dns.emptyzones import empty_zones
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.interfaces import locality, sockets_of, watch
+from mailstack.dns.logs import NamedLog
 from mailstack.dns.responder import Responder
 from mailstack.dns.server import DnsServer
 from mailstack.dns.update import replayed
@@ -60,6 +62,7 @@ class Named:
     async def start(self) -> None:
         """Read everything, then listen. Raises `ConfigError` or `OSError`."""
         self.conf = load(self.path)
+        self._log_as(self.conf)
         responder = self._responder(self.conf, keep=False)
         self.server = DnsServer(responder, self.log)
         await self._listen(self.conf, first=True)
@@ -69,6 +72,7 @@ class Named:
         self.log.info("received SIGHUP signal to reload zones")
         try:
             conf = load(self.path)
+            self._log_as(conf)
         except ConfigError as error:
             self.log.error(f"reloading configuration failed: {error}")
             return
@@ -79,6 +83,11 @@ class Named:
         if previous is not None:
             await previous.close()
         self.log.info("reloading configuration succeeded")
+
+    def _log_as(self, conf: NamedConf) -> None:
+        """Log as a configuration says. Raises `ConfigError`."""
+        if isinstance(self.log, NamedLog):
+            self.log.configure(conf.logging)
 
     async def rescan(self) -> None:
         """The machine's addresses have changed: listen where the configuration now says."""
@@ -123,7 +132,12 @@ class Named:
         options = conf.options
         forwarding_only = options.forward_only and bool(options.forwarders)
         if options.recursion and options.empty_zones and not forwarding_only:
-            served += empty_zones((zone.name for zone in conf.zones), options.disabled_empty_zones)
+            served += empty_zones(
+                (zone.name for zone in conf.zones),
+                options.disabled_empty_zones,
+                options.empty_server,
+                options.empty_contact,
+            )
         if options.recursion and not options.forwarders and not any(z.forwarders for z in conf.zones):
             notes.append("no forwarders: names outside the zones are refused")
         for text in warnings:
@@ -214,6 +228,8 @@ async def serve(directory: Path, log: Log) -> int:
     try:
         await named.start()
     except ConfigError as error:
+        if isinstance(log, NamedLog):
+            log.configure(PLAIN)
         log.fatal(str(error))
         return EX_CONFIG
     log.info("running")
@@ -256,7 +272,7 @@ def main(arguments: list[str]) -> int:
         case _:
             os.write(2, (USAGE + "\n").encode())
             return 2
-    log = Log("named", socket.gethostname().partition(".")[0])
+    log = NamedLog("named", socket.gethostname().partition(".")[0])
     return loop.run(serve(Path(directory).absolute(), log), log)
 
 

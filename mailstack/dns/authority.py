@@ -76,7 +76,7 @@ class Answer:
 
 
 class Authority:
-    """Answers from a set of zones. `minimal_any` and `minimal_responses` as in named.conf."""
+    """Answers from a set of zones; `minimal_any`, `minimal_responses`, `zero_no_soa_ttl` as in named.conf."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Authority:
         *,
         minimal_responses: MinimalResponses = "no-auth-recursive",
         minimal_any: bool = False,
+        zero_no_soa_ttl: bool = True,
     ) -> None:
         self.zones = {zone.origin: zone for zone in zones}
         self.unloaded: set[bytes] = set()
@@ -91,6 +92,7 @@ class Authority:
         expired ones. Others stand in their place in `zones`."""
         self._minimal_responses = minimal_responses
         self._minimal_any = minimal_any
+        self._zero_no_soa_ttl = zero_no_soa_ttl
 
     def zone_of(self, name: bytes) -> Zone | None:
         """The closest zone that holds a lower-case name."""
@@ -216,7 +218,8 @@ class Authority:
     def _deny_name(self, out: Answer, zone: Zone, lower: bytes, rdtype: int) -> None:
         out.rcode = NXDOMAIN
         # BIND's zero-no-soa-ttl: a SOA that was asked for is not to be cached with NXDOMAIN.
-        soa = zone.negative_soa.with_ttl(0) if rdtype == SOA else zone.negative_soa
+        uncached = rdtype == SOA and self._zero_no_soa_ttl
+        soa = zone.negative_soa.with_ttl(0) if uncached else zone.negative_soa
         out.authority.append((zone.apex.owner, soa))
         if out.do and zone.denial is not None:
             out.authority += zone.denial.no_name(lower)

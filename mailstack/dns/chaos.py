@@ -1,4 +1,5 @@
-"""Class CH: `version.bind`, `hostname.bind`, `authors.bind` and `id.server`, as monitoring asks for them.
+"""Other classes than IN. Something there is of class CH only, for monitoring:
+`version.bind`, `hostname.bind`, `authors.bind` and `id.server`.
 
 Each is a zone of its own with SOA and NS and, when its text is told, a TXT record, as named has them.
 """
@@ -11,15 +12,47 @@ from typing import Final
 
 from mailstack.config.named import Options
 from mailstack.dns import names
-from mailstack.dns.message import AA, HEADER, NXDOMAIN, QR, RD, REFUSED, Query
-from mailstack.dns.zone import ANY, CH, NS, SOA
+from mailstack.dns.message import (
+    AA,
+    FORMERR,
+    HEADER,
+    NOTIMP,
+    NXDOMAIN,
+    OPCODE_MASK,
+    QR,
+    RD,
+    REFUSED,
+    Query,
+)
+from mailstack.dns.replies import Replies
+from mailstack.dns.rights import View
+from mailstack.dns.zone import ANY, AXFR, CH, CLASS_ANY, CLASS_NONE, IXFR, NS, OPT, SOA, TKEY, TSIG
 
+HESIOD: Final = 4
+"""A class that named knows and has nothing for."""
+META: Final = frozenset((OPT, TKEY, TSIG))
+"""Types that are nobody's records."""
 _TXT: Final = 16
 _SOA_TTL: Final = 86_400
 _TIMES: Final = struct.pack("!5I", 0, 28_800, 7_200, 604_800, _SOA_TTL)
 _VERSION, _HOSTNAME, _AUTHORS, _SERVER = map(
     names.from_text, ("version.bind", "hostname.bind", "authors.bind", "id.server")
 )
+
+
+def other_class(query: Query, view: View, replies: Replies, options: Options, *, tcp: bool) -> bytes:
+    """The answer to a message about another class than IN."""
+    if query.rdclass in (0, CLASS_NONE, CLASS_ANY):
+        return replies.plain(query, view, FORMERR)
+    if query.rdclass == HESIOD:
+        return replies.prohibited(query, view)
+    if query.rdclass != CH or query.flags & OPCODE_MASK:
+        return replies.plain(query, view, NOTIMP)
+    if query.rdtype in META or (query.rdtype in (AXFR, IXFR) and not tcp):
+        return replies.plain(query, view, FORMERR)
+    if query.rdtype in (AXFR, IXFR):
+        return replies.plain(query, view, REFUSED)
+    return answer(query, options, replies.opt_record(query, 0), small=replies.small(query, tcp=tcp))
 
 
 def answer(query: Query, options: Options, opt_record: bytes, *, small: bool) -> bytes:

@@ -9,10 +9,12 @@ import time
 from dataclasses import replace
 
 from mailstack.config.named import Options
+from mailstack.dns.authority import Answer
 from mailstack.dns.cookies import Cookies
 from mailstack.dns.message import (
     COOKIE,
     DO,
+    EXPIRE,
     KEEPALIVE,
     KEY_TAG,
     NSID,
@@ -22,6 +24,7 @@ from mailstack.dns.message import (
     opt,
     subnet_echo,
 )
+from mailstack.dns.zone import SOA
 
 SECRET = os.urandom(16)
 """Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
@@ -84,3 +87,13 @@ def _identity(options: Options) -> bytes:
     if text == "":
         text = socket.gethostname()
     return (text or "").encode("utf-8")[:255]
+
+
+def with_expire(query: Query, found: Answer) -> Query:
+    """When the zone is to be given up by its secondaries, for those who ask with its SOA (RFC 7314 §3)."""
+    for owner, rrset in found.answer:
+        if rrset.rdtype == SOA and found.zone is not None and owner.lower() == found.zone.origin:
+            rdata = rrset.rdatas[0]
+            numbers = rdata if isinstance(rdata, bytes) else rdata[2]
+            return with_option(query, EXPIRE, numbers[-8:-4])
+    return query

@@ -40,16 +40,23 @@ EMPTY_ZONES: Final = (
 )
 
 
-def empty_zones(configured: Iterable[str], disabled: Iterable[str]) -> list[Zone]:
-    """The empty zones that are served beside the configured ones (names without final dot)."""
+def empty_zones(
+    configured: Iterable[str], disabled: Iterable[str], server: str = "", contact: str = ""
+) -> list[Zone]:
+    """The empty zones that are served beside the configured ones (names without final dot).
+
+    `server` and `contact` are what their SOA says; '' is as named has it.
+    """
     skipped = {*configured, *disabled}
-    return [_empty(names.from_text(name)) for name in EMPTY_ZONES if name not in skipped]
+    return [_empty(names.from_text(name), server, contact) for name in EMPTY_ZONES if name not in skipped]
 
 
-def _empty(origin: bytes) -> Zone:
+def _empty(origin: bytes, server: str, contact: str) -> Zone:
     node = Node(origin)
     numbers = (0, 28_800, 7_200, 604_800, _TTL)
     tail = b"".join(number.to_bytes(4, "big") for number in numbers)
-    node.rrsets[SOA] = RRset(SOA, _TTL, ((b"", (origin, names.ROOT), tail),))
-    node.rrsets[NS] = RRset(NS, 0, ((b"", (origin,), b""),), (origin,))
+    primary = names.from_text(server.lower()) if server else origin
+    mailbox = names.from_text(contact.lower()) if contact else names.ROOT
+    node.rrsets[SOA] = RRset(SOA, _TTL, ((b"", (primary, mailbox), tail),))
+    node.rrsets[NS] = RRset(NS, 0, ((b"", (primary,), b""),), (primary,))
     return Zone(origin, {origin: node})

@@ -14,20 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import dns.rdatatype
-
 from mailstack.config.named import Locality, NamedConf
 from mailstack.config.named.faults import Fault
 from mailstack.dns import chaos, names
 from mailstack.dns.authority import Answer, Authority
-from mailstack.dns.edns import Edns, with_option
+from mailstack.dns.clients import ClientLog
+from mailstack.dns.edns import Edns, with_expire
 from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.message import (
     AA,
     BADCOOKIE,
     BADVERS,
-    CD,
     EXPIRE,
     FORMERR,
     HEADER,
@@ -44,10 +42,13 @@ from mailstack.dns.message import (
     parse,
     without_question,
 )
+from mailstack.dns.prepared import Prepared
+from mailstack.dns.ratelimit import Limits, subject
 from mailstack.dns.relay import Relay
-from mailstack.dns.replies import Replies
+from mailstack.dns.replies import TCP_LIMIT, Replies
 from mailstack.dns.results import Delayed, Pending, Relayed, Result, Transfer
 from mailstack.dns.rights import Rights, View
+from mailstack.dns.statistics import Seen, Statistics
 from mailstack.dns.tsig import Keyring, Refused, Signed
 from mailstack.dns.update import Sign
 from mailstack.dns.updates import Updates
@@ -55,30 +56,17 @@ from mailstack.dns.xfrout import TransfersOut
 from mailstack.dns.zone import (
     AXFR,
     CH,
-    CLASS_ANY,
-    CLASS_NONE,
     IN,
     IXFR,
     MAILA,
     MAILB,
-    OPT,
     SOA,
-    TKEY,
-    TSIG,
     Zone,
 )
 from mailstack.net.log import Log
 
-PREPARED_LEAST, PREPARED_MOST = 10_000, 250_000
-"""Prepared answers per view and transport: four for each name in the zones, within these bounds. The
-dictionary starts anew when it is full, so that a flood of random names costs no more memory than that."""
-PREPARED_SIZE = 2048
-"""Octets of the largest answer that is kept prepared."""
 UPDATE = 5 << 11
-"""The opcode of updates, where it stands among the flags."""
-HESIOD = 4
-"""A class that named knows and has nothing for."""
-_META = frozenset((OPT, TSIG, TKEY))
+"""Opcodes, where they stand among the flags."""
 
 
 class Responder:
@@ -101,13 +89,19 @@ class Responder:
             zones,
             minimal_responses=conf.options.minimal_responses,
             minimal_any=conf.options.minimal_any,
+            zero_no_soa_ttl=conf.options.zero_no_soa_ttl,
         )
         self.changed: Callable[[str, Zone], None] = lambda _name, _zone: None
         """Told of a zone that an update has changed."""
         confs = {names.from_text(zone.name): zone for zone in conf.zones}
         self._faults = Faults(faults, locality)
-        apart = bool(self._faults) or conf.options.querylog
+        apart = bool(self._faults or conf.options.querylog or conf.options.rate_limit)
         self._rights = Rights(conf.options, confs, locality, apart=apart)
+        self._clients = ClientLog(log, queries=conf.options.querylog)
+        self.statistics = Statistics(self._zone_counted)
+        limit = conf.options.rate_limit
+        self._limits = Limits(limit, locality, log, self._clients, self.statistics) if limit else None
+        self._counted_apart = {name: zone.name for name, zone in confs.items() if zone.statistics}
         self._keyring = Keyring(conf.keys)
         self._edns = Edns(conf.options)
         self._replies = Replies(conf.options, self._edns)
@@ -115,7 +109,9 @@ class Responder:
         self._transfers = TransfersOut(self._authority, confs, conf.peers, self._replies, log)
         self._updates = Updates(self._authority, confs, sign, self._zone_changed, log)
         known = sum(len(zone.nodes) for zone in zones)
-        self._prepared_limit = min(max(4 * known, PREPARED_LEAST), PREPARED_MOST)
+        self._prepared = Prepared(conf.options.rrset_order, known, self.count)
+        self._found: Answer | None = None
+        """What the answer at hand was found to be; None for errors and for what others are asked."""
 
     # ---- clients
 
@@ -129,11 +125,30 @@ class Responder:
         only = self._rights.only
         return None if only is None else only.udp
 
+    def seen(self, local: str) -> Seen:
+        """Where those are counted that are given out of `shared`; `local` is the socket's address."""
+        only = self._rights.only
+        return {} if only is None else only.seen[":" in local]
+
     def forget_prepared(self) -> None:
         """The zones have changed: make the answers anew."""
+        self.count()
         for view in self._rights.views():
-            view.udp.clear()
-            view.tcp.clear()
+            view.forget()
+
+    def count(self) -> Statistics:
+        """What was asked and answered until now."""
+        for view in self._rights.views():
+            for index, seen in enumerate(view.seen):
+                self.statistics.fold(seen, tcp=index > 1, ipv6=bool(index % 2))
+        return self.statistics
+
+    def _zone_counted(self, name: bytes) -> str | None:
+        """The zone of a lower-case name, if it is counted apart."""
+        if not self._counted_apart:
+            return None
+        zone = self._authority.zone_of(name)
+        return None if zone is None else self._counted_apart.get(zone.origin)
 
     def _zone_changed(self, name: str, zone: Zone) -> None:
         self.changed(name, zone)
@@ -141,35 +156,55 @@ class Responder:
 
     # ---- answers
 
-    def respond(self, data: bytes, host: str, port: int, *, tcp: bool) -> Result:
-        """The answer to a message; None when there is to be none."""
+    def respond(self, data: bytes, host: str, port: int, *, tcp: bool, local: str = "") -> Result:
+        """The answer to a message to our address `local`; None when there is to be none."""
         if len(data) < HEADER.size or data[2] & 0x80:
             return None
-        view = self._rights.view(host)
+        view = self._rights.view(host, local)
         if view.ignored:
             return None
-        prepared = view.tcp if tcp else view.udp
-        tail = prepared.get(data[2:]) if not self._faults else None
-        if tail is not None:
-            return data[:2] + tail
+        if not self._faults:
+            key = data[2:]
+            tail = self._prepared.take(view, key, tcp=tcp)
+            if tail is not None:
+                wire = data[:2] + tail
+                if self._limits is None or tcp:
+                    view.seen[2 * tcp + (":" in host)][tail] += 1
+                    return wire
+                limited = self._limits.passed(wire, view.subjects[key], host, port, data)
+                return self._count_one(data, limited, host, tcp=tcp)
+        result = self._read(data, view, host, port, local, tcp=tcp)
+        return self._count_one(data, result, host, tcp=tcp)
+
+    def _count_one(self, data: bytes, result: Result, host: str, *, tcp: bool) -> Result:
+        if isinstance(result, Transfer):
+            self.statistics.add("requested transfers completed")
+        elif not isinstance(result, Pending):
+            wire = result.wire if isinstance(result, Delayed) else result
+            tail = None if wire is None else wire[2:]
+            self.statistics.count(tail, 1, tcp=tcp, ipv6=":" in host, asked=data[2:])
+        return result
+
+    def _read(self, data: bytes, view: View, host: str, port: int, local: str, *, tcp: bool) -> Result:
         try:
             query = without_question(data) or parse(data)
         except Malformed:
             other = int.from_bytes(data[2:4], "big") & OPCODE_MASK
             return error(data, NOTIMP if other else FORMERR, recursion=view.available and not other)
         if query.signed:
-            return self._signed(data, query, host, port, tcp=tcp)
-        return self._unsigned(data, query, view, host, port, tcp=tcp)
+            return self._signed(data, query, host, port, local, tcp=tcp)
+        return self._unsigned(data, query, view, host, port, local, tcp=tcp)
 
-    def _signed(self, data: bytes, query: Query, host: str, port: int, *, tcp: bool) -> Result:
+    def _signed(self, data: bytes, query: Query, host: str, port: int, local: str, *, tcp: bool) -> Result:
         """A message with TSIG: its answer is signed, and its rights are those of its key."""
         checked = self._keyring.check(data, error(data, NOERROR))
         if isinstance(checked, Refused):
-            self._log.info(f"client {host}#{port}: request has invalid signature: {checked.reason}")
+            who = self._clients.who(host, port)
+            self._log.category("security").error(f"{who}: request has invalid signature: {checked.reason}")
             return checked.wire
-        view = self._rights.of(host, checked.name)
+        view = self._rights.of(host, checked.name, local)
         unsigned = replace(query, signed=False)
-        result = self._unsigned(data, unsigned, view, host, port, tcp=tcp, signed=checked)
+        result = self._unsigned(data, unsigned, view, host, port, local, tcp=tcp, signed=checked)
         if isinstance(result, bytes):
             return checked.sign(result)
         if isinstance(result, Transfer):
@@ -187,11 +222,11 @@ class Responder:
         view: View,
         host: str,
         port: int,
+        local: str,
         *,
         tcp: bool,
         signed: Signed | None = None,
     ) -> Result:
-        prepared = view.tcp if tcp else view.udp
         opcode = query.flags & OPCODE_MASK
         if opcode and opcode != UPDATE:
             return self._replies.plain(replace(query, question=b""), view, NOTIMP)
@@ -201,33 +236,54 @@ class Responder:
             return self._replies.plain(query, view, FORMERR)
         if opcode:
             if query.rdclass != IN:
-                return self._of_class(query, view, host, tcp=tcp)
+                return chaos.other_class(query, view, self._replies, self.options, tcp=tcp)
             return self._replies.plain(
                 query, view, self._updates.rcode(data, query, view, host, port, signed)
             )
         try:
+            if query.rdclass in (IN, CH):
+                self._clients.query(query, host, port, local, tcp=tcp, signed=signed)
             if self._faults and (fault := self._faults.choose(query, host)) is not None:
                 self._log.warning(describe(fault, query, host, port))
                 return self._wrong(fault, data, query, view, host, tcp=tcp)
-            result = self._answer(data, query, view, host, tcp=tcp)
-            if self.options.querylog:
-                self._log_query(query, host, port, tcp=tcp)
-            elif (
-                isinstance(result, bytes)
-                and signed is None
-                and len(result) <= PREPARED_SIZE
-                and (query.edns is None or not query.edns.options)
-            ):
-                if len(prepared) >= self._prepared_limit:
-                    prepared.clear()
-                prepared[data[2:]] = result[2:]
-            return result.wire if isinstance(result, Relayed) else result
+            self._found = None
+            who = self._clients.who(host, port, query, signed)
+            result = self._answer(data, query, view, host, tcp=tcp, who=who)
+            return self._finish(data, query, view, host, port, result, keep=signed is None, tcp=tcp)
         except Exception as fault:  # a bug of ours must not take the service down
             self._log.exception(f"{host}#{port}: query failed", fault)
             return error(data, SERVFAIL, recursion=view.available)
 
+    def _finish(
+        self,
+        data: bytes,
+        query: Query,
+        view: View,
+        host: str,
+        port: int,
+        result: bytes | Pending | Transfer | Relayed,
+        *,
+        keep: bool,
+        tcp: bool,
+    ) -> Result:
+        """Keep an answer for the next time, if it will be the same, and send it, if it may be sent."""
+        if not isinstance(result, bytes | Relayed):
+            return result
+        about, wire = None, result if isinstance(result, bytes) else result.wire
+        if self._limits is not None and not tcp:
+            about = subject(query, self._found, wire)
+        optionless = query.edns is None or not query.edns.options
+        if keep and optionless and isinstance(result, bytes) and not self.options.querylog:
+            self._prepared.keep(view, data[2:], wire[2:], self._found, about, tcp=tcp)
+        if self._limits is None or about is None or query.known:
+            return wire
+        limited = self._limits.passed(wire, about, host, port, data)
+        if limited is not None and limited is not wire and query.cookie:
+            return self._replies.plain(query, view, BADCOOKIE)
+        return limited
+
     def _answer(
-        self, data: bytes, query: Query, view: View, host: str, *, tcp: bool
+        self, data: bytes, query: Query, view: View, host: str, *, tcp: bool, who: str = ""
     ) -> bytes | Pending | Transfer | Relayed:
         edns = query.edns
         if edns is not None and edns.version > 0:
@@ -237,9 +293,9 @@ class Responder:
         if not query.question:
             return self._replies.plain(query, view, NOERROR if query.cookie else FORMERR)
         if query.rdclass != IN:
-            return self._of_class(query, view, host, tcp=tcp)
+            return chaos.other_class(query, view, self._replies, self.options, tcp=tcp)
         rdtype = query.rdtype
-        if rdtype in _META:
+        if rdtype in chaos.META:
             return self._replies.plain(query, view, FORMERR)
         if rdtype in (MAILA, MAILB):
             return self._replies.plain(query, view, NOTIMP)
@@ -259,33 +315,28 @@ class Responder:
         if found is None:
             servers = self._relay.servers(query, view, query.name.lower())
             if not servers:
-                return self._replies.plain(query, view, REFUSED)
+                if self.options.recursion and not view.recursion:
+                    self._clients.denied(query, who, cache="allow-query-cache")
+                self._clients.failed(query, who, "REFUSED")
+                return Relayed(self._replies.plain(query, view, REFUSED))
             return self._relay.onward(query, view, limit, query.question, servers, None)
         assert found.zone is not None
+        if found.zone.origin in self._authority.unloaded:
+            return self._replies.plain(query, view, SERVFAIL)
         if not view.query.get(found.zone.origin, True):
-            return self._replies.prohibited(query, view)
+            self._clients.denied(query, who)
+            self._clients.failed(query, who, "REFUSED")
+            return Relayed(self._replies.prohibited(query, view))
+        self._found = found
         if found.onward is not None:
             servers = self._relay.servers(query, view, found.onward.lower())
             if servers:
                 question = found.onward + rdtype.to_bytes(2, "big") + IN.to_bytes(2, "big")
                 return self._relay.onward(query, view, limit, question, servers, found)
         if rdtype == SOA and query.edns is not None and query.edns.option(EXPIRE) is not None:
-            query = _with_expire(query, found)
+            query = with_expire(query, found)
+        self._prepared.arrange(found, view, data[2:], tcp=tcp)
         return self._replies.of(query, view, found, limit)
-
-    def _of_class(self, query: Query, view: View, host: str, *, tcp: bool) -> bytes:
-        """The answer to a message about another class than IN."""
-        rdclass, opcode = query.rdclass, query.flags & OPCODE_MASK
-        if rdclass in (0, CLASS_NONE, CLASS_ANY):
-            return self._replies.plain(query, view, FORMERR)
-        if rdclass == HESIOD:
-            return self._replies.prohibited(query, view)
-        if rdclass != CH or opcode:
-            return self._replies.plain(query, view, NOTIMP)
-        if query.rdtype in (AXFR, IXFR) or query.rdtype in _META:
-            return self._replies.plain(query, view, FORMERR if not tcp or query.rdtype in _META else REFUSED)
-        small = self._replies.small(query, tcp=tcp)
-        return chaos.answer(query, self.options, self._replies.opt_record(query, 0), small=small)
 
     def _wrong(self, fault: Fault, data: bytes, query: Query, view: View, host: str, *, tcp: bool) -> Result:
         """What a fault makes of a query."""
@@ -310,25 +361,9 @@ class Responder:
             return Delayed(wire, fault.delay)
         return wire
 
-    def _log_query(self, query: Query, host: str, port: int, *, tcp: bool) -> None:
-        name = names.to_text(query.name)
-        kind = dns.rdatatype.to_text(dns.rdatatype.RdataType.make(query.rdtype))
-        marks = "+" if query.flags & RD else "-"
-        marks += f"E({query.edns.version})" if query.edns is not None else ""
-        marks += ("T" if tcp else "") + ("D" if query.do else "") + ("C" if query.flags & CD else "")
-        self._log.info(f"client {host}#{port} ({name}): query: {name} IN {kind} {marks}")
-
     async def complete(self, pending: Pending) -> bytes:
         """Ask the forwarders; SERVFAIL when none of them answers."""
         wire = await self._relay.complete(pending)
+        self.statistics.add("queries caused recursion")
+        self.statistics.count(wire[2:], 1, tcp=pending.limit == TCP_LIMIT, ipv6=False)
         return wire if pending.signed is None else pending.signed.sign(wire)
-
-
-def _with_expire(query: Query, found: Answer) -> Query:
-    """When the zone is to be given up by its secondaries, for those who ask with its SOA (RFC 7314 §3)."""
-    for owner, rrset in found.answer:
-        if rrset.rdtype == SOA and found.zone is not None and owner.lower() == found.zone.origin:
-            rdata = rrset.rdatas[0]
-            numbers = rdata if isinstance(rdata, bytes) else rdata[2]
-            return with_option(query, EXPIRE, numbers[-8:-4])
-    return query

@@ -18,6 +18,7 @@ from typing import cast
 from mailstack.dns.message import SERVFAIL, error
 from mailstack.dns.responder import Responder
 from mailstack.dns.results import Delayed, Pending, Transfer
+from mailstack.dns.statistics import Seen
 from mailstack.net.listen import bind_tcp
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
@@ -68,7 +69,8 @@ class DnsServer:
         self._tcp.pop(address).close()
 
     def replace(self, responder: Responder) -> None:
-        """Answer from another configuration from the next question on."""
+        """Answer from another configuration from the next question on; go on counting."""
+        responder.statistics.take_over(self.responder.count())
         self.responder = responder
         for udp in self._udp.values():
             udp.refresh()
@@ -111,20 +113,23 @@ class UdpSocket:
     def __init__(self, server: DnsServer, sock: socket.socket) -> None:
         self._server = server
         self._sock = sock
+        self._local = str(sock.getsockname()[0])
         self._shared: dict[bytes, bytes] | None = None
+        self._seen: Seen = {}
         self.refresh()
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
 
     def refresh(self) -> None:
         """The server's responder has been replaced."""
         self._shared = self._server.responder.shared
+        self._seen = self._server.responder.seen(self._local)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._sock.close()
 
     def _readable(self) -> None:
-        sock, shared = self._sock, self._shared
+        sock, shared, seen = self._sock, self._shared, self._seen
         receive, send = sock.recvfrom, sock.sendto
         try:
             for _ in range(BATCH):
@@ -132,6 +137,7 @@ class UdpSocket:
                 tail = shared.get(data[2:]) if shared is not None else None
                 if tail is not None:
                     send(data[:2] + tail, peer)
+                    seen[tail] += 1
                 else:
                     self._respond(data, peer)
         except OSError:
@@ -139,7 +145,7 @@ class UdpSocket:
 
     def _respond(self, data: bytes, peer: tuple[str, int]) -> None:
         server = self._server
-        result = server.responder.respond(data, peer[0], peer[1], tcp=False)
+        result = server.responder.respond(data, peer[0], peer[1], tcp=False, local=self._local)
         if isinstance(result, bytes):
             self._send(result, peer)
         elif isinstance(result, Pending) and len(server.tasks) < TASK_LIMIT:
@@ -169,6 +175,7 @@ class TcpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._peer = ("", 0)
+        self._local = ""
         self._underway = 0
         self._blocked = False
         self._eof = False
@@ -189,6 +196,7 @@ class TcpConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self._peer = (str(peer[0]), int(peer[1]))
+        self._local = str(transport.get_extra_info("sockname")[0])
         self._restart_timer(options.tcp_initial_timeout)
 
     def data_received(self, data: bytes) -> None:
@@ -248,7 +256,8 @@ class TcpConnection(asyncio.Protocol):
 
     def _respond(self, data: bytes) -> bytes | None:
         server = self._server
-        result = server.responder.respond(data, self._peer[0], self._peer[1], tcp=True)
+        host, port = self._peer
+        result = server.responder.respond(data, host, port, tcp=True, local=self._local)
         if isinstance(result, Pending):
             if len(server.tasks) >= TASK_LIMIT:
                 return error(data, SERVFAIL)

@@ -104,6 +104,16 @@ class Log:
         self._sink.pid = os.getpid()
         self._sink.thread = get_ident()
 
+    def category(self, name: str) -> Log:
+        """The log for one category of lines; here, all of them go the same way."""
+        return self
+
+    def raw(self, line: str) -> None:
+        """A line as it is, without time and tag."""
+        if not line.isprintable():
+            line = _CONTROL.sub("?", line)
+        self._sink.put(line.encode("utf-8", "backslashreplace")[:LINE_LIMIT] + b"\n")
+
     def send_to(self, fd: int) -> None:
         """Write lines (children's too) to another descriptor from now on, and close it with the next one."""
         sink = self._sink
@@ -111,6 +121,18 @@ class Log:
         if sink.own:
             os.close(sink.fd)
         sink.fd, sink.own = fd, True
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        self._sink.flush()
+
+    def close(self) -> None:
+        """Write what was gathered, and close the descriptor if it is ours. What comes later is dropped."""
+        sink = self._sink
+        sink.flush()
+        if sink.own:
+            os.close(sink.fd)
+        sink.fd, sink.own = -1, False
 
     def info(self, text: str) -> None:
         self._write(text)
@@ -120,6 +142,10 @@ class Log:
 
     def error(self, text: str) -> None:
         self._write("error: " + text)
+
+    def notice(self, text: str) -> None:
+        """What an administrator is to know of, though nothing is wrong."""
+        self._write(text)
 
     def fatal(self, text: str) -> None:
         self._write("fatal: " + text)

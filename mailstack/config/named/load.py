@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 
 from mailstack.config.named import grammar
 from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl, AclTable
+from mailstack.config.named.answers import answering, zone_statistics
+from mailstack.config.named.channels import Logging, read_logging
 from mailstack.config.named.keys import read_keys
 from mailstack.config.named.model import DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
 from mailstack.config.named.peers import Traffic
@@ -22,14 +24,12 @@ from mailstack.config.named.transfers import SETTINGS, Remotes, traffic
 from mailstack.config.named.values import (
     BOOLEANS,
     FALSE,
-    TRUE,
     boolean,
     choice,
     duration,
     integer,
     one_block,
     one_text,
-    one_word,
     shown,
     string,
     to_number,
@@ -53,6 +53,7 @@ class _Reader:
         self.policies = Policies(item for item in self.statements if item.keyword == "dnssec-policy")
         self.remotes = Remotes(self.statements, self.acls, self.keys, self.warnings)
         self.traffic = Traffic()
+        self._logging: Logging | None = None
         self.general: dict[str, Statement] = {}
         """Options that are for zones that say nothing themselves."""
 
@@ -90,7 +91,17 @@ class _Reader:
             tuple(self.keys.values()),
             peers,
             self.traffic,
+            self.logging(options.directory),
         )
+
+    def logging(self, directory: str) -> Logging:
+        """What is logged where; file names are relative to `directory`."""
+        if self._logging is None:
+            given = [item for item in self.statements if item.keyword == "logging"]
+            if len(given) > 1:
+                raise given[1].error("'logging' redefined")
+            self._logging = read_logging(given[0], directory, self.warnings) if given else Logging()
+        return self._logging
 
     # ---- statements without effect, refused and unknown
 
@@ -150,7 +161,6 @@ class _Reader:
                 values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), low), high)
         if "nocookie-udp-size" in one:
             values["nocookie_udp_size"] = min(max(integer(one["nocookie-udp-size"]), 128), 4096)
-        values["cookie_secrets"] = tuple(_secret(statement) for statement in found.get("cookie-secret", ()))
         if "tcp-clients" in one:
             values["tcp_clients"] = integer(one["tcp-clients"], low=1)
         for keyword, most in _TCP_TIMES.items():
@@ -160,16 +170,13 @@ class _Reader:
         for keyword in ("max-cache-ttl", "max-ncache-ttl"):
             if keyword in one:
                 values[keyword.replace("-", "_")] = duration(one[keyword])
-        if "minimal-responses" in one:
-            values["minimal_responses"] = _minimal(one["minimal-responses"])
-        for keyword in ("version", "hostname", "server-id"):
-            if keyword in one:
-                values[keyword.replace("-", "_")] = _said(one[keyword])
+        values.update(answering(found, self.acls, values["directory"]))
+        values.setdefault("querylog", bool(self.logging(values["directory"]).categories.get("queries")))
         self._access(one, values)
         self._check_fixed(one)
         self.general = {
             name: one[name]
-            for name in ("allow-update", "dnssec-policy", "key-directory", *SETTINGS)
+            for name in ("allow-update", "dnssec-policy", "key-directory", "zone-statistics", *SETTINGS)
             if name in one
         }
         self.traffic = traffic(one)
@@ -291,6 +298,8 @@ class _Reader:
             kind=kind,
             file=os.path.join(options.directory, string(one["file"])) if "file" in one else "",
             allow_query=self._acl(one["allow-query"]) if "allow-query" in one else None,
+            allow_query_on=self._acl(one["allow-query-on"]) if "allow-query-on" in one else None,
+            statistics=self._counted(one),
             allow_transfer=self._acl(one["allow-transfer"]) if "allow-transfer" in one else None,
             forwarders=forwarders,
             forward_only=only,
@@ -302,6 +311,10 @@ class _Reader:
             path=statement.path,
             line=statement.line,
         )
+
+    def _counted(self, one: Mapping[str, Statement]) -> bool:
+        given = one.get("zone-statistics", self.general.get("zone-statistics"))
+        return given is not None and zone_statistics(given)
 
     def _update(self, one: Mapping[str, Statement]) -> Acl:
         given = one.get("allow-update", self.general.get("allow-update"))
@@ -338,26 +351,6 @@ _SECONDARY: Final = grammar.ZONE_WORKS - {
     "inline-signing",
     "key-directory",
 }
-
-
-def _minimal(statement: Statement) -> str:
-    text = choice(statement, ("no-auth", "no-auth-recursive", *BOOLEANS))
-    return "yes" if text in TRUE else "no" if text in FALSE else text
-
-
-def _said(statement: Statement) -> str | None:
-    word = one_word(statement)
-    if word.quoted:
-        return word.text
-    choices = {"version": ("none",), "hostname": ("none",), "server-id": ("none", "hostname")}
-    return None if choice(statement, choices[statement.keyword]) == "none" else ""
-
-
-def _secret(statement: Statement) -> bytes:
-    text = string(statement)
-    if len(text) != 32 or not all(digit in "0123456789abcdefABCDEF" for digit in text):
-        raise statement.error("cookie-secret takes 32 hexadecimal digits in quotes")
-    return bytes.fromhex(text)
 
 
 def _servers(statement: Statement) -> tuple[Server, ...]:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl
+from mailstack.config.named.answers import EVERYTHING_RANDOM, OrderRule, RateLimit
+from mailstack.config.named.channels import PLAIN as PLAIN_LOG
+from mailstack.config.named.channels import Logging
 from mailstack.config.named.peers import EASY, PLAIN, Peer, Traffic, Transfers
 
 Server = tuple[str, int]
@@ -99,6 +102,20 @@ class Options:
     """Seconds that such a client is told."""
     max_cache_ttl: int = 604_800
     max_ncache_ttl: int = 10_800
+    rate_limit: RateLimit | None = None
+    rrset_order: tuple[OrderRule, ...] = EVERYTHING_RANDOM
+    """The first rule that covers a set counts; sets that none covers stand in the zone's order."""
+    statistics_file: str = ""
+    """Absolute path."""
+    allow_query_on: Acl = ANY
+    """Which of our addresses may be asked."""
+    allow_recursion_on: Acl = ANY
+    allow_query_cache_on: Acl = ANY
+    empty_server: str = ""
+    """What the SOA of empty zones names as server; '': the zone itself."""
+    empty_contact: str = ""
+    zero_no_soa_ttl: bool = True
+    """A SOA record that was asked for and is not there is not to be cached."""
     version: str | None = None
     """What `version.bind` says; None refuses to say."""
     hostname: str | None = ""
@@ -117,6 +134,9 @@ class Zone:
     """Absolute path; '' for a forward zone, and for a secondary one that is not kept."""
     allow_query: Acl | None
     allow_transfer: Acl | None
+    allow_query_on: Acl | None = None
+    statistics: bool = False
+    """Its questions are counted apart."""
     forwarders: tuple[Server, ...] | None
     """None: as the options say. Empty: names below are not forwarded."""
     forward_only: bool | None
@@ -154,3 +174,4 @@ class NamedConf:
     keys: tuple[TsigKey, ...] = ()
     peers: tuple[Peer, ...] = ()
     traffic: Traffic = EASY
+    logging: Logging = PLAIN_LOG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import dns.edns
@@ -168,7 +169,7 @@ def test_nsid_when_the_server_has_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opcode", "rcode"), [(dns.opcode.STATUS, "NOTIMP"), (dns.opcode.NOTIFY, "NOTIMP"), (6, "NOTIMP")]
+    ("opcode", "rcode"), [(dns.opcode.STATUS, "NOTIMP"), (6, "NOTIMP")]
 )
 def test_other_opcodes(server: Responder, opcode: int, rcode: str) -> None:
     query = dns.message.make_query("rich.test", "SOA")
@@ -243,7 +244,7 @@ def test_transfer_only_when_allowed(server: Responder, tmp_path: Path) -> None:
 
 def test_prepared_answers_are_bounded(tmp_path: Path) -> None:
     server = responder(tmp_path)
-    server._prepared_limit = 50
+    server._prepared.limit = 50
     for number in range(500):
         ask(server, dns.message.make_query(f"n{number}.rich.test", "A"))
     assert len(server.prepared("192.0.2.99")) <= 50
@@ -255,10 +256,8 @@ def test_query_log(tmp_path: Path) -> None:
         server = responder(tmp_path, "recursion no; querylog yes;", log_fd=file.fileno())
         for _ in range(2):
             ask(server, dns.message.make_query("mail.rich.test", "A", use_edns=0))
-    assert (
-        log.read_text().count("client 192.0.2.99#4242 (mail.rich.test): query: mail.rich.test IN A +E(0)")
-        == 2
-    )
+    line = r"client @0x[0-9a-f]+ 192\.0\.2\.99#4242 \(mail\.rich\.test\): query: mail\.rich\.test IN A \+E\(0\) \(\)"
+    assert len(re.findall(line, log.read_text())) == 2
 
 
 @pytest.mark.parametrize(("tcp", "sets"), [(False, 1), (True, 6)])
