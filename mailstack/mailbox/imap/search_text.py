@@ -29,6 +29,15 @@ _CHARSET = re.compile(rb'CHARSET\s*=\s*"?([A-Z0-9_.:-]+)')
 _SAFE = re.compile(rb"(?:US-ASCII|UTF-?8|ISO-8859-\d+|LATIN\d|WINDOWS-12\d\d|KOI8-[RU])\Z")
 """Charsets in which ASCII is ASCII and nothing else."""
 _NO_TEXT = re.compile(rb"\nCONTENT-TYPE: ?(?:APPLICATION|IMAGE|AUDIO|VIDEO|FONT)/")
+_MULTIPART = re.compile(
+    rb"\nCONTENT-TYPE: MULTIPART/(?!DIGEST)[A-Z]+;[ \t]*(?:\n[ \t]+)?"
+    rb'(?:[A-Z-]+=(?:"[^"\\\n]*"|[^\s;"()\\]+);[ \t]*(?:\n[ \t]+)?)*'
+    rb'BOUNDARY=(?:"([^"\\\n]{1,70})"|([^\s;"()\\]{1,70}))[;\n]'
+)
+"""A multipart's Content-Type as it is mostly written, in upper case."""
+_TEXT = re.compile(rb"\nCONTENT-TYPE: TEXT/[A-Z0-9.+-]+[;\n]")
+PARTS_LOOKED_AT, DEPTH_LOOKED_AT, HEAD_LOOKED_AT = 16, 4, 1 << 14
+"""Parts of a multipart, parts in parts, and octets of a header that a look is taken at."""
 HIGH_MAX = 16
 """Runs of octets that are not ASCII whose surroundings are looked at; of more, all of the text is."""
 
@@ -86,7 +95,9 @@ def _look(data: bytes, wanted: bytes, with_header: bool) -> bool | None:
     plain_octets = data.isascii()
     if _all_in(words, octets):
         body = _plain_body(octets) if plain_octets and not with_header else 0
-        return octets.find(wanted, body) >= 0 if body else None
+        if body:
+            return octets.find(wanted, body) >= 0
+        return True if b"\r" not in octets and _surely_in(data, octets, wanted, 0, len(data), 0) else None
     if _has_encoded_text(octets):
         return None
     if not plain_octets and (alien or _all_in_folded(words, data, octets)):
@@ -114,7 +125,47 @@ def _plain_body(octets: bytes) -> int:
     types = head.count(b"CONTENT-TYPE")
     if b"\r" in head or b"ENCODING" in head or types > 1 or head[:1] == b"\n":
         return 0
-    return end + 2 if end > 0 and (not types or b"\nCONTENT-TYPE: TEXT/" in head) else 0
+    return end + 2 if end > 0 and (not types or _TEXT.search(head)) else 0
+
+
+def _surely_in(data: bytes, octets: bytes, wanted: bytes, start: int, end: int, depth: int) -> bool:
+    """Whether a part (`octets`: in upper case) has a text that holds this, as far as headers written as usual
+    say what is what. No carriage returns, ASCII is ASCII."""
+    # A part may have no header at all.
+    headless = data[start : start + 1] == b"\n"
+    at = start if headless else octets.find(b"\n\n", start, end) + 1
+    if (not at and not headless) or at - start > HEAD_LOOKED_AT or depth > DEPTH_LOOKED_AT:
+        return False
+    head, body = b"\n%b" % octets[start:at], at + 1
+    types = head.count(b"CONTENT-TYPE")
+    encodings = head.count(b"ENCODING")
+    if types > 1 or types != head.count(b"\nCONTENT-TYPE: ") or encodings > 1:
+        return False
+    quoted = encodings and b"\nCONTENT-TRANSFER-ENCODING: QUOTED-PRINTABLE\n" in head
+    plain = not encodings or b"\nCONTENT-TRANSFER-ENCODING: 7BIT\n" in head
+    plain = plain or b"\nCONTENT-TRANSFER-ENCODING: 8BIT\n" in head
+    if not types or _TEXT.search(head):
+        if quoted:
+            return wanted in decode_quoted(data[body:end]).upper()
+        return plain and octets.find(wanted, body, end) >= 0
+    if not plain:
+        return False
+    if b"\nCONTENT-TYPE: MESSAGE/RFC822\n" in head:
+        return _surely_in(data, octets, wanted, body, end, depth + 1)
+    found = _MULTIPART.search(head)
+    if found is None:
+        return False
+    first, last = found.span(found.lastindex or 0)
+    marker = b"\n--" + data[start + first - 1 : start + last - 1]
+    at = data.find(marker, body - 1, end)
+    for _ in range(PARTS_LOOKED_AT):
+        line_end = data.find(b"\n", at + 1, end) if at >= 0 else -1
+        if line_end < 0 or data.startswith(b"--", at + len(marker)):
+            break
+        at = data.find(marker, line_end, end)
+        if _surely_in(data, octets, wanted, line_end + 1, end if at < 0 else at, depth + 1):
+            return True
+    return False
 
 
 def _has_encoded_text(octets: bytes) -> bool:
