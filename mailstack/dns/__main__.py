@@ -28,12 +28,13 @@ from mailstack.config.named import Zone as ZoneConf
 from mailstack.config.named.channels import PLAIN
 from mailstack.config.named.faults import Fault, load_faults
 from mailstack.dns.emptyzones import empty_zones
+from mailstack.dns.exchange import Exchange
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.interfaces import locality, sockets_of, watch
 from mailstack.dns.logs import NamedLog
 from mailstack.dns.responder import Responder
 from mailstack.dns.server import DnsServer
-from mailstack.dns.update import replayed
+from mailstack.dns.update import loaded
 from mailstack.dns.zone import Zone
 from mailstack.dns.zonefile import load_zone
 from mailstack.net import loop
@@ -58,6 +59,7 @@ class Named:
         self.server: DnsServer
         self.stopping = asyncio.Event()
         self._forwarder: Forwarder | None = None
+        self._exchange: Exchange | None = None
 
     async def start(self) -> None:
         """Read everything, then listen. Raises `ConfigError` or `OSError`."""
@@ -66,6 +68,8 @@ class Named:
         responder = self._responder(self.conf, keep=False)
         self.server = DnsServer(responder, self.log)
         await self._listen(self.conf, first=True)
+        assert self._exchange is not None
+        self._exchange.start({})
 
     async def reload(self) -> None:
         """Read everything again; what cannot be used leaves the old in service."""
@@ -76,10 +80,15 @@ class Named:
         except ConfigError as error:
             self.log.error(f"reloading configuration failed: {error}")
             return
-        previous = self._forwarder
+        previous, exchange = self._forwarder, self._exchange
+        before = {name: zone.serial for name, zone in self.zones.items()}
         self.server.replace(self._responder(conf, keep=True))
         self.conf = conf
+        if exchange is not None:
+            await exchange.close()
         await self._listen(conf, first=False)
+        if self._exchange is not None:
+            self._exchange.start(before)
         if previous is not None:
             await previous.close()
         self.log.info("reloading configuration succeeded")
@@ -88,6 +97,12 @@ class Named:
         """Log as a configuration says. Raises `ConfigError`."""
         if isinstance(self.log, NamedLog):
             self.log.configure(conf.logging)
+
+    async def end(self) -> None:
+        """Let what is under way end."""
+        if self._exchange is not None:
+            await self._exchange.close()
+        await self.server.close(GRACE)
 
     async def rescan(self) -> None:
         """The machine's addresses have changed: listen where the configuration now says."""
@@ -112,8 +127,7 @@ class Named:
             shown = zone_conf.name or "."
             try:
                 zone, odd = load_zone(zone_conf.name, zone_conf.file)
-                if not zone_conf.allow_update.is_none:
-                    zone = replayed(zone, zone_conf, self.log)
+                zone = loaded(zone, zone_conf, self.zones.get(zone_conf.name), self.log)
                 if zone_conf.dnssec is not None:
                     _sign(zone, zone_conf, time.time())
             except ConfigError as error:
@@ -128,7 +142,8 @@ class Named:
             notes.append(f"zone {shown}/IN: loaded serial {zone.serial}")
             zones[zone_conf.name] = zone
         self.zones = zones
-        served = list(zones.values())
+        self._exchange = Exchange(conf, self.log, lambda: self.server.bound, self._exchange)
+        served = [*zones.values(), *self._exchange.zones()]
         options = conf.options
         forwarding_only = options.forward_only and bool(options.forwarders)
         if options.recursion and options.empty_zones and not forwarding_only:
@@ -147,8 +162,15 @@ class Named:
         self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
         faults = self._faults(keep=keep)
         responder = Responder(conf, served, locality(), self._forwarder, self.log, faults, _sign)
-        responder.changed = zones.__setitem__
+        responder.changed = self._changed
+        self._exchange.attach(responder)
         return responder
+
+    def _changed(self, name: str, zone: Zone) -> None:
+        """An update, or new signatures."""
+        self.zones[name] = zone
+        if self._exchange is not None:
+            self._exchange.announce(name, zone)
 
     def _faults(self, *, keep: bool) -> tuple[Fault, ...]:
         """What is to be wrong on purpose. With `keep`, a file that cannot be used leaves the old in force."""
@@ -184,6 +206,7 @@ class Named:
             else:
                 renewed = True
                 self.log.info(f"zone {shown}/IN: signed anew, serial {zone.serial}")
+                self._changed(conf.name, zone)
         if renewed:
             self.server.responder.forget_prepared()
 
@@ -245,7 +268,7 @@ async def serve(directory: Path, log: Log) -> int:
     unwatch()
     for task in background:
         task.cancel()
-    await named.server.close(GRACE)
+    await named.end()
     log.info("exiting")
     return 0
 

@@ -14,6 +14,8 @@ from mailstack.dns.journal import Change
 from mailstack.dns.zone import CNAME, DNAME, NS, RRSIG, SOA, Node, Rdata, RRset, Zone
 from mailstack.dns.zonefile import compact
 
+COMPACT = frozenset((NS, CNAME, SOA, 12, 15, 18, 21, 33, 35, 36, 64, 65))
+"""Types that `compact` stores in another form than their octets, or that name hosts."""
 _SINGLE = frozenset((CNAME, DNAME, SOA))
 _OF_SIGNING = frozenset((RRSIG, 47, 50))
 """Types that stand beside a CNAME (RFC 4034): RRSIG, NSEC, NSEC3."""
@@ -144,6 +146,8 @@ def is_later(one: int, other: int) -> bool:
 
 def rrset_of(rdtype: int, ttl: int, datas: list[bytes]) -> RRset:
     """A set of records from their data on the wire, uncompressed."""
+    if rdtype not in COMPACT:
+        return RRset(rdtype, ttl, tuple(datas))
     kind = dns.rdatatype.RdataType.make(rdtype)
     forms: list[Rdata] = []
     targets: list[bytes] = []

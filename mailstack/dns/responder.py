@@ -11,7 +11,7 @@ and the access lists' verdict on the client (`View`). It is bounded (`PREPARED_M
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mailstack.config.named import Locality, NamedConf
@@ -42,11 +42,12 @@ from mailstack.dns.message import (
     parse,
     without_question,
 )
+from mailstack.dns.notify import NotifiesIn
 from mailstack.dns.prepared import Prepared
 from mailstack.dns.ratelimit import Limits, subject
 from mailstack.dns.relay import Relay
 from mailstack.dns.replies import TCP_LIMIT, Replies
-from mailstack.dns.results import Delayed, Pending, Relayed, Result, Transfer
+from mailstack.dns.results import Delayed, Handed, Pending, Relayed, Result, Transfer
 from mailstack.dns.rights import Rights, View
 from mailstack.dns.statistics import Seen, Statistics
 from mailstack.dns.tsig import Keyring, Refused, Signed
@@ -65,7 +66,7 @@ from mailstack.dns.zone import (
 )
 from mailstack.net.log import Log
 
-UPDATE = 5 << 11
+UPDATE, NOTIFY = 5 << 11, 4 << 11
 """Opcodes, where they stand among the flags."""
 
 
@@ -107,7 +108,10 @@ class Responder:
         self._replies = Replies(conf.options, self._edns)
         self._relay = Relay(conf.options, confs, forwarder, self._replies)
         self._transfers = TransfersOut(self._authority, confs, conf.peers, self._replies, log)
-        self._updates = Updates(self._authority, confs, sign, self._zone_changed, log)
+        self._updates = Updates(self._authority, confs, sign, self._zone_changed, locality, log)
+        self.notifies = NotifiesIn(self._authority, confs, locality, log)
+        self.hand_on: Callable[[Handed], Awaitable[bytes]] | None = None
+        """Asks a primary server for the answer to an update."""
         known = sum(len(zone.nodes) for zone in zones)
         self._prepared = Prepared(conf.options.rrset_order, known, self.count)
         self._found: Answer | None = None
@@ -149,6 +153,23 @@ class Responder:
             return None
         zone = self._authority.zone_of(name)
         return None if zone is None else self._counted_apart.get(zone.origin)
+
+    @property
+    def in_service(self) -> Mapping[bytes, Zone]:
+        """The zones by lower-case wire name, as they are at any time."""
+        return self._authority.zones
+
+    def put(self, zone: Zone) -> None:
+        """Answer from a zone that has come from its primary server."""
+        self._authority.zones[zone.origin] = zone
+        self._authority.unloaded.discard(zone.origin)
+        self.forget_prepared()
+
+    def withdraw(self, zone: Zone) -> None:
+        """There is no such zone any more, or not yet: answer SERVFAIL. `zone` stands in its place."""
+        self._authority.zones[zone.origin] = zone
+        self._authority.unloaded.add(zone.origin)
+        self.forget_prepared()
 
     def _zone_changed(self, name: str, zone: Zone) -> None:
         self.changed(name, zone)
@@ -228,7 +249,7 @@ class Responder:
         signed: Signed | None = None,
     ) -> Result:
         opcode = query.flags & OPCODE_MASK
-        if opcode and opcode != UPDATE:
+        if opcode not in (0, UPDATE, NOTIFY):
             return self._replies.plain(replace(query, question=b""), view, NOTIMP)
         try:
             query = self._edns.read(query, host, tcp=tcp)
@@ -237,6 +258,13 @@ class Responder:
         if opcode:
             if query.rdclass != IN:
                 return chaos.other_class(query, view, self._replies, self.options, tcp=tcp)
+            if opcode == NOTIFY:
+                key = signed.name if signed is not None else None
+                rcode = self.notifies.rcode(data, query, host, port, key)
+                return self._replies.plain(query, view, rcode, 0 if rcode else AA)
+            handed = self._updates.handed(data, query, view, host, port, signed)
+            if handed is not None and self.hand_on is not None:
+                return handed
             return self._replies.plain(
                 query, view, self._updates.rcode(data, query, view, host, port, signed)
             )
@@ -363,6 +391,9 @@ class Responder:
 
     async def complete(self, pending: Pending) -> bytes:
         """Ask the forwarders; SERVFAIL when none of them answers."""
+        if isinstance(pending, Handed):
+            assert self.hand_on is not None
+            return await self.hand_on(pending)  # with the primary's signature, if it was signed
         wire = await self._relay.complete(pending)
         self.statistics.add("queries caused recursion")
         self.statistics.count(wire[2:], 1, tcp=pending.limit == TCP_LIMIT, ipv6=False)

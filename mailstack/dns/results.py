@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns.authority import Answer
 from mailstack.dns.forward import Server
 from mailstack.dns.message import Query
@@ -24,6 +25,14 @@ class Pending:
     so_far: Answer | None
     """The alias chain up to where it leaves our zones."""
     signed: Signed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Handed(Pending):
+    """An update that a primary server has to answer (`allow-update-forwarding`): message and zone."""
+
+    data: bytes = b""
+    conf: ZoneConf | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 import dns.exception
 import dns.message
 import dns.name
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rdtypes.ANY.TSIG
@@ -18,16 +19,19 @@ import dns.tsig
 
 from mailstack.config.named.acl import key_name
 from mailstack.config.named.model import TsigKey
-from mailstack.dns.message import FORMERR, NOTAUTH
+from mailstack.dns.message import FORMERR, NOTAUTH, Malformed, skip_name
 
 # Without types in dnspython.
 _sign: Any = dns.tsig.sign
+_validate: Any = dns.tsig.validate
 _TSIG: Any = dns.rdtypes.ANY.TSIG.TSIG
 FUDGE = 300
 """Seconds that two clocks may differ."""
 BADSIG, BADKEY, BADTIME = 16, 17, 18
 ROOM = 160
 """Octets that a TSIG record needs at the most, but for its names."""
+UNSIGNED_LIMIT = 99
+"""Messages of a transfer that may follow one another without a signature (§5.3.1)."""
 _SAID = {BADSIG: "bad signature", BADKEY: "unknown key", BADTIME: "bad time"}
 
 
@@ -69,6 +73,77 @@ class Refused:
 
     wire: bytes
     reason: str
+
+
+class Untrusted(Exception):  # noqa: N818 - a condition of the peer's making, not an error of ours
+    """An answer whose signature does not hold, or that should have one."""
+
+
+class Conversation:
+    """Our side of a question to another server: signed with a key, or with none."""
+
+    def __init__(self, key: TsigKey | None) -> None:
+        self._key = None if key is None else dns.tsig.Key(key.name, key.secret, _algorithm(key.algorithm))
+        self._mac = b""
+        self._context: Any = None
+        self._unsigned = 0
+
+    def sign(self, wire: bytes) -> bytes:
+        """The question as it goes out."""
+        if self._key is None:
+            return wire
+        rdata, _ = _sign(wire, self._key, _record(self._key.algorithm, wire, 0), int(time.time()))
+        self._mac = rdata.mac
+        return _with_record(wire, self._key.name, rdata)
+
+    def check(self, wire: bytes, *, last: bool = True) -> None:
+        """Look at one message of the answer, in order (§5.3.1). Raises `Untrusted`.
+
+        Messages in the middle of many need no signature of their own; `last` says that no other follows.
+        """
+        if self._key is None:
+            return
+        try:
+            start = _tsig_position(wire)
+            if start is None:
+                self._without(wire, last=last)
+                return
+            owner, end = dns.name.from_wire(wire, start)
+            length = int.from_bytes(wire[start + end + 8 : start + end + 10], "big")
+            rdata = dns.rdata.from_wire(
+                dns.rdataclass.ANY, dns.rdatatype.TSIG, wire, start + end + 10, length
+            )
+            self._context = _validate(
+                wire, self._key, owner, rdata, int(time.time()), self._mac, start, self._context, True
+            )
+            self._unsigned = 0
+        except (dns.exception.DNSException, ValueError, struct.error, Malformed) as error:
+            raise Untrusted(f"its signature does not hold: {error}") from error
+
+    def _without(self, wire: bytes, *, last: bool) -> None:
+        if self._context is None or last or self._unsigned >= UNSIGNED_LIMIT:
+            raise Untrusted("the answer is not signed")
+        self._context.update(wire)
+        self._unsigned += 1
+
+    @property
+    def settled(self) -> bool:
+        """The last message that was checked had a signature, if there is a key."""
+        return self._key is None or not self._unsigned
+
+
+def _tsig_position(wire: bytes) -> int | None:
+    """Where the TSIG record at the end of a message begins. Raises `Malformed` or `struct.error`."""
+    _, _, questions, *counts = struct.unpack_from("!6H", wire)
+    position, start, kind = 12, 12, 0
+    for _ in range(questions):
+        position = skip_name(wire, position, compressed=True) + 4
+    for _ in range(sum(counts)):
+        start = position
+        position = skip_name(wire, position, compressed=True)
+        kind, _, _, length = struct.unpack_from("!HHIH", wire, position)
+        position += 10 + length
+    return start if kind == dns.rdatatype.TSIG and counts[2] else None
 
 
 class Keyring:

@@ -6,6 +6,7 @@ it is served gets new signatures.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns import names
 from mailstack.dns.denial import denial_of
 from mailstack.dns.edit import Edit, flat, folded, is_later, serial_of
-from mailstack.dns.ixfr import patched, singles
+from mailstack.dns.ixfr import differences, patched, singles
 from mailstack.dns.journal import Entry, Journal
 from mailstack.dns.message import FORMERR, NOERROR, NXDOMAIN, REFUSED, SERVFAIL
 from mailstack.dns.zone import CLASS_ANY, CLASS_NONE, IN, NSEC, NSEC3, RRSIG, SOA, RRset, Zone
@@ -55,6 +56,49 @@ def own_soa(zone: Zone) -> RRset:
 def journal_of(conf: ZoneConf) -> Journal:
     """The journal of a zone."""
     return Journal(conf.journal_file, conf.name)
+
+
+def loaded(zone: Zone, conf: ZoneConf, before: Zone | None, log: Log) -> Zone:
+    """A zone as it is served, from what its file has. `before` is what was served so far (reload).
+
+    Raises `ConfigError`.
+    """
+    transfers = conf.transfers
+    if transfers.max_records and sum(1 for _ in singles(zone)) > transfers.max_records:
+        raise ConfigError(conf.file, 0, f"more than {transfers.max_records} records (max-records)")
+    if not conf.allow_update.is_none:
+        if before is None or not transfers.ixfr_from_differences or conf.dnssec is not None:
+            return replayed(zone, conf, log)
+        if any(entry.before == zone.serial for entry in journal_of(conf).read()):
+            return replayed(zone, conf, log)  # the file is as it was, or somebody has gone back to it
+    if transfers.ixfr_from_differences and conf.dnssec is None:
+        _compare(zone, conf, before, log)
+    return zone
+
+
+def _compare(zone: Zone, conf: ZoneConf, before: Zone | None, log: Log) -> None:
+    """Put into the journal what another file of a zone has in other words (`ixfr-from-differences`)."""
+    journal, shown = journal_of(conf), f"zone {conf.name or '.'}/IN"
+    try:
+        entries = journal.read()
+        last = entries[-1].after if entries else None
+        if before is None or not is_later(zone.serial, before.serial):
+            if before is not None and zone.serial == before.serial:
+                if differences(before, zone):
+                    text = f"serial ({zone.serial}) unchanged: zone may fail to transfer to secondaries"
+                    log.warning(f"{shown}: {text}")
+            elif before is not None:
+                log.warning(f"{shown}: zone serial ({zone.serial}/{before.serial}) has gone backwards")
+            if last not in (None, zone.serial):
+                journal.put_aside()
+            return
+        if last not in (None, before.serial):
+            journal.put_aside()
+        journal.append(Entry(before.serial, zone.serial, differences(before, zone)))
+        limit = conf.transfers.max_journal_size
+        journal.shorten(2 * os.path.getsize(conf.file) if limit is None else limit, None)
+    except OSError as error:
+        log.error(f"{shown}: the journal cannot be written: {error.strerror}")
 
 
 def replayed(zone: Zone, conf: ZoneConf, log: Log) -> Zone:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 
 import dns.exception
 import dns.message
 
+from mailstack.config.named import Locality
 from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns import names
 from mailstack.dns.authority import Authority
 from mailstack.dns.message import FORMERR, NOERROR, NOTAUTH, REFUSED, Query
+from mailstack.dns.results import Handed
 from mailstack.dns.rights import View
 from mailstack.dns.tsig import Signed
 from mailstack.dns.update import Refusal, Sign, update
@@ -27,13 +30,30 @@ class Updates:
         zones: Mapping[bytes, ZoneConf],
         sign: Sign | None,
         changed: Callable[[str, Zone], None],
+        locality: Locality,
         log: Log,
     ) -> None:
         self._authority = authority
         self._zones = zones
         self._sign = sign
         self._changed = changed
+        self._locality = locality
         self._log = log
+
+    def handed(
+        self, data: bytes, query: Query, view: View, host: str, port: int, signed: Signed | None
+    ) -> Handed | None:
+        """The update of a secondary zone that its primaries are to have; None for all others."""
+        conf = self._zones.get(query.name.lower())
+        if conf is None or conf.kind != "secondary" or (query.rdtype, query.rdclass) != (SOA, IN):
+            return None
+        address = ipaddress.ip_address(host.partition("%")[0])
+        key = signed.name if signed is not None else None
+        if not conf.transfers.allow_update_forwarding.matches(address, self._locality, key):
+            return None
+        who = f"client {host}#{port}" + (f"/key {key}" if key is not None else "")
+        self._log.info(f"{who}: forwarding update for zone '{names.to_text(query.name)}/IN'")
+        return Handed(query, view, 0, query.question, (), None, data=data, conf=conf)
 
     def rcode(
         self, data: bytes, query: Query, view: View, host: str, port: int, signed: Signed | None
@@ -45,6 +65,9 @@ class Updates:
             return FORMERR
         who = f"client {host}#{port}" + (f"/key {signed.name}" if signed is not None else "")
         shown = f"{names.to_text(origin)}/IN"
+        if zone is not None and conf is not None and conf.kind == "secondary":
+            self._log.info(f"{who}: update forwarding '{shown}' denied")
+            return REFUSED
         if zone is None or conf is None or conf.kind != "primary":
             return NOTAUTH
         if not view.update.get(origin, False) or self._sign is None:
