@@ -60,6 +60,10 @@ base_dir = /run/dovecot
     unix_listener paths begin there
 disable_plaintext_auth = yes
     no passwords in plain text without TLS; from this machine neither
+haproxy_timeout = 3 secs
+    for the PROXY header, on listeners with `haproxy = yes`
+haproxy_trusted_networks =
+    who may connect there, with a header of version 1 or 2; its TLS extensions are passed over
 hostname =
     in greetings and Received: of LMTP; empty: the machine's
 imap_capability =
@@ -183,7 +187,7 @@ auth_worker_max_count = 30
 config_cache_size = 1 M
     any value: one process reads the configuration once
 default_client_limit = 1000
-    any value: one process serves all; `service imap { process_limit` limits sessions
+    any value: one process serves all; process_limit in service imap or pop3 limits sessions
 default_idle_kill = 1 mins
     any value: one process
 default_internal_group = dovecot
@@ -495,9 +499,6 @@ no server metadata, no dict
     mail_attribute_dict =
 LMTP delivers here; the MTA's transport tables say where else mail goes
     lmtp_proxy = no
-connections begin with the protocol itself
-    haproxy_timeout = 3 secs
-    haproxy_trusted_networks =
 ids come from pop3_uidl_format, or from `P` of dovecot-uidlist where another server has put them
     pop3_reuse_xuidl = no
     pop3_save_uidl = no

@@ -12,12 +12,16 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from mailstack.config.dovecot import DovecotConfig, InetListener, Saslauthd, UnixListener
 from mailstack.net.listen import Handler, Server, bind_tcp, bind_unix, has_ipv6
+from mailstack.net.log import Log
+from mailstack.net.proxied import BehindProxy
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
+from mailstack.wire.proxy import ProxyError
 
 Listener = InetListener | UnixListener | Saslauthd
 REFUSALS: Mapping[str, bytes] = {
@@ -26,16 +30,22 @@ REFUSALS: Mapping[str, bytes] = {
     "lmtp": b"421 4.3.2 Too many connections, try again later.\r\n",
 }
 RESERVED_FILES = 64
+HANDSHAKE_TIMEOUT = 30.0
 
 
 class Listeners:
     """All listening sockets. `handlers` by service: imap, pop3, lmtp, auth, saslauthd, doveadm."""
 
-    def __init__(self, handlers: Mapping[str, Handler], tasks: TaskSet, auth_tasks: TaskSet) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], tasks: TaskSet, auth_tasks: TaskSet, log: Log
+    ) -> None:
         self._handlers = handlers
         self._tasks = tasks
         self._auth_tasks = auth_tasks
+        self._log = log
         self._servers: dict[Listener, Server] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._config: DovecotConfig | None = None
 
     async def apply(self, config: DovecotConfig, tls: ssl.SSLContext | None) -> None:
         """Have exactly the configuration's listeners open. Raises `OSError`; nothing is changed then."""
@@ -51,15 +61,19 @@ class Listeners:
             raise
         for listener in [listener for listener in self._servers if listener not in wanted]:
             self._close(listener)
+        self._tls, self._config = tls, config
         limit = _session_limit()
         for listener, sock in opened.items():
             service = _service(listener)
+            proxied = _behind(listener)
             server = Server(
                 sock,
-                self._handlers[service],
+                self._behind_proxy(service, ssl=_implicit(listener)) if proxied else self._handlers[service],
                 self._auth_tasks if service in ("auth", "saslauthd", "doveadm") else self._tasks,
                 name=service,
-                tls=tls if _implicit(listener) else None,
+                tls=tls if _implicit(listener) and not proxied else None,
+                tls_first=proxied,
+                begins=BehindProxy,
                 limit=limit,
                 refusal=REFUSALS.get(service, b""),
             )
@@ -67,7 +81,7 @@ class Listeners:
         for listener, server in self._servers.items():
             if listener in opened:
                 await server.start()
-            elif tls is not None and _implicit(listener):
+            elif tls is not None and _implicit(listener) and not _behind(listener):
                 server.replace_tls(tls)
 
     def stop(self) -> None:
@@ -83,6 +97,29 @@ class Listeners:
             if server.name == service
             for stream in server.sessions
         ]
+
+    def _behind_proxy(self, service: str, *, ssl: bool) -> Handler:
+        """A handler that learns first for whom the proxy stands (haproxy_trusted_networks)."""
+
+        async def handler(stream: Stream) -> None:
+            assert isinstance(stream, BehindProxy)
+            assert self._config is not None
+            proxy = stream.peer[0]
+            networks = [ip_network(text, strict=False) for text in self._config.haproxy_trusted_networks]
+            if not any(ip_address(proxy) in network for network in networks):
+                self._log.warning(f"{service}-login: haproxy: Client not trusted (rip={proxy})")
+                return
+            try:
+                await stream.identify(self._config.haproxy_timeout)
+                await stream.begin(self._tls if ssl else None, HANDSHAKE_TIMEOUT)
+            except TimeoutError:
+                self._log.warning(f"{service}-login: haproxy: Client timed out (rip={proxy})")
+            except (ProxyError, OSError) as error:
+                self._log.warning(f"{service}-login: haproxy: {error} (rip={proxy})")
+            else:
+                await self._handlers[service](stream)
+
+        return handler
 
     def _close(self, listener: Listener) -> None:
         self._servers.pop(listener).stop()
@@ -106,6 +143,10 @@ class Listeners:
 
 def _implicit(listener: Listener) -> bool:
     return isinstance(listener, InetListener) and listener.ssl
+
+
+def _behind(listener: Listener) -> bool:
+    return isinstance(listener, InetListener) and listener.haproxy
 
 
 def _service(listener: Listener) -> str:

@@ -51,6 +51,7 @@ class Process:
             handlers(self._service),
             self._tasks,
             self._auth_tasks,
+            log,
         )
         self._stop = asyncio.Event()
         self._changing = asyncio.Lock()

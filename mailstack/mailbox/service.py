@@ -180,6 +180,11 @@ class MailboxService:
             )
             self.log.info(self.lines.login(service, text, stream, outcome.name, mechanism, session))
             return Denied.TOO_MANY
+        most = self.config.session_limits.get(service, 0)
+        if most and sum(1 for one in self._logins.values() if one[0] == service) >= most:
+            text = f"process_limit ({most}) reached, client connections are being dropped"
+            self.log.warning(f"master: service({service}): {text}")
+            return Denied.UNAVAILABLE
         self.disconnected((peer, local))  # a connection logs in once; whatever came before is over
         self._counts[login] += 1
         self._logins[peer, local] = login

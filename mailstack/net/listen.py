@@ -90,7 +90,8 @@ class Server:
 
     `limit` sessions run at once; one more is sent `refusal` and closed. `tls` shakes hands before the handler
     sees the stream (implicit TLS: ports 465, 993, 995); with `tls_first` the handler gets a `BeginsWithTLS`,
-    and does it itself. With `gone` clients that go before their turn have no session (`accept.Backlog`).
+    and does it itself (`begins` makes something else of it, say a `BehindProxy`). With `gone` clients that go
+    before their turn have no session (`accept.Backlog`).
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Server:
         limit: int = 100_000,
         refusal: bytes = b"",
         tls_first: bool = False,
+        begins: Callable[[socket.socket, object], Stream] = BeginsWithTLS,
         gone: Gone | None = None,
         backlog: int = BACKLOG,
     ) -> None:
@@ -118,6 +120,7 @@ class Server:
         self._limit = limit
         self._refusal = refusal
         self._tls_first = tls_first
+        self._begins = begins
         self._listen = backlog
         self._backlog = Backlog(sock, self._begin, gone) if gone is not None else None
         self._server: asyncio.Server | None = None
@@ -198,7 +201,7 @@ class Server:
                 loop.remove_reader(self.sock)
                 self._pause = loop.call_later(PAUSE, loop.add_reader, self.sock, self._accept)
                 return
-            self.accepted(BeginsWithTLS(connection, address))
+            self.accepted(self._begins(connection, address))
 
     def accepted(self, stream: Stream) -> None:
         """A connection has been accepted (called by the transport)."""

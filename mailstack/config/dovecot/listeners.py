@@ -2,6 +2,7 @@
 
 Listeners imap/imaps and pop3/pop3s exist on their standard ports unless the file says otherwise (port = 0
 switches one off). unix_listener sockets are opened where the file names them, and only there.
+`process_limit` in `service imap` and `service pop3` is a limit of sessions.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _STANDARD = {
     "imap": (("imap", 143, False), ("imaps", 993, True)),
     "pop3": (("pop3", 110, False), ("pop3s", 995, True)),
 }
-_INET_KEYS = {"name", "address", "port", "ssl"}
-_IGNORED_INET_KEYS = {"reuse_port": ("no",), "haproxy": ("no",)}
+_INET_KEYS = {"name", "address", "port", "ssl", "reuse_port"}
+"""One process listens: nobody can tell what reuse_port is."""
 _NOT_CLIENT = ("login", "auth-login", "tokenlogin")
 
-Sockets = tuple[tuple[InetListener, ...], tuple[UnixListener, ...], list[str]]
+Sockets = tuple[tuple[InetListener, ...], tuple[UnixListener, ...], dict[str, int], list[str]]
 
 
 def read_listeners(
@@ -35,7 +36,8 @@ def read_listeners(
     *,
     tls: bool,
 ) -> Sockets:
-    """All sockets of the wanted services, and warnings. Without `tls`, implicit-TLS listeners are left out.
+    """All sockets of the wanted services, limits of sessions, and warnings. Without `tls`, implicit-TLS
+    listeners are left out.
 
     Raises `ConfigError`.
     """
@@ -45,13 +47,18 @@ def read_listeners(
     inet: list[InetListener] = []
     unix: list[UnixListener] = []
     warnings: list[str] = []
+    limits: dict[str, int] = {}
     named: dict[str, set[str]] = {service: set() for service in wanted}
     for section in root.all("service"):
         service = _SERVICE.get(section.name)
         warnings += [
             f"{setting.origin}: service {section.name} {{ {setting.key} has no effect"
             for setting in section.settings.values()
+            if section.name not in ("imap", "pop3") or setting.key not in ("process_limit", "client_limit")
         ]
+        if section.name in ("imap", "pop3") and (limit := section.get("process_limit")) is not None:
+            each = section.get("client_limit")
+            limits[section.name] = values.number(limit, 1) * (values.number(each, 1) if each else 1)
         if service is None:
             warnings += [
                 f"{part.origin}: service {section.name} {{ {part.type} {part.name} has no effect"
@@ -75,7 +82,7 @@ def read_listeners(
         for name, port, ssl in _STANDARD[service]:
             if name not in named[service] and (tls or not ssl):
                 inet += [InetListener(service, name, address, port, ssl) for address in listen]
-    return tuple(inet), tuple(unix), warnings
+    return tuple(inet), tuple(unix), limits, warnings
 
 
 def _inet(
@@ -84,6 +91,7 @@ def _inet(
     standard = {name: (port, ssl) for name, port, ssl in _STANDARD.get(service, ())}
     port, ssl = standard.get(section.name, (0, False))
     addresses: tuple[str, ...] = ()
+    haproxy = False
     for setting in section.settings.values():
         if setting.key == "port":
             port = values.port(setting)
@@ -93,9 +101,8 @@ def _inet(
             addresses = values.words(setting)
             for address in addresses:
                 _check_address(address, setting.origin)
-        elif setting.key in _IGNORED_INET_KEYS:
-            if setting.text not in _IGNORED_INET_KEYS[setting.key]:
-                raise setting.origin.error(f"inet_listener {{ {setting.key} is not supported")
+        elif setting.key == "haproxy":
+            haproxy = values.boolean(setting)
         elif setting.key not in _INET_KEYS:
             raise setting.origin.error(f"Unknown setting: inet_listener {{ {setting.key}")
     if not port:
@@ -103,7 +110,8 @@ def _inet(
     if ssl and not tls:
         warnings.append(f"{section.origin}: inet_listener {section.name} is off because ssl = no")
         return []
-    return [InetListener(service, section.name, address, port, ssl) for address in addresses or listen]
+    where = addresses or listen
+    return [InetListener(service, section.name, address, port, ssl, haproxy) for address in where]
 
 
 def _unix(service: str, section: Section, base_dir: Path, warnings: list[str]) -> list[UnixListener]:

@@ -70,7 +70,7 @@ class _Loader:
         ssl = self.value("ssl", lambda s: values.choice(s, "no", "yes", "required"))
         base_dir = Path(self.value("base_dir", Setting.content))
         listen = self.value("listen", values.words)
-        inet, unix, warnings = read_listeners(
+        inet, unix, limits, warnings = read_listeners(
             self.root, self._origin("listen"), listen, base_dir, protocols, tls=ssl != "no"
         )
         self.warnings += warnings
@@ -112,6 +112,9 @@ class _Loader:
             ssl_verify_client_cert=verify,
             ssl_require_crl=self.value("ssl_require_crl", values.boolean),
             ssl_cert_username_field=self.value("ssl_cert_username_field", Setting.content),
+            haproxy_trusted_networks=self.value("haproxy_trusted_networks", _networks),
+            haproxy_timeout=self.value("haproxy_timeout", values.seconds),
+            session_limits=limits,
             login_trusted_networks=self.value("login_trusted_networks", _networks),
             auth_username_chars=frozenset(self.value("auth_username_chars", Setting.content)),
             auth_failure_delay=self.value("auth_failure_delay", values.seconds),

@@ -20,6 +20,8 @@ class InetListener:
     address: str
     port: int
     ssl: bool = False
+    haproxy: bool = False
+    """A proxy says first whom it stands for (the PROXY protocol)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,10 @@ class DovecotConfig:
     ssl_verify_client_cert: bool
     ssl_require_crl: bool
     ssl_cert_username_field: str
+    haproxy_trusted_networks: tuple[str, ...]
+    haproxy_timeout: float
+    session_limits: Mapping[str, int]
+    """Sessions that may be logged in at once, by protocol (imap, pop3), where process_limit says so."""
     login_trusted_networks: tuple[str, ...]
     """Networks (`10.0.0.0/8`) whose connections count as secure, and whose failures are not counted."""
     auth_username_chars: frozenset[str]

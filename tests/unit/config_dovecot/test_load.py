@@ -124,7 +124,7 @@ def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
     conf = config(
         tmp_path,
         "ssl = no\nmail_debug = yes\nmail_debug = yes\nfrobnicate = 1\nmail_fsync = always\n"
-        "service imap {\n  process_limit = 3\n}\nplugin {\n  frobnicator = maildir\n}\n"
+        "service imap {\n  vsz_limit = 3M\n}\nplugin {\n  frobnicator = maildir\n}\n"
         "service imap-login {\n  inet_listener imaps {\n    port = 993\n  }\n}\nprotocols = imap\n"
         "mail_location = maildir:~/Maildir\n",
     )
@@ -133,7 +133,7 @@ def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
         f"{here}:3: setting mail_debug has no effect: there are no debug lines",
         f"{here}:4: setting frobnicate is unknown here and has no effect",
         f"{here}:10: plugin {{ frobnicator has no effect: there is no such plugin here",
-        f"{here}:7: service imap {{ process_limit has no effect",
+        f"{here}:7: service imap {{ vsz_limit has no effect",
         f"{here}:13: inet_listener imaps is off because ssl = no",
     )
     assert [listener.port for listener in conf.inet_listeners] == [143, 143]
