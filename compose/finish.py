@@ -1,8 +1,8 @@
 """The last step of the image build, run inside it by the base image's own Python. Standard library only.
 
 Checks the interpreter, makes the folders that volumes are mounted over (so that a fresh volume belongs to the
-services' user), puts the mail system's commands into /usr/sbin, drops an event loop that does not load here,
-and compiles everything to bytecode: the root file system is read-only later, and some base images come
+services' user), puts the mail system's commands into /usr/sbin, drops compiled packages that do not load
+here, and compiles everything to bytecode: the root file system is read-only later, and some base images come
 without the bytecode of the standard library.
 """
 
@@ -30,7 +30,13 @@ from mailstack.mta.command import run
 
 run("{name}", "{config}")
 """
-FOLDERS = ("/etc/mailstack", "/var/spool/mailstack", "/var/mail/mailstack", "/run/mailstack", "/var/lib/mailstack")
+FOLDERS = (
+    "/etc/mailstack",
+    "/var/spool/mailstack",
+    "/var/mail/mailstack",
+    "/var/lib/mailstack",
+    "/run/mailstack",
+)
 NOT_NEEDED = re.compile(
     r"/(tests?|idlelib|lib2to3|ensurepip|tkinter|turtledemo|distutils|site-packages|dist-packages|pydoc_data)(/|$)"
 )
@@ -63,15 +69,15 @@ def commands() -> None:
     os.symlink("/usr/sbin/sendmail", "/usr/lib/sendmail")
 
 
-def event_loop() -> str:
-    """`uvloop` when the one that was copied loads in this image; it is removed when it does not."""
-    if not os.path.isdir(f"{HOME}/uvloop"):
-        return "asyncio"
-    tried = subprocess.run([sys.executable, "-c", "import uvloop"], check=False, capture_output=True)
-    if tried.returncode == 0:
-        return "uvloop"
-    shutil.rmtree(f"{HOME}/uvloop")
-    return "asyncio"
+def loads(package: str, module: str) -> bool:
+    """Whether a package that was copied loads in this image; it is removed when it does not."""
+    if not os.path.isdir(f"{HOME}/{package}"):
+        return False
+    command = [sys.executable, "-c", f"import {module}"]
+    tried = subprocess.run(command, check=False, capture_output=True)  # noqa: S603 our own modules
+    if tried.returncode:
+        shutil.rmtree(f"{HOME}/{package}")
+    return tried.returncode == 0
 
 
 def main() -> None:
@@ -86,11 +92,12 @@ def main() -> None:
         "/etc/passwd", "mailstack", f"mailstack:x:{UID}:{GID}:mailstack:/var/mail/mailstack:/usr/sbin/nologin"
     )
     commands()
-    loop = event_loop()
+    loop = "uvloop" if loads("uvloop", "uvloop") else "asyncio"
+    signs = loads("cryptography", "cryptography.hazmat.primitives.asymmetric.ec")
     quick = {"quiet": 2, "workers": 0}
     compileall.compile_dir(HOME, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, **quick)  # type: ignore[arg-type]
     compileall.compile_dir(sysconfig.get_path("stdlib"), rx=NOT_NEEDED, **quick)  # type: ignore[arg-type]
-    print("mailstack-built " + json.dumps({"python": sys.version.split()[0], "loop": loop}))  # noqa: T201
+    print("mailstack-built " + json.dumps({"python": sys.version.split()[0], "loop": loop, "signs": signs}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -235,7 +235,11 @@ class Named:
 
 def _sign(zone: Zone, conf: ZoneConf, now: float) -> None:
     # Most servers sign nothing, and cryptography is large.
-    from mailstack.dns.signing import sign
+    try:
+        from mailstack.dns.signing import sign
+    except ModuleNotFoundError as error:
+        text = f"zone '{conf.name}': dnssec-policy needs the {error.name} package, which is not installed"
+        raise ConfigError(conf.path, conf.line, text) from error
 
     sign(zone, conf, now)
 

@@ -1,8 +1,8 @@
 """The container image: one for the three services, built from any base that has Python 3.11 or newer.
 
 Nothing is fetched inside the build. The context is made in memory from the servers' part of this package
-and from what the host has installed (dnspython; uvloop where a build of it fits the base), and
-`compose/Dockerfile` says the rest. The tag carries a digest of the context, so a changed program means
+and from what the host has installed (dnspython; uvloop and cryptography where builds of them fit the base),
+and `compose/Dockerfile` says the rest. The tag carries a digest of the context, so a changed program means
 another image.
 
 The base is the one that was named, else the one that an earlier build was given, else `python:3.11-slim`; no
@@ -39,6 +39,8 @@ DEFAULT_BASE = "python:3.11-slim"
 ROOMS = ("config", "dns", "mailbox", "mta", "net", "storage", "wire")
 MODULES = ("__init__.py", "dovecot_settings.py", "postfix_parameters.py", "postfix_refusals.py")
 """What of this package the servers need: nothing of the launching side is in the image."""
+SIGNING = ("cryptography", "cffi")
+"""What signs zones, and what that needs."""
 LABEL = "mailstack.image"
 KEPT = 4
 """Images of this program that a build leaves alone, with its own: other versions may be in use by turns."""
@@ -125,11 +127,12 @@ def build_with(api: Any, base: str | None, progress: ProgressCallback) -> ImageI
     reference = _find_base(api, base, say, pull=True)
     say(f"looking into {reference}")
     inside = look_into(api, reference)
-    loop_files, note = _event_loop(inside)
+    loop_files, note = _compiled(inside, "uvloop")
+    signing_files, signing_note = _compiled(inside, *SIGNING)
     say(f"Python {'.'.join(map(str, inside.version))} on {inside.machine}{', ' + note if note else ''}")
-    context = _context(inside, loop_files)
+    context = _context(inside, {**loop_files, **signing_files})
     name = tag()
-    built: dict[str, str] = {}
+    built: dict[str, Any] = {}
 
     def run() -> None:
         stream = api.build(
@@ -166,7 +169,13 @@ def build_with(api: Any, base: str | None, progress: ProgressCallback) -> ImageI
     loop: Literal["uvloop", "asyncio"] = "uvloop" if built.get("loop") == "uvloop" else "asyncio"
     if loop == "asyncio" and loop_files:
         note = "the uvloop of this machine does not load in the base"
-    notes = (f"asyncio's own event loop is used, which is slower: {note}",) if loop == "asyncio" else ()
+    notes: tuple[str, ...] = ()
+    if loop == "asyncio":
+        notes += (f"asyncio's own event loop is used, which is slower: {note}",)
+    if not built.get("signs"):
+        if signing_files:
+            signing_note = "the cryptography package of this machine does not load in the base"
+        notes += (f"zones cannot be signed there (dns.dnssec), nor DANE-TA be checked: {signing_note}",)
     return ImageInfo(
         tag=name,
         image_id=str(_inspect(api, name)["Id"]),
@@ -351,7 +360,7 @@ def _content_digest() -> str:
         total.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     for name in ("Dockerfile", "finish.py"):
         total.update((recipe() / name).read_bytes())
-    for name in ("dnspython", "uvloop"):
+    for name in ("dnspython", "uvloop", *SIGNING):
         total.update(f"{name} {_version(name)}\0".encode())
     return total.hexdigest()[:12]
 
@@ -363,11 +372,11 @@ def _version(name: str) -> str:
         return ""
 
 
-def _context(base: Base, event_loop: Mapping[str, bytes]) -> io.BytesIO:
+def _context(base: Base, compiled: Mapping[str, bytes]) -> io.BytesIO:
     """The build context as a compressed archive. Reproducible: no times, no owners."""
     files: dict[str, bytes] = {f"app/{name}": path.read_bytes() for name, path in _package_files()}
     files |= {f"app/{name}": path.read_bytes() for name, path in _distribution_files("dnspython")}
-    files |= {f"app/{name}": data for name, data in event_loop.items()}
+    files |= {f"app/{name}": data for name, data in compiled.items()}
     files["finish.py"] = (recipe() / "finish.py").read_bytes()
     dockerfile = (recipe() / "Dockerfile").read_text()
     # exec forms have no variables: a Python that is not `python3` on the base's PATH is written in
@@ -382,26 +391,32 @@ def _context(base: Base, event_loop: Mapping[str, bytes]) -> io.BytesIO:
     return buffer
 
 
-# ---- the event loop
+# ---- compiled packages: the event loop, and what signs zones
 
 
-def _event_loop(base: Base) -> tuple[dict[str, bytes], str]:
-    """uvloop's files for the base, and what the user should know: the host's own, else a wheel that fits."""
-    if _host_fits(base):
-        return {
-            name: path.read_bytes() for name, path in _distribution_files("uvloop")
-        }, "uvloop from this machine"
-    version = _version("uvloop")
-    files = _download(base, f"uvloop=={version}" if version else "uvloop")
-    if files:
-        return files, "uvloop from a package index"
-    return {}, "no uvloop for this Python"
+def _compiled(base: Base, *names: str) -> tuple[dict[str, bytes], str]:
+    """The files of packages for the base, and where they are from: the host's own, else wheels that fit.
+
+    All of them or none.
+    """
+    files: dict[str, bytes] = {}
+    if all(_host_fits(base, name) for name in names):
+        for name in names:
+            files |= {path: file.read_bytes() for path, file in _distribution_files(name)}
+        return files, f"{names[0]} from this machine"
+    for name in names:
+        version = _version(name)
+        found = _download(base, f"{name}=={version}" if version else name)
+        if not found:
+            return {}, f"no {name} for this Python"
+        files |= found
+    return files, f"{names[0]} from a package index"
 
 
-def _host_fits(base: Base) -> bool:
-    """The host's compiled uvloop runs in the base: same interpreter ABI, machine and C library."""
+def _host_fits(base: Base, name: str) -> bool:
+    """The host's compiled package runs in the base: same interpreter ABI, machine and C library."""
     try:
-        wheel = importlib.metadata.distribution("uvloop").read_text("WHEEL") or ""
+        wheel = importlib.metadata.distribution(name).read_text("WHEEL") or ""
     except importlib.metadata.PackageNotFoundError:
         return False
     if sysconfig.get_config_var("SOABI") != base.soabi or os.uname().machine != base.machine:
@@ -429,6 +444,7 @@ def _download(base: Base, requirement: str) -> dict[str, bytes]:
         command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
             "--dest", folder, "--python-version", python, "--implementation", "cp", "--abi", f"cp{python}",
+            "--abi", "abi3",
             *(word for kind in kinds for word in ("--platform", f"{kind}_{base.machine}")), requirement,
         ]  # fmt: skip
         try:
