@@ -121,6 +121,7 @@ class Named:
                 raise failure from error
             self.log.error(str(failure))
         zones: dict[str, Zone] = {}
+        zoneload = self.log.category("zoneload")
         for zone_conf in conf.zones:
             if zone_conf.kind != "primary":
                 continue
@@ -133,10 +134,10 @@ class Named:
             except ConfigError as error:
                 if not keep:
                     raise
-                self.log.error(f"zone {shown}/IN: loading failed: {error}")
+                zoneload.error(f"zone {shown}/IN: loading failed: {error}")
                 if zone_conf.name in self.zones:
                     zones[zone_conf.name] = self.zones[zone_conf.name]
-                    self.log.warning(f"zone {shown}/IN: the zone as last loaded stays in service")
+                    zoneload.warning(f"zone {shown}/IN: the zone as last loaded stays in service")
                 continue
             warnings += [f"zone {shown}/IN: {text}" for text in odd]
             notes.append(f"zone {shown}/IN: loaded serial {zone.serial}")
@@ -158,7 +159,7 @@ class Named:
         for text in warnings:
             self.log.warning(text)
         for text in notes:
-            self.log.info(text)
+            zoneload.info(text)
         self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
         faults = self._faults(keep=keep)
         responder = Responder(conf, served, locality(), self._forwarder, self.log, faults, _sign)
@@ -202,10 +203,10 @@ class Named:
             try:
                 _sign(zone, conf, now)
             except ConfigError as error:
-                self.log.error(f"zone {shown}/IN: signing failed: {error}")
+                self.log.category("dnssec").error(f"zone {shown}/IN: signing failed: {error}")
             else:
                 renewed = True
-                self.log.info(f"zone {shown}/IN: signed anew, serial {zone.serial}")
+                self.log.category("dnssec").info(f"zone {shown}/IN: signed anew, serial {zone.serial}")
                 self._changed(conf.name, zone)
         if renewed:
             self.server.responder.forget_prepared()
@@ -217,7 +218,7 @@ class Named:
         for address in self.server.bound:
             if address not in wanted:
                 self.server.forget(address)
-                self.log.info(f"no longer listening on {address[0]}#{address[1]}")
+                self.log.category("network").info(f"no longer listening on {address[0]}#{address[1]}")
         for address, listener in wanted.items():
             if address in self.server.bound:
                 continue
@@ -226,9 +227,11 @@ class Named:
             except OSError as error:
                 if first and listener.line:
                     raise ConfigError(listener.path, listener.line, str(error.strerror)) from error
-                self.log.error(f"could not listen on {address[0]}#{address[1]}: {error.strerror}")
+                self.log.category("network").error(
+                    f"could not listen on {address[0]}#{address[1]}: {error.strerror}"
+                )
             else:
-                self.log.info(f"listening on {host}#{port}")
+                self.log.category("network").info(f"listening on {host}#{port}")
         if first and not self.server.bound:
             raise ConfigError(conf.path, 0, "not listening on any address")
 
@@ -259,7 +262,7 @@ async def serve(directory: Path, log: Log) -> int:
             log.configure(PLAIN)
         log.fatal(str(error))
         return EX_CONFIG
-    log.info("running")
+    log.notice("running")
     rescan_wanted = asyncio.Event()
     unwatch = watch(rescan_wanted.set)
     background = (
@@ -273,7 +276,7 @@ async def serve(directory: Path, log: Log) -> int:
     for task in background:
         task.cancel()
     await named.end()
-    log.info("exiting")
+    log.notice("exiting")
     return 0
 
 

@@ -13,6 +13,14 @@ from mailstack.dns.statistics import type_name
 from mailstack.dns.tsig import Signed
 from mailstack.net.log import Log
 
+_MARK = f"@{id(object):#x}"
+"""named has the address of its own data about the client there: of no use, but expected by who reads logs."""
+
+
+def who(host: str, port: int, key: str | None = None) -> str:
+    """A client, as lines begin; `key` is the name of the one that its message was signed with."""
+    return f"client {_MARK} {host}#{port}" + (f"/key {key}" if key is not None else "")
+
 
 class ClientLog:
     """Lines about clients. With `queries`, each question is one."""
@@ -22,13 +30,11 @@ class ClientLog:
         self._security = log.category("security")
         self._errors = log.category("query-errors")
         self._limits = log.category("rate-limit")
-        self._mark = f"@{id(self):#x}"
 
     def who(self, host: str, port: int, query: Query | None = None, signed: Signed | None = None) -> str:
         """A client, as lines begin; with what it asked for, if it is a query."""
-        key = f"/key {signed.name}" if signed is not None else ""
         about = f" ({names.to_text(query.name)})" if query is not None and query.question else ""
-        return f"client {self._mark} {host}#{port}{key}{about}"
+        return who(host, port, signed.name if signed is not None else None) + about
 
     def query(
         self, query: Query, host: str, port: int, local: str, *, tcp: bool, signed: Signed | None

@@ -173,6 +173,9 @@ class NamedLog(Log):
         for one in self._files.values():
             one.log.on_loop(loop)
 
+    def notice(self, text: str) -> None:
+        self._general.say(NOTICE, text)
+
     def put(self, text: str) -> None:
         """A line of the server's own log."""
         super()._write(text)

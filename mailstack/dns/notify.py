@@ -20,6 +20,7 @@ from mailstack.config.named.peers import Remote, peer_of
 from mailstack.dns import asking, names
 from mailstack.dns.asking import Address, Trouble
 from mailstack.dns.authority import Authority
+from mailstack.dns.clients import who as client
 from mailstack.dns.edit import flat
 from mailstack.dns.message import FORMERR, NOERROR, NOTAUTH, REFUSED, Malformed, Query, skip_name
 from mailstack.dns.zone import AAAA, NS, SOA, A, Zone
@@ -66,7 +67,7 @@ class Notifier:
         self._zones = zones
         self._own = own
         self._resolve = resolve
-        self._log = log
+        self._log = log.category("notify")
         self._clock = clock
         self._keys = {key.name: key for key in conf.keys}
         self._pace = Pace(conf.traffic.notify_rate, clock)
@@ -178,12 +179,12 @@ class NotifiesIn:
         self._authority = authority
         self._zones = zones
         self._locality = locality
-        self._log = log
+        self._log = log.category("notify")
         self.refresh: Callable[[str, str, int | None], None] = lambda _name, _host, _serial: None
 
     def rcode(self, data: bytes, query: Query, host: str, port: int, key: str | None) -> int:
         """The response code to a message; `key` is the one it was signed with (RFC 1996 §3.10, §3.11)."""
-        who = f"client {host}#{port}" + (f"/key {key}" if key is not None else "")
+        who = client(host, port, key)
         if query.rdtype != SOA:
             self._log.info(f"{who}: notify question section contains no SOA")
             return FORMERR

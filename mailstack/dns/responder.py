@@ -328,7 +328,7 @@ class Responder:
         if rdtype in (MAILA, MAILB):
             return self._replies.plain(query, view, NOTIMP)
         if rdtype in (AXFR, IXFR):
-            return self._transfers.answer(data, query, view, host, tcp=tcp)
+            return self._transfers.answer(data, query, view, host, who, tcp=tcp)
         limit = self._replies.limit(query, tcp=tcp)
         recursive = bool(query.flags & RD)
         found = self._authority.answer(

@@ -149,6 +149,8 @@ class Secondary:
         self.conf = conf
         self._service = service
         self._log = service.log
+        self._notify_log = service.log.category("notify")
+        self._transfer_log = service.log.category("xfer-in")
         self._shown = f"zone {conf.name or '.'}/IN"
         self._origin = names.from_text(conf.name)
         self._backup = Backup(conf, service.log)
@@ -181,10 +183,10 @@ class Secondary:
     def notified(self, sender: str, serial: int | None) -> None:
         """A primary says that the zone has changed."""
         if serial is not None and self.zone is not None and not is_later(serial, self.zone.serial):
-            self._log.info(f"{self._shown}: notify from {sender}: zone is up to date")
+            self._notify_log.info(f"{self._shown}: notify from {sender}: zone is up to date")
             return
         said = "no serial" if serial is None else f"serial {serial}"
-        self._log.info(f"{self._shown}: notify from {sender}: {said}")
+        self._notify_log.info(f"{self._shown}: notify from {sender}: {said}")
         self._wanted.set()
 
     async def run(self) -> None:
@@ -267,7 +269,9 @@ class Secondary:
                     await self._transfer(whom, self.zone)
                     return
                 except Trouble as trouble:
-                    self._log.info(f"{self._about(whom)}: IXFR failed: {trouble}; retrying with AXFR")
+                    self._transfer_log.info(
+                        f"{self._about(whom)}: IXFR failed: {trouble}; retrying with AXFR"
+                    )
             await self._transfer(whom, None)
 
     def _about(self, whom: Address) -> str:
@@ -293,10 +297,10 @@ class Secondary:
         self._timers.loaded(zone, clock.time())
         self._service.put(self.conf, zone)
         signed = f": TSIG '{whom.key.name}'" if whom.key is not None else ""
-        self._log.info(f"{self._shown}: transferred serial {zone.serial}{signed}")
+        self._transfer_log.info(f"{self._shown}: transferred serial {zone.serial}{signed}")
         took = f"{incoming.octets} bytes, {clock.monotonic() - begun:.3f} secs (serial {zone.serial})"
         count = f"{incoming.messages} messages, {incoming.records} records, {took}"
-        self._log.info(f"{self._about(whom)}: Transfer completed: {count}")
+        self._transfer_log.info(f"{self._about(whom)}: Transfer completed: {count}")
         await asyncio.to_thread(self._keep, zone, before, incoming)
 
     async def _receive(self, whom: Address, base: Zone | None, incoming: Incoming) -> None:

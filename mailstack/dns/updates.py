@@ -12,6 +12,7 @@ from mailstack.config.named import Locality
 from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns import names
 from mailstack.dns.authority import Authority
+from mailstack.dns.clients import who as client
 from mailstack.dns.message import FORMERR, NOERROR, NOTAUTH, REFUSED, Query
 from mailstack.dns.results import Handed
 from mailstack.dns.rights import View
@@ -38,7 +39,8 @@ class Updates:
         self._sign = sign
         self._changed = changed
         self._locality = locality
-        self._log = log
+        self._log = log.category("update")
+        self._security = log.category("update-security")
 
     def handed(
         self, data: bytes, query: Query, view: View, host: str, port: int, signed: Signed | None
@@ -51,7 +53,7 @@ class Updates:
         key = signed.name if signed is not None else None
         if not conf.transfers.allow_update_forwarding.matches(address, self._locality, key):
             return None
-        who = f"client {host}#{port}" + (f"/key {key}" if key is not None else "")
+        who = client(host, port, key)
         self._log.info(f"{who}: forwarding update for zone '{names.to_text(query.name)}/IN'")
         return Handed(query, view, 0, query.question, (), None, data=data, conf=conf)
 
@@ -63,15 +65,15 @@ class Updates:
         zone, conf = self._authority.zones.get(origin), self._zones.get(origin)
         if query.rdtype != SOA or query.rdclass != IN:
             return FORMERR
-        who = f"client {host}#{port}" + (f"/key {signed.name}" if signed is not None else "")
+        who = client(host, port, signed.name if signed is not None else None)
         shown = f"{names.to_text(origin)}/IN"
         if zone is not None and conf is not None and conf.kind == "secondary":
-            self._log.info(f"{who}: update forwarding '{shown}' denied")
+            self._security.error(f"{who}: update forwarding '{shown}' denied")
             return REFUSED
         if zone is None or conf is None or conf.kind != "primary":
             return NOTAUTH
         if not view.update.get(origin, False) or self._sign is None:
-            self._log.info(f"{who}: update '{shown}' denied")
+            self._security.error(f"{who}: update '{shown}' denied")
             return REFUSED
         try:
             message = (

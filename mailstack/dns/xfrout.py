@@ -7,6 +7,7 @@ not larger than the zone (`max-ixfr-ratio`), and with the whole zone otherwise, 
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mailstack.config.named import Zone as ZoneConf
@@ -39,18 +40,23 @@ class TransfersOut:
         self._zones = zones
         self._peers = peers
         self._replies = replies
-        self._log = log
+        self._log = log.category("xfer-out")
+        self._security = log.category("security")
         self._sizes: dict[bytes, tuple[Zone, int]] = {}
 
-    def answer(self, data: bytes, query: Query, view: View, host: str, *, tcp: bool) -> bytes | Transfer:
-        """The answer to a question of type AXFR or IXFR; `data` is the whole message."""
+    def answer(
+        self, data: bytes, query: Query, view: View, host: str, who: str, *, tcp: bool
+    ) -> bytes | Transfer:
+        """The answer to a question of type AXFR or IXFR; `data` is the whole message, `who` as in the log."""
         origin = query.name.lower()
         zone = self._authority.zones.get(origin)
-        if zone is None:
-            return self._replies.plain(query, view, NOTAUTH)
         shown = f"{names.to_text(origin)}/IN"
+        if zone is None:
+            self._log.info(f"{who}: bad zone transfer request: '{shown}': non-authoritative zone (NOTAUTH)")
+            return self._replies.plain(query, view, NOTAUTH)
         if not view.transfer.get(zone.origin, False):
-            self._log.info(f"client {host}: zone transfer '{shown}' denied")
+            asked = f"{names.to_text(origin)}/{'AXFR' if query.rdtype == AXFR else 'IXFR'}/IN"
+            self._security.error(f"{who}: zone transfer '{asked}' denied")
             return self._replies.prohibited(query, view)
         if origin in self._authority.unloaded:
             return self._replies.plain(query, view, SERVFAIL)
@@ -77,8 +83,26 @@ class TransfersOut:
             if steps is not None:
                 kind, records = "IXFR", transfer.incremental(zone, steps)
         detail = f"serial {serial} -> {zone.serial}" if kind == "IXFR" else f"serial {zone.serial}"
-        self._log.info(f"client {host}: transfer of '{shown}': {kind} started ({detail})")
-        return Transfer(self._messages(query, records or transfer.whole(zone), origin, peer))
+        what = f"{who}: transfer of '{shown}': {kind}"
+        self._log.info(f"{what} started ({detail})")
+        messages = self._messages(query, records or transfer.whole(zone), origin, peer)
+        return Transfer(self._logged(messages, what, zone.serial))
+
+    def _logged(self, messages: Iterator[bytes], what: str, serial: int) -> Iterator[bytes]:
+        """Say how much it was, at the end."""
+        count = records = size = 0
+        begun = time.monotonic()
+        for message in messages:
+            count += 1
+            records += int.from_bytes(message[6:8], "big")
+            size += len(message)
+            yield message
+        seconds = time.monotonic() - begun
+        rate = round(size / max(seconds, 0.001))
+        self._log.info(
+            f"{what} ended: {count} messages, {records} records, {size} bytes, {seconds:.3f} secs"
+            f" ({rate} bytes/sec) (serial {serial})"
+        )
 
     def _messages(
         self, query: Query, records: Iterable[Record], origin: bytes, peer: Peer | None

@@ -81,11 +81,11 @@ def ours(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def bind(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Debian's named on `root`/named.conf."""
+def bind(root: Path, port: int, mode: str = "-g") -> Iterator[subprocess.Popen[bytes]]:
+    """Debian's named on `root`/named.conf. With `mode` -f it logs where the configuration says."""
     named = shutil.which("named", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if named is None:
         pytest.skip("needs named (bind9)")
-    command = [named, "-g", "-c", str(root / "named.conf")]
+    command = [named, mode, "-c", str(root / "named.conf")]
     with running(command, port, root / "bind.log") as process:
         yield process
