@@ -1,8 +1,8 @@
 """THREAD and UID THREAD (state: selected; RFC 5256 §3): ORDEREDSUBJECT, REFERENCES, and REFS.
 
 REFS is REFERENCES without the joining of threads by their subjects, and threads stand in the order of their
-newest messages (as in Dovecot). The threads of a whole mailbox stay in memory as they were told, as long as no
-message comes or goes.
+newest messages (as in Dovecot). The threads of a whole mailbox stay in memory as they were told, as long as
+no message comes or goes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from mailstack.mailbox.imap.thread import ids_of
 from mailstack.mailbox.imap.thread_tree import Node, Tree, ordered_subject, written
 from mailstack.wire.imap.sort import base_subject
 from mailstack.wire.mime.text import fold_case
+from tests.mailbox import running
 
 Message = tuple[str, str, str]
 """Message-ID, References, subject; sent one after the other."""
@@ -93,3 +96,40 @@ def test_identifiers(header: bytes, ids: bytes) -> None:
 )
 def test_base_subjects(subject: str, base: str, answered: bool) -> None:
     assert base_subject(fold_case(subject)) == (base, answered)
+
+
+def test_what_has_changed_is_threaded_anew(tmp_path: Path) -> None:
+    """The same question again, between messages that come and go."""
+    root = tmp_path / "mail/mail.test/zs"
+
+    async def main() -> None:
+        async with running(tmp_path) as mailbox:
+            stream = await mailbox.connect("imap")
+            await stream.read(5)
+
+            async def ask(command: str) -> list[str]:
+                stream.write(f"t {command}\r\n".encode())
+                answer = b""
+                while b"t OK" not in answer:
+                    answer += await stream.read(30)
+                return [line for line in answer.decode().split("\r\n") if line.startswith("* THREAD")]
+
+            await ask("LOGIN zs secret")
+            await ask("SELECT INBOX")
+            for number, above in ((1, 0), (2, 1), (3, 0), (4, 1)):
+                text = f"Message-ID: <{number}@x>\nReferences: <{above}@x>\nSubject: {number}\n\n"
+                (root / f"new/{number}.M1.other").write_text(text)
+            await ask("NOOP")
+            for _ in range(2):
+                assert await ask("THREAD REFERENCES UTF-8 ALL") == ["* THREAD ((1 (2)(4))(3))"]
+                assert await ask("UID THREAD REFERENCES UTF-8 ALL") == ["* THREAD ((1 (2)(4))(3))"]
+                assert await ask("THREAD REFS UTF-8 ALL") == ["* THREAD ((1 (2)(4))(3))"]
+                assert await ask("THREAD REFERENCES UTF-8 2:4") == ["* THREAD ((2)(4))(3)"]
+            (root / "new/5.M1.other").write_text("References: <3@x>\nSubject: 5\n\n")
+            await ask("NOOP")
+            assert await ask("THREAD REFERENCES UTF-8 ALL") == ["* THREAD ((1 (2)(4))(3 5))"]
+            await ask("STORE 1 +FLAGS (\\Deleted)")
+            await ask("EXPUNGE")
+            assert await ask("UID THREAD REFERENCES UTF-8 ALL") == ["* THREAD ((2)(4))(3 5)"]
+
+    asyncio.run(main())
