@@ -148,7 +148,7 @@ class Morning:
 
     async def _append(self, box: SharedMailbox, name: str, flags: int) -> None:
         try:
-            uid = await box.append(*box.prepare([_content(name)], flags, None))
+            (uid,) = await box.append([box.prepare([_content(name)], flags, None)])
         except OSError:
             self.never.add(("INBOX", name))  # the client does it again: it must not be there twice
             return

@@ -10,7 +10,6 @@ on disk. When one of them cannot be stored, none is. What REPLACE replaces goes 
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap import acl, quota
@@ -209,10 +208,7 @@ async def finished(session: Session, tag: str) -> str:
             (spool.publication(now, store.hostname, bits or None, date), not bits)
             for spool, bits, date in state.messages
         ]
-        if len(work) == 1:
-            uids = [await box.append(*work[0])]
-        else:
-            uids = await _append_all(box, work)
+        uids = await box.append(work)
         session.tally.appended += len(uids)
         if counted:
             quota.added(session, [spool.size for spool, _, _ in state.messages])
@@ -226,20 +222,6 @@ async def finished(session: Session, tag: str) -> str:
         return "OK Replace completed."
     finally:
         abandon(session)
-
-
-async def _append_all(box: SharedMailbox, work: list[tuple[Publication, bool]]) -> list[int]:
-    done: list[str] = []
-    try:
-        for publication, _ in work:
-            await box.store.commit.publish(publication)
-            done.append(publication.final)
-    except OSError:
-        for path in done:
-            os.unlink(path)
-        raise
-    files = [(0, os.path.basename(publication.final), in_new, "") for publication, in_new in work]
-    return [uid for _, uid in await box.adopt_many(files)]
 
 
 def abandon(session: Session) -> None:

@@ -72,6 +72,8 @@ class SharedMailbox:
         self._cache: asyncio.Future[MessageCache] | None = None
         self._events: list[tuple[str, bool, bool]] = []
         self._unsure = False
+        self._coming: set[str] = set()
+        """Base names of files that this process is about to publish and to adopt."""
         self._handles: tuple[int | None, int | None] = (None, None)
 
     @property
@@ -126,7 +128,7 @@ class SharedMailbox:
         else:
             base = split_name(name)[0]
             uid = self.folder.by_base.get(base)
-            if uid is None and not come:
+            if uid is None and (not come or base in self._coming):
                 return
             if uid is not None:
                 index = self.folder.index(uid)
@@ -290,17 +292,44 @@ class SharedMailbox:
         if self.read_only:
             raise OSError(errno.EROFS, "mbox files are only read")
 
-    async def append(self, publication: Publication, in_new: bool) -> int:
-        """Publish a message that `prepare` made; durable on return. Its UID. Raises `OSError`."""
-        await self.store.commit.publish(publication)
-        name = os.path.basename(publication.final)
+    async def append(self, publications: Sequence[tuple[Publication, bool]]) -> list[int]:
+        """Publish messages that `prepare` made; durable on return. Their UIDs.
+
+        Raises `OSError`: none of them is there then.
+        """
+        files = [(os.path.basename(publication.final), in_new) for publication, in_new in publications]
+        coming = [split_name(name)[0] for name, _ in files]
+        # The directory's news of them can wait until they are durable.
+        self._coming.update(coming)
         try:
-            return await self.adopt(name, in_new)
-        except OSError:
-            # Whoever is told NO does it again: then the message may not be there.
-            if split_name(name)[0] not in self.folder.by_base:
-                unlink(publication.final)
+            if len(files) == 1:
+                await self.store.commit.publish(publications[0][0])
+            else:
+                await self._publish_all([publication for publication, _ in publications])
+            try:
+                return [uid for _, uid in await self.adopt_many([(0, *file, "") for file in files])]
+            except OSError:
+                # Whoever is told NO does it again: then the messages may not be there.
+                for base, (publication, _) in zip(coming, publications, strict=True):
+                    if base not in self.folder.by_base:
+                        unlink(publication.final)
+                raise
+        except BaseException:
+            self._unsure = True
             raise
+        finally:
+            self._coming.difference_update(coming)
+
+    async def _publish_all(self, publications: Sequence[Publication]) -> None:
+        """All at once, so that they share their flushes; all or none. Raises `OSError`."""
+        publish = self.store.commit.publish
+        outcomes = await asyncio.gather(*map(publish, publications), return_exceptions=True)
+        failed = next((outcome for outcome in outcomes if outcome is not None), None)
+        if failed is not None:
+            for publication, outcome in zip(publications, outcomes, strict=True):
+                if outcome is None:
+                    unlink(publication.final)
+            raise failed
 
     async def adopt(self, name: str, in_new: bool) -> int:
         """A file has just been published in this folder: give it its UID and tell the sessions."""

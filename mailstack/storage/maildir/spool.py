@@ -73,8 +73,9 @@ class Spool:
             os.close(self._fd)
             self._fd = -1
         else:
-            make_folder(self.folder)
             self.path = os.path.join(self.folder, "tmp", name)
+            if not os.path.isdir(os.path.dirname(self.path)):
+                make_folder(self.folder)
         return Publication(self.path, f"{self.folder}/{final}", self._parts, append=appending, mtime=mtime)
 
     def discard(self) -> None:

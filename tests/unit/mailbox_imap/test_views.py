@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def with_inbox(root: Path, check: Callable[[MailStore, SharedMailbox], Awaitable
 
 async def add(box: SharedMailbox, count: int, flags: int = 0) -> None:
     for _ in range(count):
-        await box.append(*box.prepare([b"Subject: x\r\n\r\n"], flags, None))
+        await box.append([box.prepare([b"Subject: x\r\n\r\n"], flags, None)])
 
 
 class Client:
@@ -220,7 +221,7 @@ def test_copies_and_moves_keep_flags_keywords_and_dates(tmp_path: Path) -> None:
         await target.add_keywords(["other"])
         await box.add_keywords(["mine"])
         bit = box.folder.keywords.bit("mine") or 0
-        await box.append(*box.prepare([b"x\r\n"], FLAGGED | bit, 1_000_000.0))
+        await box.append([box.prepare([b"x\r\n"], FLAGGED | bit, 1_000_000.0)])
         await add(box, 1)
         assert await box.transfer([1, 2], target, move=False) == [(1, 1), (2, 2)]
         assert await box.transfer([2, 1], target, move=True) == [(2, 3), (1, 4)]
@@ -231,6 +232,35 @@ def test_copies_and_moves_keep_flags_keywords_and_dates(tmp_path: Path) -> None:
             target.transfer([1, 2], box, move=True), box.transfer([9], target, move=True)
         )
         assert [new for _, new in both[0]] == [3, 4]
+
+    with_inbox(tmp_path, check)
+
+
+def test_messages_that_come_together_are_all_there_or_none(tmp_path: Path) -> None:
+    async def check(store: MailStore, box: SharedMailbox) -> None:
+        good = [box.prepare([b"%d\r\n" % number], 0, None) for number in range(3)]
+        assert await box.append(good) == [1, 2, 3]
+        bad = [box.prepare([b"x\r\n"], 0, None) for _ in range(2)]
+        bad[1] = (replace(bad[1][0], final=f"{tmp_path}/nowhere/x"), True)
+        with pytest.raises(FileNotFoundError):
+            await box.append(bad)
+        await box.refresh()
+        assert list(box.folder.uids) == [1, 2, 3]
+        assert len(os.listdir(tmp_path / "new")) == 3 and not os.listdir(tmp_path / "tmp")
+
+    with_inbox(tmp_path, check)
+
+
+def test_a_message_whose_session_has_gone_is_found(tmp_path: Path) -> None:
+    async def check(store: MailStore, box: SharedMailbox) -> None:
+        appending = asyncio.create_task(box.append([box.prepare([b"x\r\n"], 0, None)]))
+        await asyncio.sleep(0)
+        appending.cancel()
+        async with asyncio.timeout(30):
+            while not box.folder.uids:
+                await asyncio.sleep(0)
+                await box.refresh()
+        assert list(box.folder.uids) == [1]
 
     with_inbox(tmp_path, check)
 
