@@ -61,7 +61,7 @@ class Mailbox:
         self._log = log
 
     def port(self, name: str) -> int:
-        """The port of `imap`, `pop3`, `lmtp`, `pop3s`."""
+        """The port of `imap`, `pop3`, `lmtp`, `imaps`, `pop3s`."""
         port: int = self.servers[name].sock.getsockname()[1]
         return port
 
@@ -93,7 +93,7 @@ class Mailbox:
 async def running(
     folder: Path, extra: str = "", users: str = USERS, tls: bool = False, whole: bool = False
 ) -> AsyncIterator[Mailbox]:
-    """The service with `extra` lines in its dovecot.conf. With `tls`: STLS and STARTTLS, and `pop3s`.
+    """The service with `extra` lines in its dovecot.conf. With `tls`: STLS and STARTTLS, `imaps`, `pop3s`.
 
     `whole`: `extra` is all of dovecot.conf.
     """
@@ -117,7 +117,9 @@ async def running(
         for name in ("imap", "pop3", "lmtp")
     }
     if tls:
-        servers["pop3s"] = Server(bind_tcp("127.0.0.1", 0), made["pop3"], tasks, name="pop3s", tls=context)
+        for name in ("imap", "pop3"):
+            sock = bind_tcp("127.0.0.1", 0)
+            servers[name + "s"] = Server(sock, made[name], tasks, name=name + "s", tls=context)
     for name in ("auth", "saslauthd"):
         servers[name] = Server(bind_unix(folder / name, 0o666), made[name], tasks, name=name)
     try:
