@@ -35,7 +35,10 @@ def check(
     from mailstack.spec import load
 
     path = spec_path(invocation.options)
+    from mailstack.runtime.site import gather_facts
+
     stack = load(path)
+    facts = gather_facts(stack, None)
     users = len(list(stack.users()))
     data: dict[str, object] = {
         "spec": str(path.absolute()),
@@ -50,7 +53,7 @@ def check(
 
     from mailstack.cli.native import check_natively
 
-    reports = check_natively(stack)
+    reports = check_natively(stack, facts)
     data["native"] = [
         {
             "tool": report.tool,

@@ -144,6 +144,9 @@ domains:                      # at least one; the first is the primary one
       abuse: [postmaster]
     # records:                # further DNS records, as in a zone file
     #   - "www IN A 192.0.2.10"
+    # dmarc: quarantine       # none | quarantine | reject | off: what others do with forged mail
+    # mta_sts: testing        # testing | enforce | off; 'mailstack dns records' prints the policy to serve
+    # caa: []                 # who may issue certificates: [letsencrypt.org]
   # another.test:             # a second domain, which can mail the first
   #   users:
   #     carol: {{}}
@@ -158,6 +161,12 @@ domains:                      # at least one; the first is the primary one
 # mailbox:
 #   protocols: [imap, pop3, lmtp]
 #   allow_plaintext_auth: false
+
+# dns:
+#   ttl: 1d
+#   forward: []               # resolvers for other names; none: only the stack's own zones exist
+#   dnssec: false             # true: the zones are signed
+#   faults: null              # a file that says which answers come out wrong, for tests
 
 # tls: {{mode: ca}}             # ca: an own throwaway CA | files, with cert: and key: | off
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from mailstack.render import Facts
     from mailstack.spec import Stack
 
 TIMEOUT = 60
@@ -80,7 +81,7 @@ def find(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), PLACES)))
 
 
-def check_natively(stack: Stack) -> list[Report]:
+def check_natively(stack: Stack, facts: Facts) -> list[Report]:
     """Render for this machine's own Postfix, Dovecot and BIND, and ask each. Raises `OSError`."""
     from mailstack.render import render
     from mailstack.render.site import site_for_host
@@ -93,6 +94,7 @@ def check_natively(stack: Stack) -> list[Report]:
             passwords={address: "unused" for address, _ in stack.users()},  # none of the tools reads them
             salt_secret=b"unused",
             today=date.today(),
+            facts=facts,
         )
         for path, file in render(stack, site).files.items():
             target = root / path

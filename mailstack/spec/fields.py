@@ -198,6 +198,8 @@ def faults(text: str) -> str:
 
 def published_address(text: str) -> IPv4Address:
     """An address for an A record."""
+    if _is_ipv6(text):
+        raise ValueError(f"{quoted(text)} is an IPv6 address; write address6: {text}")
     address = ipv4_address(text)
     if address.is_unspecified:
         raise ValueError(f"{quoted(text)} is no address that others can reach; write a host's address")

@@ -80,6 +80,24 @@ def test_serials_go_on_after_the_last_number() -> None:
     assert (written, serial) == ("1", 1)
 
 
+@pytest.mark.parametrize(
+    ("known", "served", "content", "serial"),
+    [
+        (2024010105, 2024010109, "new", 2024010110),  # beyond what updates have made of it
+        (2024010105, 2024010109, "old", 2024010105),  # the same file as before: the updates go on from there
+        (2024010105, 2024010101, "new", 2024010106),
+        (2024010105, None, "new", 2024010106),
+        (MAX_SERIAL - 1, 2, "new", 2024010101),  # it has gone round (RFC 1982)
+        (None, 2024010103, "new", 2024010104),  # a zone that was away and comes back
+    ],
+)
+def test_a_changed_zone_goes_beyond_its_updates(
+    known: int | None, served: int | None, content: str, serial: int
+) -> None:
+    before = {} if known is None else {"z": (known, hashlib.sha256(b"old").hexdigest())}
+    assert with_serial("z", lambda _: content, before, date(2024, 1, 1), served)[1][0] == serial
+
+
 def test_a_forgotten_zone_starts_anew() -> None:
     _, (serial, digest) = with_serial("z", lambda number: f"serial {number}", {}, date(2030, 12, 31))
     assert serial == 2030123101

@@ -139,6 +139,54 @@ def test_dns_question_is_one_that_dnspython_reads() -> None:
     assert str(question.question[0]) == "xn--bcher-kva.test. IN SOA"
 
 
+def soa_answer(query: bytes, serial: int) -> bytes:
+    import dns.flags
+    import dns.message
+    import dns.rrset
+
+    asked = dns.message.from_wire(query)
+    answer = dns.message.make_response(asked)
+    answer.flags |= dns.flags.AA
+    name = asked.question[0].name
+    data = f"dns.{name} postmaster.{name} {serial} 1 2 3 4"
+    answer.answer.append(dns.rrset.from_text(name, 60, "IN", "SOA", data))
+    return answer.to_wire()
+
+
+def test_a_serial_is_read_from_what_dnspython_writes() -> None:
+    whole = soa_answer(probes.soa_query("a.test", 9), 2024112203)
+    assert probes.serial_of(whole, 9) == 2024112203
+    for end in range(len(whole) - 16):
+        with pytest.raises(ProbeError):
+            probes.serial_of(whole[:end], 9)
+
+
+def test_serials_of_those_that_answer() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            for serial in (1, 2, 3):
+                query, client = server.recvfrom(512)
+                if serial == 2:
+                    server.sendto(query[:2] + b"\x84\x05" + query[4:], client)  # REFUSED
+                else:
+                    server.sendto(soa_answer(query, serial), client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = probes.serials("127.0.0.1", server.getsockname()[1], ["a.test", "b.test", "c.test"], 30)
+        thread.join()
+    assert found == {"a.test": 1, "c.test": 3}
+    assert probes.serials("127.0.0.1", server_gone(), ["a.test"], 30) == {}
+
+
+def server_gone() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 def test_everything_is_asked_at_once() -> None:
     with server(says(b"+OK\r\n")) as port:
         good, bad = Target("pop3", "127.0.0.1", port), Target("imap", "127.0.0.1", 1)

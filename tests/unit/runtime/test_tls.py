@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import time
 from pathlib import Path
@@ -84,3 +85,48 @@ def test_files_of_the_users_own(tmp_path: Path) -> None:
         tls.adopt(ours, theirs / "cert.pem", theirs / "ca-key.pem")
     with pytest.raises(UsageProblem, match="No such file"):
         tls.adopt(ours, theirs / "none.pem", theirs / "key.pem")
+
+
+def test_the_digest_of_the_key_is_that_of_a_library(tmp_path: Path) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    tls.ensure(tmp_path, "p", NAMES, NOW)
+    chain = (tmp_path / "cert.pem").read_bytes()
+    key = x509.load_pem_x509_certificate(chain).public_key()
+    whole = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert tls.key_digest(b"a comment\n" + chain + chain) == hashlib.sha256(whole).hexdigest()
+    assert tls.key_digest(b"") is tls.key_digest(chain[:60]) is tls.key_digest(chain[:200]) is None
+
+
+def test_dkim_keys_of_either_kind_and_half(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    pem, path = serialization.Encoding.PEM, tmp_path / "key.pem"
+    texts: dict[str, set[str]] = {"rsa": set(), "ed25519": set()}
+    for kind, key in (
+        ("rsa", rsa.generate_private_key(65537, 2048)),
+        ("ed25519", ed25519.Ed25519PrivateKey.generate()),
+    ):
+        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        for data in (
+            private,
+            key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo),
+        ):
+            path.write_bytes(data)
+            texts[kind].add(tls.dkim_text(path, "dkim.mail of a.test"))
+    (text,), (short,) = texts["rsa"], texts["ed25519"]
+    assert text.startswith("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0B")
+    assert short.startswith("v=DKIM1; k=ed25519; p=") and len(short) == 22 + 44
+    other = ec.generate_private_key(ec.SECP256R1())
+    path.write_bytes(
+        other.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    with pytest.raises(UsageProblem, match="neither an RSA nor an Ed25519 key"):
+        tls.dkim_text(path, "dkim.mail of a.test")
+    path.write_bytes(b"nothing")
+    with pytest.raises(UsageProblem, match=r"key.pem \(dkim.mail of a.test\) is no key"):
+        tls.dkim_text(path, "dkim.mail of a.test")
+    with pytest.raises(UsageProblem, match="cannot be read"):
+        tls.dkim_text(tmp_path / "none", "dkim.mail of a.test")
