@@ -27,7 +27,9 @@ NAMES = [
 
 def make() -> Responder:
     with tempfile.TemporaryDirectory() as folder:
-        return responder(Path(folder), "recursion no; allow-transfer { any; }; version none;")
+        return responder(
+            Path(folder), "recursion no; allow-transfer { any; }; version none; rrset-order { order none; };"
+        )
 
 
 SERVER = make()
