@@ -81,7 +81,7 @@ class Named:
             self.log.error(f"reloading configuration failed: {error}")
             return
         previous, exchange = self._forwarder, self._exchange
-        before = {name: zone.serial for name, zone in self.zones.items()}
+        before = dict(self.server.responder.in_service)
         self.server.replace(self._responder(conf, keep=True))
         self.conf = conf
         if exchange is not None:

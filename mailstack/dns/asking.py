@@ -62,14 +62,14 @@ def question(
     return head + origin + struct.pack("!HH", rdtype, IN) + answer + authority + record
 
 
-def soa_record(origin: bytes, ttl: int, data: bytes) -> bytes:
-    """A SOA record for a message of ours."""
-    return origin + struct.pack("!HHIH", SOA, IN, ttl, len(data)) + data
+def soa_record(origin: bytes, data: bytes) -> bytes:
+    """A SOA record for a message of ours, where only its serial matters."""
+    return origin + struct.pack("!HHIH", SOA, IN, 0, len(data)) + data
 
 
-def notify(origin: bytes, ttl: int, soa: bytes) -> bytes:
+def notify(origin: bytes, soa: bytes) -> bytes:
     """A NOTIFY message (RFC 1996 §3.7)."""
-    return question(origin, SOA, flags=NOTIFY | AA, answer=soa_record(origin, ttl, soa))
+    return question(origin, SOA, flags=NOTIFY | AA, answer=soa_record(origin, soa))
 
 
 def answers(wire: bytes, data: bytes) -> bool:

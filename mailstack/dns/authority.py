@@ -171,6 +171,8 @@ class Authority:
                 out.onward = target if following is None else None
                 return
             zone = following
+            if zone.origin in self.unloaded:
+                break
         out.rcode = SERVFAIL
 
     def _step(

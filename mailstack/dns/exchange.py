@@ -68,11 +68,18 @@ class Exchange:
             if zone.zone is None:
                 self._withdraw(zone.conf)
 
-    def start(self, before: Mapping[str, int]) -> None:
-        """Begin. Secondary servers are told of every zone whose serial was another one `before`, by name."""
-        for zone in self._responder.in_service.values():
-            conf = self._confs.get(names.to_text(zone.origin) if zone.origin != names.ROOT else "")
-            if conf is not None and before.get(conf.name) != zone.serial and conf.kind == "primary":
+    def start(self, before: Mapping[bytes, Zone]) -> None:
+        """Begin. Secondary servers are told of every zone whose serial was another one `before`."""
+        for conf in self.conf.zones:
+            origin = names.from_text(conf.name)
+            zone, old = self._responder.in_service.get(origin), before.get(origin)
+            if (
+                conf.kind not in ("primary", "secondary")
+                or zone is None
+                or self._responder.is_unloaded(origin)
+            ):
+                continue
+            if old is None or old.serial != zone.serial:
                 self.announce(conf.name, zone, startup=not before)
         if self.secondaries is not None:
             self.secondaries.start()

@@ -83,10 +83,9 @@ class Incoming:
         """Take a message; True when it was the last one. Raises `BadTransfer`."""
         self.messages += 1
         self.octets += len(wire)
-        rcode = wire[3] & 0xF
-        if rcode:
-            raise BadTransfer(f"the answer is {RCODES.get(rcode, rcode)}")
         try:
+            if rcode := wire[3] & 0xF:
+                raise BadTransfer(f"the answer is {RCODES.get(rcode, rcode)}")
             for owner, rdtype, ttl, data in records(wire, self._origin):
                 self.records += 1
                 if self._most and self.records > 2 * self._most + 2:

@@ -113,7 +113,7 @@ class Notifier:
         self, shown: str, conf: ZoneConf, zone: Zone, soa: bytes, remote: Remote, pace: Pace
     ) -> None:
         await pace.turn()
-        wire = asking.notify(zone.origin, zone.soa.ttl, soa)
+        wire = asking.notify(zone.origin, soa)
         try:
             answer = await asking.ask(self.address(conf, remote), wire, WAITS, tcp=False, patient=True)
         except Trouble as trouble:

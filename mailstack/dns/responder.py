@@ -159,6 +159,10 @@ class Responder:
         """The zones by lower-case wire name, as they are at any time."""
         return self._authority.zones
 
+    def is_unloaded(self, origin: bytes) -> bool:
+        """Something else stands in the place of the zone with that lower-case wire name."""
+        return origin in self._authority.unloaded
+
     def put(self, zone: Zone) -> None:
         """Answer from a zone that has come from its primary server."""
         self._authority.zones[zone.origin] = zone

@@ -306,7 +306,7 @@ class Secondary:
     async def _receive(self, whom: Address, base: Zone | None, incoming: Incoming) -> None:
         authority = b""
         if base is not None:
-            authority = asking.soa_record(self._origin, 0, flat(base.soa.rdatas[0]))
+            authority = asking.soa_record(self._origin, flat(base.soa.rdatas[0]))
         wire = asking.question(self._origin, AXFR if base is None else IXFR, authority=authority)
         conversation = Conversation(whom.key)
         idle = float(self.conf.transfers.max_idle_in)

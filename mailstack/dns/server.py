@@ -302,6 +302,7 @@ class TcpConnection(asyncio.Protocol):
                 self._restart_timer(self._idle_timeout)
         if not self._transfers and self._buffer:
             self._work()
+        self._flow()  # or nobody would hear that the client has closed the connection
         self._close_when_done()
 
     def _send(self, message: bytes) -> None:

@@ -122,7 +122,7 @@ def test_a_zone_on_its_way(tmp_path: Path, first: str, second: str) -> None:
         eventually(lambda: serial(two) == begun + 1, lambda: log(tmp_path))
         assert content(two) == content(one)
         assert re.search(rf"IXFR started.*serial {begun} -> {begun + 1}", log(tmp_path / "one"))
-        assert nsupdate(two, "add forwarded.rich.test 60 A 192.0.2.10") == ""
+        assert nsupdate(two, "add forwarded.rich.test 60 A 192.0.2.10", *TSIG) == ""
         assert "192.0.2.10" in dig(one, "forwarded.rich.test")
         eventually(lambda: serial(two) == begun + 2, lambda: log(tmp_path))
         whole = content(one)
@@ -215,6 +215,14 @@ def test_how_transfers_go_out(tmp_path: Path, name: str) -> None:
         process.send_signal(signal.SIGHUP)
         eventually(lambda: "messages 1," in dig(port, *TSIG, "rich.test", "AXFR"), lambda: log(tmp_path))
         assert len(content(port, kind=f"IXFR={begun}")) > 100
+
+
+def test_connections_end_with_their_transfers(tmp_path: Path) -> None:
+    port = free_port()
+    zone = 'zone "rich.test" { type master; file "zones/rich.zone"; allow-transfer { any; }; };'
+    configure(tmp_path, port, "recursion no; tcp-clients 10;", zone)
+    with ours(tmp_path, port):
+        assert {len(content(port)) for _ in range(25)} == {len(content(port))}
 
 
 def test_what_a_secondary_says_to_strangers(tmp_path: Path) -> None:
@@ -424,3 +432,64 @@ def test_many_messages_signed(tmp_path: Path) -> None:
         assert content(two) == content(one)
         eventually(lambda: "too many records" in log(tmp_path / "three"))
         assert "status: SERVFAIL" in dig(three, "rich.test", "SOA")
+
+
+TOLD = {
+    "notify yes;": {2, 3, 9},
+    "notify yes; notify-to-soa yes;": {2, 3, 4, 9},
+    "notify explicit;": {9},
+    "notify primary-only;": {2, 3, 9},
+}
+
+
+@pytest.mark.parametrize("name", list(SERVERS))
+def test_who_is_told(tmp_path: Path, name: str) -> None:
+    """The zone's name servers but its primary one and ourselves, and `also-notify`; with the right key."""
+    port = free_port()
+    sockets = {}
+    for number in (2, 3, 4, 9):
+        sockets[number] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sockets[number].bind((f"127.0.0.{number}", port))
+        sockets[number].settimeout(0)
+    zone = "$TTL 60\n@ SOA ns4 h 5 60 60 600 60\n"
+    zone += "".join(f"@ NS ns{number}\nns{number} A 127.0.0.{number}\n" for number in (1, 2, 3, 4))
+    keyring = dns.tsigkeyring.from_text({"k": ("hmac-sha256", SECRET)})
+    for turn, (how, expected) in enumerate(TOLD.items()):
+        text = f"""{KEY} server 127.0.0.2 {{ keys k; notify-source 127.0.0.7; }};
+        zone "told.test" {{ type master; file "zones/told.zone"; {how} also-notify {{ 127.0.0.9 key k; }}; }};"""
+        root = configure(tmp_path / str(turn), port, f"recursion no; port {port};", text)
+        conf = root / "named.conf"
+        conf.write_text(conf.read_text().replace("notify no;", "", 1))
+        (root / "zones" / "told.zone").write_text(zone)
+        told: dict[int, tuple[str, str | None]] = {}
+        with SERVERS[name](root, port):
+            deadline = time.monotonic() + 30
+            while told.keys() < expected:
+                assert time.monotonic() < deadline, (how, told, log(root))
+                time.sleep(0.05)
+                for number, sock in sockets.items():
+                    for data, peer in _waiting(sock):
+                        message = dns.message.from_wire(data, keyring=keyring)
+                        assert message.opcode() == dns.opcode.NOTIFY
+                        assert message.flags & dns.flags.AA
+                        assert [str(rrset) for rrset in message.answer] == [
+                            "told.test. 0 IN SOA ns4.told.test. h.told.test. 5 60 60 600 60"
+                        ]
+                        told[number] = (peer[0], str(message.keyname) if message.keyname else None)
+        assert told.keys() == expected, how
+        assert told[9] == ("127.0.0.1", "k.")
+        if 2 in expected:
+            assert told[2] == ("127.0.0.7", "k.")
+            assert told[3] == ("127.0.0.1", None)
+        for sock in sockets.values():
+            list(_waiting(sock))
+    for sock in sockets.values():
+        sock.close()
+
+
+def _waiting(sock: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
+    try:
+        while True:
+            yield sock.recvfrom(4096)
+    except BlockingIOError:
+        return
