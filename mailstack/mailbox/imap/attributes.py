@@ -31,6 +31,10 @@ KINDS = {
     "PREVIEW": Kind.PREVIEW,
 }
 """The attributes that are kept, with the names of their records."""
+PREVIEWS = {"PREVIEW FUZZY": b"PREVIEW (FUZZY %b)", "SNIPPET": b"SNIPPET (FUZZY %b)"}
+"""Other forms of PREVIEW, of the drafts of RFC 8970."""
+LAZY = {f"{name} LAZY": form for name, form in {"PREVIEW": b"PREVIEW %b", **PREVIEWS}.items()}
+"""Those that a message is not read for."""
 
 _GLOBAL = b'"message" "global"'
 
@@ -67,6 +71,10 @@ class Attributes:
         if name in KINDS:
             self._whole = self._whole or name in ("BODY", "BODYSTRUCTURE")
             return self._kept(name)
+        if name in PREVIEWS:
+            return self._other_preview(PREVIEWS[name])
+        if name in LAZY:
+            return self._lazy_preview(LAZY[name])
         reader: Reader = getattr(self, _READERS[name])
         return reader
 
@@ -139,10 +147,19 @@ class Attributes:
             return envelope(kept_fields(header_of(data)))
         return envelope(self.root(uid).fields)
 
-    def _lazy_preview(self, index: int, uid: int) -> bytes:
+    def _other_preview(self, form: bytes) -> Reader:
+        read = self._kept("PREVIEW")
+        return lambda index, uid: form % read(index, uid).removeprefix(b"PREVIEW ")
+
+    def _lazy_preview(self, form: bytes) -> Reader:
         """What there is without reading the message (RFC 8970 §3.1)."""
-        value = self._cache.get(Kind.PREVIEW, uid) if self._cache is not None else None
-        return b"PREVIEW " + (value if value is not None else b"NIL")
+        cache = self._cache
+
+        def read(index: int, uid: int) -> bytes:
+            value = cache.get(Kind.PREVIEW, uid) if cache is not None else None
+            return form % value if value is not None else form.partition(b" ")[0] + b" NIL"
+
+        return read
 
     def _uid(self, index: int, uid: int) -> bytes:
         return b"UID %d" % uid
@@ -186,7 +203,6 @@ def _read_large(data: Data, names: list[str], world: bool) -> tuple[Part, dict[s
 
 
 _READERS = {
-    "PREVIEW LAZY": "_lazy_preview",
     "UID": "_uid",
     "FLAGS": "_flags",
     "INTERNALDATE": "_internal_date",

@@ -39,6 +39,8 @@ AFTER_LOGIN = (
     "URL-PARTIAL",
     "REPLACE",
     "PREVIEW",
+    "PREVIEW=FUZZY",
+    "SNIPPET=FUZZY",
     "UTF8=ACCEPT",
     "LIST-STATUS",
     "MOVE",

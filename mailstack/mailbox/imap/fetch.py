@@ -13,7 +13,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap import acl, flags
-from mailstack.mailbox.imap.attributes import KINDS, Attributes, LargeMessageError, header_of, header_size
+from mailstack.mailbox.imap.attributes import (
+    KINDS,
+    LAZY,
+    PREVIEWS,
+    Attributes,
+    LargeMessageError,
+    header_of,
+    header_size,
+)
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
 from mailstack.mailbox.views import View
@@ -32,8 +40,9 @@ if TYPE_CHECKING:
     from mailstack.mailbox.imap.session import Session
 
 UID, MODSEQ = Attribute("UID"), Attribute("MODSEQ")
-LAZY = Attribute("PREVIEW LAZY")
-CACHED = frozenset({*map(Attribute, KINDS), LAZY})
+READ = frozenset((*KINDS, *PREVIEWS))
+"""What is read out of messages."""
+CACHED = frozenset(map(Attribute, (*READ, *LAZY)))
 """What is kept beside the folder once it has been read out of a message."""
 GONE = "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
 TURN = 0.02
@@ -349,7 +358,7 @@ def _is_header(item: FetchItem) -> bool:
 def _needs_structure(item: FetchItem) -> bool:
     """Whether the message's parts have to be known for it."""
     if isinstance(item, Attribute):
-        return item.name in KINDS
+        return item.name in READ
     return isinstance(item, Binary) or bool(item.part) or item.kind == "TEXT"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mailstack.wire.imap.encode import astring
@@ -15,7 +16,8 @@ DEPTH_MAX = 1000
 @dataclass(frozen=True, slots=True)
 class Attribute:
     """An item that is only a name: FLAGS UID INTERNALDATE RFC822.SIZE ENVELOPE BODY BODYSTRUCTURE, also
-    MODSEQ (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474), PREVIEW and `PREVIEW LAZY`.
+    MODSEQ (RFC 7162), SAVEDATE (RFC 8514), EMAILID and THREADID (RFC 8474), PREVIEW and SNIPPET, with
+    `FUZZY`, `LAZY` or both behind them.
     """
 
     name: str
@@ -70,8 +72,10 @@ _ATTRIBUTES = {
         "EMAILID",
         "THREADID",
         "PREVIEW",
+        "SNIPPET",
     )
 }
+_PREVIEW_MODIFIER = re.compile(rb" \( *(?:LAZY|FUZZY)\b", re.I)
 _SECTIONS = {
     "RFC822": Section(b"RFC822"),
     "RFC822.HEADER": Section(b"RFC822.HEADER", kind="HEADER", peek=True),
@@ -116,10 +120,7 @@ def _item(cursor: Cursor) -> FetchItem:
     name = _name(cursor)
     attribute = _ATTRIBUTES.get(name)
     if attribute is not None:
-        if name == "PREVIEW" and cursor.text[cursor.at : cursor.at + 7].upper() == b" (LAZY)":
-            cursor.at += 7
-            return Attribute("PREVIEW LAZY")
-        return attribute
+        return _preview(cursor, name) if name in ("PREVIEW", "SNIPPET") else attribute
     section = _SECTIONS.get(name)
     if section is not None:
         return section
@@ -130,6 +131,24 @@ def _item(cursor: Cursor) -> FetchItem:
     if name in ("BINARY", "BINARY.PEEK", "BINARY.SIZE"):
         return _binary(cursor, name)
     raise ParseError(f"Unknown parameter: {name}")
+
+
+def _preview(cursor: Cursor, name: str) -> Attribute:
+    """With the modifiers of RFC 8970 §3.1, and of the drafts before it: ` (LAZY=FUZZY)`."""
+    fuzzy = lazy = False
+    if _PREVIEW_MODIFIER.match(cursor.text, cursor.at) is not None:  # or it is CHANGEDSINCE
+        cursor.take(b" (")
+        while not cursor.take(b")"):
+            modifier = cursor.word()
+            if modifier not in ("LAZY", "FUZZY", "LAZY=FUZZY"):
+                raise ParseError(f"'{modifier}' is not a supported PREVIEW modifier")
+            lazy = lazy or modifier.startswith("LAZY")
+            fuzzy = fuzzy or modifier.endswith("FUZZY")
+            if not cursor.take(b" ") and cursor.peek() != b")":
+                raise ParseError("Invalid arguments.")
+    if fuzzy and name == "PREVIEW":
+        name += " FUZZY"
+    return Attribute(f"{name} LAZY" if lazy else name)
 
 
 def _section(cursor: Cursor, peek: bool) -> Section:
