@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.objectid import email_id
+from mailstack.mailbox.imap.readers import Read
 from mailstack.mailbox.views import SharedMailbox, View
 from mailstack.storage.maildir.cache import Kind, MessageCache
 from mailstack.storage.maildir.message import open_message
@@ -184,6 +185,27 @@ class Attributes:
 
     def _thread_id(self, index: int, uid: int) -> bytes:
         return b"THREADID NIL"
+
+
+def read_kept(view: View, cache: MessageCache, names: Iterable[str]) -> Read:
+    """What of these attributes is kept and not yet known, for readers; see `readers`."""
+    kinds = [(name, KINDS[name]) for name in dict.fromkeys(names) if name in KINDS]
+    whole = [name for name, _ in kinds] != ["ENVELOPE"]
+
+    def read(uid: int, patient: bool) -> Iterable[tuple[Kind, bytes]]:
+        missing = [(name, kind) for name, kind in kinds if not cache.has(kind, uid)]
+        index = view.box.folder.index(uid)
+        if not missing or index < 0:
+            return ()
+        data = open_message(view.box.folder.file(index))
+        if not patient and len(data) > LARGE:
+            return ()
+        if not whole:
+            return ((Kind.ENVELOPE, envelope(kept_fields(header_of(data)))),)
+        root = parse(data)
+        return [(kind, kept_value(name, root, data)) for name, kind in missing]
+
+    return read
 
 
 def kept_value(name: str, root: Part, data: Data) -> bytes:

@@ -21,9 +21,11 @@ from mailstack.mailbox.imap.attributes import (
     LargeMessageError,
     header_of,
     header_size,
+    read_kept,
 )
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
+from mailstack.mailbox.imap.readers import MANY, Readers, readers_for
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.names import SEEN
@@ -45,6 +47,8 @@ READ = frozenset((*KINDS, *PREVIEWS))
 CACHED = frozenset(map(Attribute, (*READ, *LAZY)))
 """What is kept beside the folder once it has been read out of a message."""
 GONE = "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
+SAMPLE = 1000
+"""Messages of which it is looked at how much is known of them."""
 TURN = 0.02
 """Seconds after which other sessions get a turn."""
 
@@ -63,7 +67,13 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     cache = await view.box.cache() if any(item in CACHED for item in items) else None
     names = [item.name for item in items if isinstance(item, Attribute)]
     if len(names) == len(items):
-        missing = await _send_attributes(session, Attributes(session, cache), found, names, command.uid)
+        readers = _readers(view, cache, found, names)
+        try:
+            attributes = Attributes(session, cache)
+            missing = await _send_attributes(session, attributes, found, names, command.uid, readers)
+        finally:
+            if readers is not None:
+                readers.close()
         problem = GONE if missing else ""
     else:
         problem = await _send_responses(session, cache, found, items, command.uid)
@@ -72,8 +82,25 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
     return problem or "OK Fetch completed."
 
 
+def _readers(view: View, cache: MessageCache | None, found: list[int], names: list[str]) -> Readers | None:
+    """Others who read what is kept of these messages, where much of it is not known yet."""
+    if cache is None or len(found) < MANY:
+        return None
+    kinds = [KINDS[name] for name in names if name in KINDS]
+    step = len(found) // SAMPLE + 1
+    missing = sum(not all(cache.has(kind, view.uids[at]) for kind in kinds) for at in found[::step])
+    if missing * step < MANY:
+        return None
+    return readers_for(cache, [view.uids[at] for at in found], read_kept(view, cache, names))
+
+
 async def _send_attributes(
-    session: Session, attributes: Attributes, found: list[int], names: list[str], uid_first: bool
+    session: Session,
+    attributes: Attributes,
+    found: list[int],
+    names: list[str],
+    uid_first: bool,
+    others: Readers | None,
 ) -> bool:
     """Nothing but attributes, which is what lists of messages are made of. Whether a message was missing."""
     readers = [attributes.reader(name) for name in names]
@@ -83,6 +110,8 @@ async def _send_attributes(
     missing = False
     for count, at in enumerate(found):
         uid = uids[at]
+        if others is not None:
+            await others.reach(count)
         try:
             index = at if folder.uids is uids else attributes.index(uid)
             try:
