@@ -1,0 +1,128 @@
+"""rate-limit and rrset-order beside the real named: what comes back of many questions at once, and in which order.
+
+How many answers an account pays for depends on when a second begins, so what is compared holds at any time:
+at least the rate and at most what the seconds of the burst could earn are answered in full, and of the others
+every `slip`-th is a truncated one.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.query
+import pytest
+
+from tests.interop.dns_servers import bind, configure, ours
+from tests.ports import free_port
+
+pytestmark = pytest.mark.real
+
+OPTIONS = """recursion no; minimal-responses no;
+  rate-limit { responses-per-second 5; nxdomains-per-second 3; errors-per-second 2; nodata-per-second 4;
+               window 3600; slip 2; exempt-clients { 127.0.1.0/24; }; };"""
+COUNT = 120
+Servers = dict[str, tuple[int, Path]]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    root = tmp_path_factory.mktemp("limits")
+    mine, theirs = free_port(), free_port()
+    with (
+        ours(configure(root / "ours", mine, OPTIONS), mine),
+        bind(configure(root / "bind", theirs, OPTIONS), theirs),
+    ):
+        loaded(theirs)
+        yield {"ours": (mine, root / "ours" / "ours.log"), "named": (theirs, root / "bind" / "bind.log")}
+
+
+def loaded(port: int) -> None:
+    """Wait until the zones are there: named answers before."""
+    deadline = time.monotonic() + 30
+    query = dns.message.make_query("www.other.test", "A")
+    while not dns.query.udp(query, "127.0.0.1", port=port, source="127.0.1.1", timeout=30).answer:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def burst(port: int, source: str, name: str, kind: str, patience: float) -> tuple[int, int, float]:
+    """Answers in full, truncated ones, and the seconds that it took."""
+    wires = [dns.message.make_query(name, kind, id=number + 1).to_wire() for number in range(COUNT)]
+    full = cut = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((source, 0))
+        sock.connect(("127.0.0.1", port))
+        begun = time.monotonic()
+        for wire in wires:
+            sock.send(wire)
+        while full + cut < COUNT:
+            # Half of what is held back comes truncated, unless it is an error; then nothing more comes.
+            sock.settimeout(0.1 if full and 2 * cut >= COUNT - full - 1 else patience)
+            try:
+                response = dns.message.from_wire(sock.recv(65536))
+            except TimeoutError:
+                break
+            if response.flags & dns.flags.TC:
+                cut += 1
+            else:
+                full += 1
+        return full, cut, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("whose", ["ours", "named"])
+@pytest.mark.parametrize(
+    ("source", "name", "kind", "rate", "slips", "logged"),
+    [
+        ("127.0.0.1", "mail.rich.test", "A", 5, True, "limit responses to 127.0.0.0/24 for mail.rich.test IN A  ("),
+        ("127.0.0.2", "nothere.rich.test", "A", 3, True, "limit NXDOMAIN responses to 127.0.0.0/24 for rich.test  ("),
+        ("127.0.0.3", "mail.rich.test", "CAA", 4, True, "limit NODATA responses to 127.0.0.0/24 for mail.rich.test IN  ("),
+        ("127.0.0.4", "elsewhere.example", "A", 2, False, "limit REFUSED error responses to 127.0.0.0/24"),
+        ("127.0.2.9", "x.sub.rich.test", "A", 5, True, "limit referral responses to 127.0.2.0/24 for sub.rich.test IN  ("),
+        ("127.0.1.9", "mail.rich.test", "A", COUNT, False, ""),
+    ],
+)  # fmt: skip
+def test_what_comes_of_many_questions(
+    servers: Servers, whose: str, source: str, name: str, kind: str, rate: int, slips: bool, logged: str
+) -> None:
+    port, log = servers[whose]
+    full, cut, seconds = burst(port, source, name, kind, 30 if slips or rate == COUNT else 0.5)
+    assert rate <= full <= min(COUNT, rate * (int(seconds) + 2))
+    limited = COUNT - full
+    assert abs(cut - limited / 2) <= 1 if slips else cut == 0
+    if logged:
+        assert logged in log.read_text()
+        word = "slip" if slips else "drop"
+        assert (
+            f"rate limit {word} {logged.removeprefix('limit ').replace('responses', 'response')}"
+            in log.read_text()
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "least"),
+    [
+        ("recursion no;", 6, 4),
+        ('recursion no; rrset-order { type MX name "rich.test" order cyclic; };', 3, 3),
+        ('recursion no; rrset-order { type A name "rich.test" order cyclic; };', 1, 1),
+    ],
+)
+def test_order_of_records(tmp_path: Path, options: str, most: int, least: int) -> None:
+    """A set of three records, sixty times: six orders at random, three in turn, or one."""
+    mine, theirs = free_port(), free_port()
+    with (
+        ours(configure(tmp_path / "ours", mine, options), mine),
+        bind(configure(tmp_path / "bind", theirs, options), theirs),
+    ):
+        loaded(theirs)
+        for port in (mine, theirs):
+            seen = set()
+            for _ in range(60):
+                query = dns.message.make_query("rich.test", "MX", use_edns=0)
+                answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=30).answer
+                seen.add(" ".join(str(rdata) for rdata in answer[0]))
+            assert least <= len(seen) <= most, (port, seen)
