@@ -11,11 +11,13 @@ import dns.rdataclass
 import dns.rdatatype
 
 from mailstack.dns.journal import Change
-from mailstack.dns.zone import CNAME, DNAME, NS, RRSIG, SOA, Node, Rdata, RRset, Zone
+from mailstack.dns.zone import CNAME, DNAME, MX, NS, PTR, RRSIG, SOA, Node, Rdata, RRset, Zone
 from mailstack.dns.zonefile import compact
 
-COMPACT = frozenset((NS, CNAME, SOA, 12, 15, 18, 21, 33, 35, 36, 64, 65))
+COMPACT = frozenset((NS, CNAME, SOA, PTR, MX, 18, 21, 33, 35, 36, 64, 65))
 """Types that `compact` stores in another form than their octets, or that name hosts."""
+PREFIXES = {NS: 0, CNAME: 0, PTR: 0, MX: 2}
+"""Octets before the name that the data of a record ends with."""
 _SINGLE = frozenset((CNAME, DNAME, SOA))
 _OF_SIGNING = frozenset((RRSIG, 47, 50))
 """Types that stand beside a CNAME (RFC 4034): RRSIG, NSEC, NSEC3."""
@@ -148,6 +150,12 @@ def rrset_of(rdtype: int, ttl: int, datas: list[bytes]) -> RRset:
     """A set of records from their data on the wire, uncompressed."""
     if rdtype not in COMPACT:
         return RRset(rdtype, ttl, tuple(datas))
+    before = PREFIXES.get(rdtype)
+    if before is not None:  # most records: what `compact` makes of them, without reading them once more
+        hosts = dict.fromkeys(data[before:] for data in datas) if rdtype in (NS, MX) else ()
+        return RRset(
+            rdtype, ttl, tuple((data[:before], (data[before:],), b"") for data in datas), tuple(hosts)
+        )
     kind = dns.rdatatype.RdataType.make(rdtype)
     forms: list[Rdata] = []
     targets: list[bytes] = []

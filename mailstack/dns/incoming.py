@@ -20,7 +20,7 @@ import dns.rdatatype
 
 from mailstack.dns import names
 from mailstack.dns.denial import denial_of
-from mailstack.dns.edit import is_later, serial_of
+from mailstack.dns.edit import PREFIXES, is_later, serial_of
 from mailstack.dns.ixfr import Unfit, key_of, node_of, patched, singles
 from mailstack.dns.journal import Change, Entry
 from mailstack.dns.message import Malformed, skip_name
@@ -110,8 +110,12 @@ class Incoming:
             except Unfit as error:
                 raise BadTransfer(str(error)) from error
         else:
-            nodes = {name: node_of(owner, held) for name, (owner, held) in self._held.items()}
-            present = {name: node for name, node in nodes.items() if node is not None}
+            present = {}
+            for name in list(self._held):
+                owner, held = self._held.pop(name)  # a large zone is not held twice
+                node = node_of(owner, held)
+                if node is not None:
+                    present[name] = node
             apex = present.get(self._origin)
             if apex is None or len(apex.rrsets[SOA].rdatas) != 1:
                 raise BadTransfer("there is not one SOA record")
@@ -209,7 +213,13 @@ def records(wire: bytes, origin: bytes) -> Iterator[tuple[bytes, int, int, bytes
         data = wire[position : position + length]
         if len(data) != length:
             raise Malformed
-        if _LENGTHS.get(rdtype) != length:
+        before = PREFIXES.get(rdtype)
+        if before is not None and length > before:
+            name, end = read_name(wire, position + before, seen)
+            if end != position + length:
+                raise Malformed
+            data = data[:before] + name
+        elif _LENGTHS.get(rdtype) != length:
             kind = dns.rdatatype.RdataType.make(rdtype)
             data = dns.rdata.from_wire(dns.rdataclass.IN, kind, wire, position, length).to_wire() or b""
         yield owner, rdtype, ttl if ttl < 1 << 31 else 0, data
