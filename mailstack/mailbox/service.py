@@ -172,7 +172,7 @@ class MailboxService:
         """
         peer, local = stream.peer, stream.local
         login = (service, outcome.name, peer[0])
-        limit = self.config.mail_max_userip_connections.get(service, 0)
+        limit = self.auth.networks.max_connections(stream, service)
         session = session or session_id()
         if limit and self._counts[login] >= limit:
             text = (

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mailstack.config.dovecot import templates, values, variables
+from mailstack.config.dovecot import converters, templates, values
 from mailstack.config.dovecot.databases import read_database
 from mailstack.config.dovecot.listeners import read_listeners
 from mailstack.config.dovecot.location import parse_location
@@ -46,6 +46,12 @@ _MECHANISMS = (
     "ANONYMOUS",
 )
 _SYSTEM_DRIVERS = frozenset(("pam", "shadow", "passwd", "bsdauth", "nss"))
+_WITHIN = {
+    "local_name": {"ssl_cert", "ssl_key"},
+    "remote": {"disable_plaintext_auth", "mail_max_userip_connections"},
+    "local": {"disable_plaintext_auth", "mail_max_userip_connections"},
+}
+"""What sections for some clients may hold."""
 _DELETE_TYPES = ("default", "expunge", "flag")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
@@ -102,9 +108,9 @@ class _Loader:
             disable_plaintext_auth=self.value("disable_plaintext_auth", values.boolean),
             auth_anonymous_username=self.value("auth_anonymous_username", Setting.content),
             auth_mechanisms=self.value("auth_mechanisms", self._mechanisms),
-            auth_username_format=self.value("auth_username_format", _variables),
+            auth_username_format=self.value("auth_username_format", converters.variables),
             auth_default_realm=self.value("auth_default_realm", Setting.content),
-            auth_username_translation=self.value("auth_username_translation", _translation),
+            auth_username_translation=self.value("auth_username_translation", converters.translation),
             auth_master_user_separator=self.value("auth_master_user_separator", Setting.content)[:1],
             auth_ssl_username_from_cert=self.value("auth_ssl_username_from_cert", values.boolean),
             auth_ssl_require_client_cert=self._needs_verified("auth_ssl_require_client_cert", verify),
@@ -112,10 +118,10 @@ class _Loader:
             ssl_verify_client_cert=verify,
             ssl_require_crl=self.value("ssl_require_crl", values.boolean),
             ssl_cert_username_field=self.value("ssl_cert_username_field", Setting.content),
-            haproxy_trusted_networks=self.value("haproxy_trusted_networks", _networks),
+            haproxy_trusted_networks=self.value("haproxy_trusted_networks", converters.networks),
             haproxy_timeout=self.value("haproxy_timeout", values.seconds),
             session_limits=limits,
-            login_trusted_networks=self.value("login_trusted_networks", _networks),
+            login_trusted_networks=self.value("login_trusted_networks", converters.networks),
             auth_username_chars=frozenset(self.value("auth_username_chars", Setting.content)),
             auth_failure_delay=self.value("auth_failure_delay", values.seconds),
             auth_verbose=self.value("auth_verbose", values.boolean),
@@ -147,9 +153,10 @@ class _Loader:
                 name: self.value("mail_max_userip_connections", values.number, name)
                 for name in ("imap", "pop3")
             },
+            networks=converters.read_networks(self.root),
             imap_idle_notify_interval=self.value("imap_idle_notify_interval", values.seconds, "imap"),
             imap_capability=self.value("imap_capability", Setting.content, "imap"),
-            imap_id_send=self.value("imap_id_send", _pairs, "imap"),
+            imap_id_send=self.value("imap_id_send", converters.pairs, "imap"),
             imap_id_log=self.value("imap_id_log", values.words, "imap"),
             imap_max_line_length=self.value("imap_max_line_length", values.size, "imap"),
             imap_urlauth_host=self.value("imap_urlauth_host", Setting.content, "imap"),
@@ -159,7 +166,7 @@ class _Loader:
             pop3_deleted_flag=flag,
             pop3_flags_deleted=kind == "flag" or (kind == "default" and bool(flag)),
             pop3_enable_last=self.value("pop3_enable_last", values.boolean, "pop3"),
-            pop3_client_workarounds=self.value("pop3_client_workarounds", _workarounds, "pop3"),
+            pop3_client_workarounds=self.value("pop3_client_workarounds", converters.workarounds, "pop3"),
             pop3_logout_format=self.value(
                 "pop3_logout_format", lambda s: values.template(s, "tprbdms"), "pop3"
             ),
@@ -328,9 +335,16 @@ class _Loader:
                     if setting.key not in PLUGIN
                 ]
             elif section.type in ("local", "local_name", "remote", "dict"):
-                known = {"ssl_cert", "ssl_key"} if section.type == "local_name" else set()
-                if section.settings.keys() - known or section.sections:
-                    self.warnings.append(f"{section.origin}: section {section.type} has no effect here")
+                known = _WITHIN.get(section.type, set())
+                self.warnings += [
+                    f"{setting.origin}: {section.type} {{ {setting.key} has no effect here"
+                    for setting in section.settings.values()
+                    if setting.key not in known
+                ]
+                self.warnings += [
+                    f"{part.origin}: {section.type} {{ {part.type} has no effect here"
+                    for part in section.sections
+                ]
             elif section.type not in ("passdb", "userdb", "namespace", "service"):
                 raise section.origin.error(f"Unknown section {section.type}")
 
@@ -360,46 +374,3 @@ class _Loader:
                     self.warnings.append(
                         f"{setting.origin}: setting {setting.key} has no effect in protocol {section.name}"
                     )
-
-
-def _variables(setting: Setting) -> str:
-    """A text whose `%` variables all exist."""
-    text = setting.content()
-    wrong = variables.unknown(text)
-    if wrong:
-        raise setting.origin.error(f"{setting.key}: unknown variable {wrong}")
-    return text
-
-
-def _translation(setting: Setting) -> dict[str, str]:
-    """Pairs of characters: from, to."""
-    text = setting.content()
-    if len(text) % 2:
-        raise setting.origin.error("auth_username_translation: characters come in pairs")
-    return dict(zip(text[::2], text[1::2], strict=True))
-
-
-def _pairs(setting: Setting) -> tuple[tuple[str, str], ...]:
-    """Names and values in turn; a name without a value has none."""
-    words = setting.content().split()
-    return tuple(zip(words[::2], [*words[1::2], ""], strict=False))
-
-
-def _networks(setting: Setting) -> tuple[str, ...]:
-    """Addresses and networks."""
-    import ipaddress
-
-    for word in values.words(setting):
-        try:
-            ipaddress.ip_network(word, strict=False)
-        except ValueError:
-            raise setting.origin.error(f"{setting.key}: invalid network {word}") from None
-    return values.words(setting)
-
-
-def _workarounds(setting: Setting) -> tuple[str, ...]:
-    words = values.words(setting)
-    for word in words:
-        if word not in ("outlook-no-nuls", "oe-ns-eoh"):
-            raise setting.origin.error(f"{setting.key}: Unknown client workaround: {word}")
-    return words

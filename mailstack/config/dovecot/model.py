@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from mailstack.config.dovecot.templates import LogFormats
@@ -159,6 +160,16 @@ class AclSettings:
     groups: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """`remote NETWORK { … }` or `local NETWORK { … }`: what is otherwise for such connections, or None."""
+
+    type: str
+    network: IPv4Network | IPv6Network
+    disable_plaintext_auth: bool | None = None
+    mail_max_userip_connections: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DovecotConfig:
     """Everything the service follows. Times in seconds, sizes in octets; names as in dovecot.conf."""
@@ -231,6 +242,8 @@ class DovecotConfig:
     lda_mailbox_autosubscribe: bool
     mail_max_userip_connections: Mapping[str, int]
     """By protocol: imap, pop3."""
+    networks: tuple[NetworkSettings, ...]
+    """The smallest last, whose word counts."""
     imap_idle_notify_interval: float
     imap_capability: str
     imap_id_send: tuple[tuple[str, str], ...]

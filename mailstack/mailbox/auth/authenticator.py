@@ -23,6 +23,7 @@ from mailstack.config.dovecot.variables import user_values
 from mailstack.mailbox.auth import channel
 from mailstack.mailbox.auth.chain import Chain, Found
 from mailstack.mailbox.auth.guard import LOCK_TIME, Guard
+from mailstack.mailbox.auth.networks import Networks
 from mailstack.mailbox.auth.outcome import Client, Denied, NoLogin, Refused
 from mailstack.mailbox.auth.rows import yes
 from mailstack.mailbox.auth.schemes import SchemeError, Stored, parse
@@ -71,25 +72,18 @@ class Authenticator:
         self.directory.report = self._log.warning
         self._chain = Chain(config, self.directory, self._fits, master=False)
         self._masters = Chain(config, self.directory, self._fits, master=True)
-        self._trusted = [ipaddress.ip_network(name, strict=False) for name in config.login_trusted_networks]
+        self.networks = Networks(config)
 
     def lookup(self, name: str) -> User | None:
         """The user behind an address or login name, without a password. Raises `Unavailable`."""
         user = self.directory.canonical(name)
         return None if user is None else self.directory.find(user)
 
-    def trusted(self, address: str) -> bool:
-        """Whether `login_trusted_networks` has the address."""
-        if not self._trusted or not address:
-            return False
-        parsed = ipaddress.ip_address(address)
-        return any(parsed in network for network in self._trusted if network.version == parsed.version)
-
     # ---- connections
 
     def client(self, stream: Stream, service: str, session: str = "") -> Client:
         """The connection as authentication sees it, at this moment (STARTTLS changes it)."""
-        trusted = self.trusted(stream.peer[0])
+        trusted = self.networks.trusted(stream.peer[0])
         verified, name = (
             channel.certificate(stream, self.config.ssl_cert_username_field)
             if self.config.ssl_verify_client_cert
@@ -112,9 +106,11 @@ class Authenticator:
     def plaintext_allowed(self, stream: Stream) -> bool:
         """Whether a password may come over the connection (disable_plaintext_auth, ssl = required)."""
         config = self.config
-        if stream.tls is not None or not (config.disable_plaintext_auth or config.ssl == "required"):
+        if stream.tls is not None or not (
+            self.networks.plaintext_disabled(stream) or config.ssl == "required"
+        ):
             return True
-        return self.trusted(stream.peer[0])
+        return self.networks.trusted(stream.peer[0])
 
     def offered(self, stream: Stream) -> tuple[str, ...]:
         """The mechanisms that work on the connection as it is, in the configuration's order."""

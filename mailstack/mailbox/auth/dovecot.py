@@ -127,7 +127,7 @@ class DovecotAuthSession:
             session=params.get("session") or "",
             certificate=(params.get("cert_username") or "") if valid else "",
             verified=valid,
-            counted="no-penalty" not in params and not self._authenticator.trusted(rip),
+            counted="no-penalty" not in params and not self._authenticator.networks.trusted(rip),
         )
 
     def _step(self, request: AuthRequest, exchange: Exchange, response: bytes | None) -> None:

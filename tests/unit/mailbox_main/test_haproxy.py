@@ -60,7 +60,7 @@ LOCAL = SIGNATURE + b"\x20\x00\0\0"
 
 @asynccontextmanager
 async def service(
-    folder: Path, networks: str = "127.0.0.0/8", timeout: str = "10 s"
+    folder: Path, networks: str = "127.0.0.0/8", timeout: str = "10 s", more: str = ""
 ) -> AsyncIterator[tuple[int, int, Path]]:
     """Port, port with TLS, and the log."""
     port, tls_port = free_ports(2)
@@ -72,6 +72,7 @@ async def service(
         + SETTINGS.format(
             networks=networks, timeout=timeout, port=port, tls_port=tls_port, cert=cert, key=key
         )
+        + more
     )
     config = load(folder)
     fd = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -189,9 +190,50 @@ def test_process_limit(tmp_path: Path) -> None:
     )
 
 
+PLACES = """\
+disable_plaintext_auth = yes
+remote 192.0.2.0/24 {
+  disable_plaintext_auth = no
+  mail_max_userip_connections = 1
+}
+remote 192.0.2.128/25 {
+  disable_plaintext_auth = yes
+}
+local 198.51.100.7 {
+  disable_plaintext_auth = no
+}
+remote 2001:db8::/32 {
+  disable_plaintext_auth = no
+}
+"""
+
+
+def test_clients_are_treated_by_where_they_are(tmp_path: Path) -> None:
+    """The smallest network's word counts."""
+
+    async def main() -> None:
+        async with service(tmp_path, more=PLACES) as (port, _, _):
+            streams = []
+            for client, server, answer in (
+                ("192.0.2.9", "198.51.100.1", b"OK "),
+                ("192.0.2.9", "198.51.100.1", b"NO [UNAVAILABLE] Maximum number"),
+                ("192.0.2.129", "198.51.100.1", b"NO [PRIVACYREQUIRED] "),
+                ("192.0.2.129", "198.51.100.7", b"OK "),
+                ("192.0.3.1", "198.51.100.1", b"NO [PRIVACYREQUIRED] "),
+            ):
+                header = f"PROXY TCP4 {client} {server} 5555 143\r\n".encode()
+                streams.append(await begin(port, header))
+                assert (await login(streams[-1])).startswith(answer), (client, server)
+            for stream in streams:
+                stream.abort()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
+        ("remote mail.test {\n  disable_plaintext_auth = no\n}\n", "write an address or a network"),
         (
             "haproxy_trusted_networks = 10.0.0.0/8 nowhere\n",
             "haproxy_trusted_networks: invalid network nowhere",
