@@ -296,10 +296,11 @@ def _wait(
 
 def expectation(domain: str, hostname: str, mode: str, state: StateDir) -> probes.Expected:
     """What the probes of this stack expect; the certificates of mode `files` are not ours to judge."""
+    faults = (state.rendered / "bind" / "faults.conf").exists()
     if mode == "off":
-        return probes.Expected(domain, hostname, None)
+        return probes.Expected(domain, hostname, None, faults)
     ca = str(state.tls / "ca.pem")
-    return probes.Expected(domain, hostname, probes.tls_context(ca, verify=mode == "ca"))
+    return probes.Expected(domain, hostname, probes.tls_context(ca, verify=mode == "ca"), faults)
 
 
 def render_only(stack: Stack, state: StateDir, engine: Engine, environ: Mapping[str, str]) -> Tree:

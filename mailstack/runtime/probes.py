@@ -2,7 +2,8 @@
 
 Listening is not ready: SMTP and LMTP must greet with 220 and answer EHLO or LHLO, IMAP must greet with
 `* OK`, POP3 with `+OK`, a port that begins with TLS must shake hands with a certificate that the stack's
-authority vouches for, and DNS must answer the primary domain's SOA authoritatively over UDP and over TCP.
+authority vouches for, and DNS must answer the primary domain's SOA authoritatively over UDP and over TCP
+(unless it is to give wrong answers).
 
 Nothing here imports asyncio: a probe is a few blocking calls, and one thread per service asks its ports one
 after the other (they come up together, so the first one takes all the waiting).
@@ -66,6 +67,8 @@ class Expected:
     """The name that certificates must carry."""
     tls: ssl.SSLContext | None
     """For the ports that begin with TLS; None when TLS is off."""
+    faults: bool = False
+    """The name server gives wrong answers on purpose: it is ready when it takes connections."""
 
 
 def tls_context(ca_file: str | None, *, verify: bool = True) -> ssl.SSLContext:
@@ -86,6 +89,9 @@ def tls_context(ca_file: str | None, *, verify: bool = True) -> ssl.SSLContext:
 def probe(target: Target, expected: Expected, timeout: float) -> None:
     """Ask once. Raises `ProbeError` or `OSError` (refused, time-out, TLS) when the service is not usable."""
     deadline = time.monotonic() + timeout
+    if target.protocol == "dns" and expected.faults:
+        socket.create_connection((target.host, target.port), timeout=timeout).close()
+        return
     if target.protocol == "dns":
         _dns_udp(target, expected.domain, deadline)
         _dns_tcp(target, expected.domain, deadline)

@@ -92,6 +92,10 @@ def test_a_zone_is_changed_while_it_is_served(projects: Projects, tmp_path: Path
     wait_for(partial(asked, project, "www.alpha.test", "A"), ("NOERROR", ["192.0.2.4"]))
     wait_for(partial(asked, project, "alpha.test", "MX"), ("NOERROR", ["10 mail.alpha.test."]))
     assert asked(project, "new.alpha.test", "TXT")[0] == "NXDOMAIN"
+    faults.write_text('fault "*" { answer servfail; };\n')  # also what is asked to see whether it is ready
+    assert projects.open(text=None).up(timeout=120).status.ready
+    wait_for(partial(asked, project, "www.alpha.test", "A"), ("SERVFAIL", []))
+    assert project.status().ready
     assert [project.status().services[SERVICES.index("dns")].pid] == pids
 
     project.down(volumes=True)
