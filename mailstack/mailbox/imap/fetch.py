@@ -25,7 +25,7 @@ from mailstack.mailbox.imap.attributes import (
 )
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
-from mailstack.mailbox.imap.readers import MANY, Readers, readers_for
+from mailstack.mailbox.imap.readers import Readers, readers_for, unknown
 from mailstack.mailbox.views import View
 from mailstack.storage.maildir.cache import MessageCache
 from mailstack.storage.maildir.names import SEEN
@@ -47,8 +47,6 @@ READ = frozenset((*KINDS, *PREVIEWS))
 CACHED = frozenset(map(Attribute, (*READ, *LAZY)))
 """What is kept beside the folder once it has been read out of a message."""
 GONE = "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
-SAMPLE = 1000
-"""Messages of which it is looked at how much is known of them."""
 TURN = 0.02
 """Seconds after which other sessions get a turn."""
 
@@ -84,12 +82,9 @@ async def fetch(session: Session, tag: str, command: c.Fetch) -> str:
 
 def _readers(view: View, cache: MessageCache | None, found: list[int], names: list[str]) -> Readers | None:
     """Others who read what is kept of these messages, where much of it is not known yet."""
-    if cache is None or len(found) < MANY:
-        return None
-    kinds = [KINDS[name] for name in names if name in KINDS]
-    step = len(found) // SAMPLE + 1
-    missing = sum(not all(cache.has(kind, view.uids[at]) for kind in kinds) for at in found[::step])
-    if missing * step < MANY:
+    if cache is None or not unknown(
+        cache, [KINDS[name] for name in names if name in KINDS], view.uids, found
+    ):
         return None
     return readers_for(cache, [view.uids[at] for at in found], read_kept(view, cache, names))
 

@@ -19,7 +19,7 @@ import os
 import signal
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from mailstack.storage.durable import write_all
 from mailstack.storage.maildir.cache import Kind, MessageCache
@@ -30,6 +30,8 @@ BLOCKS_MAX = 16_000
 """Blocks whose numbers fit into a pipe; what comes behind them the command reads for itself."""
 MANY = 1000
 """Messages to be read from which on it is worth while."""
+SAMPLE = 1000
+"""Messages of which it is looked at how much is known of them."""
 READERS_MAX = 3
 _NUMBER = struct.Struct("<I")
 _FOUND = struct.Struct("<III")
@@ -106,13 +108,30 @@ class Readers:
                 if number == block:
                     return
                 # A reader is at it: meanwhile there are others.
-                for uid in self._of(number):
-                    for kind, value in self._quick(uid):
-                        self._cache.add(kind, uid, value)
+                self._read_block(number)
             elif self._readers:
                 await self._news()
             else:
                 return
+
+    async def read_all(self, turn: Callable[[int, int], Awaitable[None]]) -> None:
+        """Read everything, and return when it is in the cache; `turn` is awaited now and then, with how much
+        of how much is done."""
+        total = len(self._uids)
+        blocks = min(-(-total // BLOCK), BLOCKS_MAX)
+        while len(self._done) < blocks:
+            self._collect()
+            taken = os.read(self._blocks, _NUMBER.size)
+            if taken:
+                (number,) = _NUMBER.unpack(taken)
+                self._done.add(number)
+                self._read_block(number)
+            elif self._readers:
+                await self._news()
+            else:
+                break
+            await turn(len(self._done) * BLOCK, total)
+        self._cache.flush()
 
     def close(self) -> None:
         """End the readers that are left."""
@@ -127,11 +146,15 @@ class Readers:
     def _of(self, block: int) -> Sequence[int]:
         return self._uids[block * BLOCK : (block + 1) * BLOCK]
 
-    def _quick(self, uid: int) -> Iterable[tuple[Kind, bytes]]:
-        try:
-            return self._read(uid, False)
-        except OSError:
-            return ()
+    def _read_block(self, number: int) -> None:
+        """Read in this process what does not take long."""
+        for uid in self._of(number):
+            try:
+                found = self._read(uid, False)
+            except OSError:
+                continue
+            for kind, value in found:
+                self._cache.add(kind, uid, value)
 
     async def _news(self) -> None:
         """Wait until a reader has found something, or ends."""
@@ -228,6 +251,17 @@ class Readers:
                     parts += (_FOUND.pack(uid, kind, len(value)), value)
             parts.append(_FOUND.pack(number, 0, 0))
             write_all(fd, [b"".join(parts)])
+
+
+def unknown(cache: MessageCache, kinds: Iterable[Kind], uids: Sequence[int], found: Sequence[int]) -> bool:
+    """Whether it is worth while to have readers for the messages at these positions: one of the kinds is not
+    known of many of them, as far as a sample tells."""
+    if len(found) < MANY:
+        return False
+    step = len(found) // SAMPLE + 1
+    wanted = tuple(kinds)
+    missing = sum(not all(cache.has(kind, uids[at]) for kind in wanted) for at in found[::step])
+    return missing * step >= MANY
 
 
 def readers_for(cache: MessageCache, uids: Sequence[int], read: Read) -> Readers | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mailstack.mailbox.imap.attributes import header_of, open_found
+from mailstack.mailbox.imap.readers import MANY, Read, readers_for, unknown
 from mailstack.storage.maildir.cache import Kind, MessageCache
 from mailstack.storage.maildir.folder import IN_NEW
 from mailstack.wire.mime import headers
@@ -41,6 +43,10 @@ _ODD = b"MISSING_MAILBOX MISSING_DOMAIN SYNTAX_ERROR INVALID_ROUTE"
 _PLAIN = re.compile(rb"[^\\(=\x80-\xff]*\Z")
 
 
+Made = tuple[Kind, Callable[[bytes, bytes], bytes]]
+"""What is kept besides a header, and how it is made of the header and its `searchable_header`."""
+
+
 class Headers:
     """The headers of a view's messages, for one command."""
 
@@ -67,6 +73,9 @@ class Headers:
         cache = await self.cache()
         uids = self._view.uids
         missing = [uid for at in left if not cache.has(Kind.HEADER_TEXT, uid := uids[at])]
+        if len(missing) >= MANY:
+            await self.ahead(left)
+            missing = [uid for uid in missing if not cache.has(Kind.HEADER_TEXT, uid)]
         if missing:
             directory = Directory(self._view)
             try:
@@ -81,6 +90,20 @@ class Headers:
                 directory.close()
             cache.flush()
         return cache
+
+    async def ahead(self, left: list[int], more: Sequence[Made] = ()) -> None:
+        """Keep the headers of these positions, and what is made of them, with the help of readers where much
+        is missing; not necessarily of all of them."""
+        cache = await self.cache()
+        uids = self._view.uids
+        if not unknown(cache, [Kind.HEADER_TEXT, *(kind for kind, _ in more)], uids, left):
+            return
+        readers = readers_for(cache, [uids[at] for at in left], _read_headers(self._view, cache, more))
+        if readers is not None:
+            try:
+                await readers.read_all(self._progress.turn)
+            finally:
+                readers.close()
 
     def text(self, uid: int) -> bytes:
         """The `searchable_header` of a message, wherever it is found. Raises `FileNotFoundError`."""
@@ -204,9 +227,39 @@ class Directory:
                 head = os.read(fd, HEAD)
             finally:
                 os.close(fd)
-            end = head.find(b"\n\n")
-            if end > 0 and head.find(b"\n\r\n", 0, end) < 0 and head[:1] not in b"\r\n":
-                return head[: end + 1]
-            if len(head) < HEAD:
-                return head[: headers.header_end(head)]
+            header = _whole_header(head)
+            if header is not None:
+                return header
         return header_of(open_found(self._view, uid))
+
+
+def _whole_header(head: bytes) -> bytes | None:
+    """The header in the first octets of a file; None when more has to be read."""
+    end = head.find(b"\n\n")
+    if end > 0 and head.find(b"\n\r\n", 0, end) < 0 and head[:1] not in b"\r\n":
+        return head[: end + 1]
+    return head[: headers.header_end(head)] if len(head) < HEAD else None
+
+
+def _read_headers(view: View, cache: MessageCache, more: Sequence[Made]) -> Read:
+    """For readers: the headers of messages and what is made of them, as far as it is not kept."""
+    folder = view.box.folder
+
+    def read(uid: int, patient: bool) -> Iterable[tuple[Kind, bytes]]:
+        index = folder.index(uid)
+        missing = [(kind, make) for kind, make in more if not cache.has(kind, uid)]
+        known = cache.has(Kind.HEADER_TEXT, uid)
+        if index < 0 or (known and not missing):
+            return ()
+        fd = os.open(folder.file(index), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = _whole_header(os.read(fd, HEAD))
+        finally:
+            os.close(fd)
+        if header is None:
+            return ()
+        text = searchable_header(header)
+        found = [(kind, make(header, text)) for kind, make in missing]
+        return found if known else [(Kind.HEADER_TEXT, text), *found]
+
+    return read

@@ -7,12 +7,12 @@ there too; the order of a whole mailbox stays in memory as long as no message co
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from mailstack.mailbox.imap.search import answer, matching
-from mailstack.mailbox.imap.search_header import Headers
+from mailstack.mailbox.imap.search_header import Headers, Made
 from mailstack.mailbox.imap.search_query import Progress
 from mailstack.mailbox.imap.search_updates import refuse_twice, watch
 from mailstack.mailbox.views.shared import SharedMailbox
@@ -83,6 +83,12 @@ class Keys:
         self._progress = Progress(session, tag)
         self._headers = Headers(self._view, self._progress)
 
+    async def ahead(self, names: Iterable[str], found: list[int], more: Sequence[Made] = ()) -> None:
+        """Have what is sorted by read by everybody who can, where much of it is not known."""
+        wanted = [_KEYS[name] for name in dict.fromkeys(names) if name in _KEYS]
+        if wanted or more:
+            await self._headers.ahead(found, [*(_made(*key) for key in wanted), *more])
+
     async def column(self, name: str, found: Sequence[int]) -> list[bytes]:
         """One of the keys in `_KEYS` of these positions; kept from then on, as far as the cache takes it."""
         kind, read = _KEYS[name]
@@ -98,7 +104,7 @@ class Keys:
             value = cache.get(kind, uids[at])
             if value is None:
                 try:
-                    value = read(self._headers.text(uids[at])).replace(b"\n", b" ")
+                    value = read(self._headers.text(uids[at]))
                 except FileNotFoundError:
                     value = b""
                 else:
@@ -119,6 +125,7 @@ class Keys:
 
     async def sorted(self, program: tuple[Criterion, ...], found: list[int]) -> list[int]:
         """Positions in the order of a program."""
+        await self.ahead([name for name, _ in program], found)
         order = found
         for name, reverse in reversed(program):
             values: Sequence[int] | Sequence[bytes]
@@ -187,6 +194,10 @@ def _size(view: View) -> Callable[[int], int]:
     return size
 
 
+def _made(kind: Kind, read: Callable[[bytes], bytes]) -> Made:
+    return kind, lambda header, text: read(text)
+
+
 _ANSWERED = b"1"
 
 
@@ -199,7 +210,7 @@ def _date(header: bytes) -> bytes:
 def _subject(header: bytes) -> bytes:
     """The base subject behind one octet: `_ANSWERED`, or not."""
     base, answered = base_subject(next(field_lines(header, b"SUBJECT"), b"").decode("utf-8", "replace"))
-    return (_ANSWERED if answered else b"0") + base.encode("utf-8", "replace")
+    return (_ANSWERED if answered else b"0") + base.encode("utf-8", "replace").replace(b"\n", b" ")
 
 
 def _first_address(header: bytes, name: bytes) -> Address | None:
@@ -213,7 +224,7 @@ def _mailbox(name: bytes) -> Callable[[bytes], bytes]:
 
     def read(header: bytes) -> bytes:
         first = _first_address(header, name)
-        return (first.mailbox or b"") if first is not None else b""
+        return (first.mailbox or b"").replace(b"\n", b" ") if first is not None else b""
 
     return read
 
@@ -226,9 +237,10 @@ def _display(name: bytes) -> Callable[[bytes], bytes]:
         if first is None:
             return b""
         mailbox = first.mailbox or b""
-        return first.name or (
+        shown = first.name or (
             mailbox + b"@" + first.domain if mailbox and first.domain is not None else mailbox
         )
+        return shown.replace(b"\n", b" ")
 
     return read
 

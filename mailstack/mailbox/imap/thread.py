@@ -64,12 +64,15 @@ async def _threads(session: Session, tag: str, command: c.Thread, found: list[in
     """Put the threads of these positions together."""
     progress = Progress(session, tag)
     keys = Keys(session, tag)
+    refers = command.algorithm != "ORDEREDSUBJECT"
+    names = ["DATE"] if command.algorithm == "REFS" else ["DATE", "SUBJECT"]
+    await keys.ahead(names, found, [(Kind.THREAD_KEYS, lambda header, _: ids_of(header))] if refers else [])
     nodes = [Node(at, date) for at, date in zip(found, await keys.dates(found), strict=True)]
     if command.algorithm != "REFS":
         for node, subject in zip(nodes, await keys.subjects(found), strict=True):
             node.subject, node.answered = subject
     tree = Tree()
-    if command.algorithm != "ORDEREDSUBJECT":
+    if refers:
         await _link(session, progress, tree, nodes)
     uids = session.selected.uids if command.uid else None
 

@@ -16,6 +16,14 @@ from tests.mailbox import running
 COUNT = BLOCK * 9 + 5
 
 
+COMMANDS = (
+    b"c FETCH 1:* (ENVELOPE BODYSTRUCTURE)\r\n"
+    b"d SORT (SUBJECT) UTF-8 ALL\r\n"
+    b"e THREAD REFERENCES UTF-8 ALL\r\n"
+    b"f SEARCH HEADER SUBJECT 77\r\n"
+)
+
+
 @pytest.fixture(autouse=True)
 def processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
@@ -40,6 +48,26 @@ def test_all_is_read_by_somebody(tmp_path: Path) -> None:
                 continue  # it is the command's own part, or cannot be read
             assert (cache.get(Kind.ENVELOPE, uid), cache.get(Kind.BODY, uid)) == (b"%d" % uid, b"b" * uid)
         found.close()
+        cache.close()
+
+    asyncio.run(main())
+
+
+def test_all_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        cache = MessageCache.load(str(tmp_path), 1, range(COUNT + 1))
+        told: list[int] = []
+
+        async def turn(done: int, total: int) -> None:
+            told.append(done)
+
+        found = readers_for(cache, range(1, COUNT + 1), _read)
+        assert found is not None
+        await found.read_all(turn)
+        found.close()
+        known = {uid for uid in range(1, COUNT + 1) if cache.get(Kind.ENVELOPE, uid) == b"%d" % uid}
+        assert known == {uid for uid in range(1, COUNT + 1) if uid % 50}
+        assert told == sorted(told)
         cache.close()
 
     asyncio.run(main())
@@ -96,19 +124,18 @@ def test_what_readers_find_is_what_the_session_finds(tmp_path: Path, monkeypatch
     async def ask() -> bytes:
         async with running(tmp_path) as mailbox:
             stream = await mailbox.connect("imap")
-            stream.write(b"a LOGIN zs secret\r\nb SELECT INBOX\r\nc FETCH 1:* (ENVELOPE BODYSTRUCTURE)\r\n")
+            stream.write(b"a LOGIN zs secret\r\nb SELECT INBOX\r\n" + COMMANDS)
             answer = b""
-            while b"c OK" not in answer:
+            while b"f OK" not in answer:
                 answer += await stream.read(30)
             stream.close()
         return answer[answer.index(b"* 1 FETCH") :]
 
     monkeypatch.setattr(os, "fork", counted)
     with_readers = asyncio.run(ask())
-    assert len(started) == 2
+    assert len(started) == 6  # two for each command but the last
     assert asyncio.run(ask()) == with_readers
-    assert len(started) == 2
     (root / "mailstack.cache").unlink()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     assert asyncio.run(ask()) == with_readers
-    assert len(started) == 2
+    assert len(started) == 6
