@@ -1,9 +1,10 @@
 """named(8)'s place: `python -m mailstack.dns --config DIR`, where DIR holds named.conf.
 
-Serves until SIGTERM or SIGINT; SIGHUP reads configuration and zones again. A configuration or zone file that
-cannot be used is one line `fatal: FILE:LINE: …` and exit status 78 at start; on reload it is one line in the
-log, and what was in service stays: the whole configuration when named.conf is wrong, the zone as it was last
-loaded when a zone file is.
+Serves until SIGTERM or SIGINT; SIGHUP reads configuration and zones again; SIGUSR1 adds what was asked and
+answered to the statistics file, as `rndc stats` has named do. A configuration or zone file that cannot be
+used is one line `fatal: FILE:LINE: …` and exit status 78 at start; on reload it is one line in the log, and
+what was in service stays: the whole configuration when named.conf is wrong, the zone as it was last loaded
+when a zone file is.
 
 `faults.conf` beside named.conf, if it is there, makes answers wrong on purpose
 (`mailstack.config.named.faults`).
@@ -14,6 +15,7 @@ Diagnostics go to standard error under the tag `named`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -103,6 +105,36 @@ class Named:
         if self._exchange is not None:
             await self._exchange.close()
         await self.server.close(GRACE)
+
+    def write_pid(self) -> None:
+        """Write the process's number where `pid-file` says."""
+        path = self.conf.options.pid_file
+        if path:
+            try:
+                Path(path).write_text(f"{os.getpid()}\n")
+            except OSError as error:
+                self.log.warning(f"pid-file {path}: {error.strerror}")
+
+    def remove_pid(self) -> None:
+        """The process ends."""
+        if self.conf.options.pid_file:
+            with contextlib.suppress(OSError):
+                os.unlink(self.conf.options.pid_file)
+
+    def dump_statistics(self, now: float) -> None:
+        """Add what was asked and answered to the statistics file."""
+        if not hasattr(self, "server"):
+            return
+        path = self.conf.options.statistics_file
+        apart = [zone.name or "." for zone in self.conf.zones if zone.statistics]
+        text = self.server.responder.count().dump(apart, now)
+        try:
+            with open(path, "a") as file:
+                file.write(text)
+        except OSError as error:
+            self.log.error(f"dumpstats failed: {path}: {error.strerror}")
+        else:
+            self.log.info("dumpstats complete")
 
     async def rescan(self) -> None:
         """The machine's addresses have changed: listen where the configuration now says."""
@@ -255,6 +287,7 @@ async def serve(directory: Path, log: Log) -> int:
         running.add_signal_handler(number, named.stopping.set)
     reload_wanted = asyncio.Event()
     running.add_signal_handler(signal.SIGHUP, reload_wanted.set)
+    running.add_signal_handler(signal.SIGUSR1, lambda: named.dump_statistics(time.time()))
     try:
         await named.start()
     except ConfigError as error:
@@ -262,6 +295,7 @@ async def serve(directory: Path, log: Log) -> int:
             log.configure(PLAIN)
         log.fatal(str(error))
         return EX_CONFIG
+    named.write_pid()
     log.notice("running")
     rescan_wanted = asyncio.Event()
     unwatch = watch(rescan_wanted.set)
@@ -276,6 +310,7 @@ async def serve(directory: Path, log: Log) -> int:
     for task in background:
         task.cancel()
     await named.end()
+    named.remove_pid()
     log.notice("exiting")
     return 0
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice, permutations
 from math import factorial
 
 from mailstack.config.named.answers import Order, OrderRule
 from mailstack.dns import names
 from mailstack.dns.authority import Answer
-from mailstack.dns.zone import RRset
+from mailstack.dns.zone import Rdata, RRset
 
 VARIANTS = 12
 """Prepared variants of an answer, at the most."""
@@ -73,7 +74,7 @@ class Ordering:
                 continue
             rdatas = list(rrset.rdatas)
             if order == "random":
-                random.shuffle(rdatas)
+                rdatas = _shuffled(rdatas, turn)
             else:
                 start = (self._turn(owner.lower(), rrset.rdtype) if turn is None else turn) % size
                 rdatas = rdatas[start:] + rdatas[:start]
@@ -94,3 +95,16 @@ class Ordering:
             return self._rules[0].order
         text = names.to_text(owner.lower())
         return next((rule.order for rule in self._rules if rule.covers(text, rdtype)), "none")
+
+
+def _shuffled(rdatas: list[Rdata], turn: int | None) -> list[Rdata]:
+    """In any order. The variants of an answer, by `turn`, differ, and each record comes first in some."""
+    if turn is None:
+        random.shuffle(rdatas)
+        return rdatas
+    size = len(rdatas)
+    if factorial(min(size, 6)) <= VARIANTS:
+        return list(next(islice(permutations(rdatas), turn % factorial(size), None)))
+    first = rdatas.pop(turn % size)
+    random.shuffle(rdatas)
+    return [first, *rdatas]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from mailstack.config.named.answers import OrderRule
 from mailstack.dns.authority import Answer
+from mailstack.dns.message import Query
 from mailstack.dns.ordering import VARIANTS, Ordering
 from mailstack.dns.ratelimit import Subject
 from mailstack.dns.rights import View
@@ -25,8 +26,11 @@ SIZE = 2048
 class Prepared:
     """The kept answers of one configuration, in its views. `count` is called before one is cleared."""
 
-    def __init__(self, rules: Sequence[OrderRule], known: int, count: Callable[[], object]) -> None:
-        """`known`: how many names the zones have."""
+    def __init__(
+        self, rules: Sequence[OrderRule], known: int, count: Callable[[], object], *, keep: bool
+    ) -> None:
+        """`known`: how many names the zones have. Without `keep`, nothing is kept."""
+        self._keep = keep
         self.limit = min(max(4 * known, LEAST), MOST)
         self._ordering = Ordering(rules) if rules else None
         self._count = count
@@ -40,11 +44,16 @@ class Prepared:
                 return turns.take()
         return tail
 
-    def arrange(self, found: Answer, view: View, key: bytes, *, tcp: bool) -> None:
+    def arrange(self, found: Answer, view: View, query: Query, key: bytes, *, tcp: bool) -> None:
         """Put the records of a new answer into the order that it is their turn for."""
         if self._ordering is not None:
             turns = view.turns[tcp].get(key)
-            self._ordering.arrange(found, None if turns is None else len(turns.variants))
+            first = 0 if self.is_kept(query) else None
+            self._ordering.arrange(found, first if turns is None else len(turns.variants))
+
+    def is_kept(self, query: Query) -> bool:
+        """Whether the answer to a query is the same the next time: one with options has a cookie in it."""
+        return self._keep and (query.edns is None or not query.edns.options)
 
     def keep(
         self, view: View, key: bytes, tail: bytes, found: Answer | None, about: Subject | None, *, tcp: bool

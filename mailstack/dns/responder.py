@@ -113,7 +113,7 @@ class Responder:
         self.hand_on: Callable[[Handed], Awaitable[bytes]] | None = None
         """Asks a primary server for the answer to an update."""
         known = sum(len(zone.nodes) for zone in zones)
-        self._prepared = Prepared(conf.options.rrset_order, known, self.count)
+        self._prepared = Prepared(conf.options.rrset_order, known, self.count, keep=not conf.options.querylog)
         self._found: Answer | None = None
         """What the answer at hand was found to be; None for errors and for what others are asked."""
 
@@ -149,9 +149,7 @@ class Responder:
 
     def _zone_counted(self, name: bytes) -> str | None:
         """The zone of a lower-case name, if it is counted apart."""
-        if not self._counted_apart:
-            return None
-        zone = self._authority.zone_of(name)
+        zone = self._authority.zone_of(name) if self._counted_apart else None
         return None if zone is None else self._counted_apart.get(zone.origin)
 
     @property
@@ -269,9 +267,8 @@ class Responder:
             handed = self._updates.handed(data, query, view, host, port, signed)
             if handed is not None and self.hand_on is not None:
                 return handed
-            return self._replies.plain(
-                query, view, self._updates.rcode(data, query, view, host, port, signed)
-            )
+            rcode = self._updates.rcode(data, query, view, host, port, signed)
+            return self._replies.plain(query, view, rcode)
         try:
             if query.rdclass in (IN, CH):
                 self._clients.query(query, host, port, local, tcp=tcp, signed=signed)
@@ -304,8 +301,7 @@ class Responder:
         about, wire = None, result if isinstance(result, bytes) else result.wire
         if self._limits is not None and not tcp:
             about = subject(query, self._found, wire)
-        optionless = query.edns is None or not query.edns.options
-        if keep and optionless and isinstance(result, bytes) and not self.options.querylog:
+        if keep and isinstance(result, bytes) and self._prepared.is_kept(query):
             self._prepared.keep(view, data[2:], wire[2:], self._found, about, tcp=tcp)
         if self._limits is None or about is None or query.known:
             return wire
@@ -367,7 +363,7 @@ class Responder:
                 return self._relay.onward(query, view, limit, question, servers, found)
         if rdtype == SOA and query.edns is not None and query.edns.option(EXPIRE) is not None:
             query = with_expire(query, found)
-        self._prepared.arrange(found, view, data[2:], tcp=tcp)
+        self._prepared.arrange(found, view, query, data[2:], tcp=tcp)
         return self._replies.of(query, view, found, limit)
 
     def _wrong(self, fault: Fault, data: bytes, query: Query, view: View, host: str, *, tcp: bool) -> Result:
@@ -389,9 +385,7 @@ class Responder:
                 return self._replies.of(query, view, found, limit)
         right = self._answer(data, query, view, host, tcp=tcp)
         wire = right.wire if isinstance(right, Relayed) else right
-        if kind == "delay" and isinstance(wire, bytes):
-            return Delayed(wire, fault.delay)
-        return wire
+        return Delayed(wire, fault.delay) if kind == "delay" and isinstance(wire, bytes) else wire
 
     async def complete(self, pending: Pending) -> bytes:
         """Ask the forwarders; SERVFAIL when none of them answers."""

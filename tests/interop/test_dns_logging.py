@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,3 +177,31 @@ def test_files_are_put_aside_when_they_are_full_and_when_the_server_is_told(tmp_
         process.send_signal(signal.SIGHUP)
         wait_for(root / "log" / "fresh", "nowhere/q: No such file or directory")
         assert "general: running" in (root / "ours.log").read_text()
+
+
+def test_statistics_when_asked_for(tmp_path: Path) -> None:
+    port = free_port()
+    options = 'recursion no; zone-statistics full; pid-file "named.pid"; statistics-file "named.stats";'
+    root = configure(tmp_path, port, options)
+    conf = root / "named.conf"
+    conf.write_text(conf.read_text().replace("  pid-file none;\n", ""))
+    command = [sys.executable, "-m", "mailstack.dns.stats", "--config", str(root)]
+    with ours(root, port) as process:
+        for _ in range(3):
+            udp(query("mail.rich.test"))(port)
+        tcp(query("nowhere.rich.test"))(port)
+        process.send_signal(signal.SIGHUP)
+        wait_for(root / "ours.log", "reloading configuration succeeded")
+        udp(query("mail.rich.test", "CAA"))(port)
+        for _ in range(2):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        found = json.loads(done.stdout)
+        assert found["queries"]["A"] == 4  # what was counted before a reload stays
+        assert found["queries"]["CAA"] == 1
+        assert found["rcodes"]["NXDOMAIN"] == 1
+        assert found["zones"]["rich.test"]["queries resulted in nxrrset"] == 1
+        assert found["zones"]["other.test"] == {}
+        assert (root / "named.stats").read_text().count("+++ Statistics Dump +++") == 2
+    assert not (root / "named.pid").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (69, f"no server runs from {conf}\n")

@@ -166,6 +166,8 @@ def answering(found: Mapping[str, Sequence[Statement]], acls: AclTable, director
         values["rrset_order"] = read_order(one["rrset-order"])
     path = string(one["statistics-file"]) if "statistics-file" in one else "named.stats"
     values["statistics_file"] = os.path.join(directory, path)
+    if "pid-file" in one and one_text(one["pid-file"]).lower() != "none":
+        values["pid_file"] = os.path.join(directory, string(one["pid-file"]))
     for keyword in ("allow-query-on", "allow-recursion-on", "allow-query-cache-on"):
         if keyword in one:
             values[keyword.replace("-", "_")] = acls.read(one[keyword], one_block(one[keyword]))

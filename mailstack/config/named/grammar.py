@@ -48,7 +48,7 @@ OPTIONS_WORK: Final = frozenset(
     max-records max-refresh-time max-retry-time max-transfer-idle-in max-transfer-time-in max-udp-size
     min-refresh-time min-retry-time minimal-any
     minimal-responses multi-master nocookie-udp-size notify notify-delay notify-rate notify-source
-    notify-source-v6 notify-to-soa port provide-ixfr querylog rate-limit recursion request-ixfr
+    notify-source-v6 notify-to-soa pid-file port provide-ixfr querylog rate-limit recursion request-ixfr
     require-server-cookie rrset-order
     serial-query-rate server-id startup-notify-rate statistics-file tcp-advertised-timeout tcp-clients
     tcp-idle-timeout tcp-initial-timeout tcp-keepalive-timeout
@@ -67,7 +67,7 @@ OPTIONS_IGNORED: Final = {
     **dict.fromkeys(
         _words("""
         bindkeys-file dump-file geoip-directory lock-file managed-keys-directory memstatistics-file
-        new-zones-directory pid-file recursing-file secroots-file session-keyfile
+        new-zones-directory recursing-file secroots-file session-keyfile
         """),
         _NO_FILE,
     ),

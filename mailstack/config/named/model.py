@@ -105,6 +105,8 @@ class Options:
     rate_limit: RateLimit | None = None
     rrset_order: tuple[OrderRule, ...] = EVERYTHING_RANDOM
     """The first rule that covers a set counts; sets that none covers stand in the zone's order."""
+    pid_file: str = ""
+    """Absolute path; '': none is written."""
     statistics_file: str = ""
     """Absolute path."""
     allow_query_on: Acl = ANY

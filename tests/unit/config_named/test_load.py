@@ -82,7 +82,6 @@ def test_the_seeds_configuration(tmp_path: Path) -> None:
         "dnssec-validation",
         "dump-file",
         "managed-keys-directory",
-        "pid-file",
         "session-keyfile",
     ]
     assert [channel.path for channel in conf.logging.channels("general")] == ["", "/var/named/data/named.run"]
