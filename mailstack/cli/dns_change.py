@@ -99,7 +99,7 @@ def _change(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'NAME TYPE VALUE'") from None
     life = dns_update.send(endpoints, project.update_secret(), wanted, remove=remove, ttl=ttl, timeout=limit)
-    project.remember_serials()
+    project.remember_change(wanted.zone)
     data = {
         "zone": wanted.zone,
         "name": wanted.name,

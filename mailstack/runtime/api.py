@@ -160,7 +160,7 @@ class Project:
             status=status,
             seconds=phases.elapsed,
             phases=phases.seconds,
-            warnings=prepared.ground.notes,
+            warnings=(*prepared.ground.notes, *prepared.notes),
         )
 
     def down(self, progress: ProgressCallback = no_progress, *, volumes: bool = False) -> DownResult:
@@ -241,13 +241,14 @@ class Project:
         self._running()
         return update_secret(self._state.load_secrets().salt)
 
-    def remember_serials(self) -> None:
-        """Keep which serials the running zones have, so that `up` goes beyond them. Raises `NotUp`."""
+    def remember_change(self, zone: str) -> None:
+        """Keep that a running zone was changed, and its serial: `up` goes beyond that. Raises `NotUp`."""
         from mailstack.runtime.launch import LOCK_TIMEOUT, served_serials
 
         with self._state.lock(LOCK_TIMEOUT):
             record = self._running()
-            self._state.save(record.but(served=served_serials(record)))
+            changed = tuple(sorted({*record.changed, zone.removesuffix(".")}))
+            self._state.save(record.but(served=served_serials(record), changed=changed))
 
     def facts(self) -> Facts:
         """What the zones take from other files: the certificate (as far as there is one), DKIM keys."""

@@ -92,6 +92,8 @@ class Prepared:
     steps: tuple[Step, ...]
     record: Record
     """As it will be once the steps have been carried out."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
 
 def prepare(
@@ -133,6 +135,11 @@ def prepare(
         wanted = engine.wanted(stack, ground, digests)
         found = engine.find(record)
         steps = make_plan(wanted, found)
+    lost = [
+        zone
+        for zone in record.changed
+        if zone not in tree.serials or tree.serials[zone][1] != record.serials.get(zone, (0, ""))[1]
+    ]
     primary = stack.primary
     after = record.but(
         spec=spec_path or record.spec,
@@ -150,9 +157,13 @@ def prepare(
         tls=stack.tls.mode,
         serials=dict(tree.serials),
         served=served,
+        changed=tuple(zone for zone in record.changed if zone not in lost),
         services=dict(wanted.services),
     )
-    return Prepared(ground, secrets, tree, files, wanted, steps, after)
+    notes = tuple(
+        f"{zone}: what `dns set` has changed is gone, for the spec has changed the zone" for zone in lost
+    )
+    return Prepared(ground, secrets, tree, files, wanted, steps, after, notes)
 
 
 def _certificates(

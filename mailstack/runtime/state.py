@@ -78,6 +78,8 @@ class Record:
     """Zone name -> (serial, sha256 of the content it was given for)."""
     served: Mapping[str, int] = field(default_factory=dict)
     """Zone name -> the serial it was last seen with while it was served: updates had raised it."""
+    changed: tuple[str, ...] = ()
+    """Zones that `dns set` or `unset` has changed since the spec did."""
     services: Mapping[str, Deployed] = field(default_factory=dict)
     socket_base: str = ""
     """A short path to the state folder, where its own is too long for unix sockets."""
@@ -93,7 +95,7 @@ class Record:
             raise ValueError("not a state file of this version")
         known = {item.name for item in fields(cls)}
         values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
-        for name in ("own", "users"):
+        for name in ("own", "users", "changed"):
             values[name] = tuple(values.get(name, ()))
         values["serials"] = {zone: (int(s), str(d)) for zone, (s, d) in values.get("serials", {}).items()}
         values["served"] = {zone: int(serial) for zone, serial in values.get("served", {}).items()}
