@@ -184,6 +184,28 @@ app.command("set", cls=Command)(dns_change.set_)
 app.command("unset", cls=Command)(dns_change.unset)
 
 
+@app.command("stats", cls=Command)
+def stats(ctx: typer.Context) -> Result:
+    """Show what the running DNS server was asked and what it answered, since it started."""
+    invocation: Invocation = ctx.obj
+    found = running(invocation.options).dns_statistics()
+
+    def text(console: Console) -> None:
+        rows = [
+            (section, name, str(count))
+            for section in ("requests", "queries", "rcodes", "server")
+            for name, count in found[section].items()
+        ]
+        rows += [
+            (zone, name, str(count))
+            for zone in found["zones"]
+            for name, count in found["zones"][zone].items()
+        ]
+        console.table(("WHAT", "OF", "COUNT"), rows)
+
+    return Result(found, text)
+
+
 @app.command("query", cls=Command)
 def query(
     ctx: typer.Context,

@@ -29,6 +29,7 @@ def files(stack: Stack, site: Site) -> tuple[list[tuple[str, File]], Serials]:
         zones_file=site.config_root / "bind" / "named.rfc1912.zones",
         key_file=site.config_root / "bind" / "update.key" if site.dns_directory is not None else None,
         signed=stack.dns.dnssec,
+        writable=site.dns_directory,
         **names,
     )
     zones = templates.text(

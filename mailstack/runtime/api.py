@@ -307,6 +307,19 @@ class Project:
             raise RuntimeFailure(f"{wrong}: {said or f'status {done.status}'}")
         return done
 
+    def dns_statistics(self) -> dict[str, Any]:
+        """What the DNS server was asked and answered. Raises `RuntimeFailure`, `NotUp`."""
+        record = self._running()
+        assert record.runtime is not None
+        with self._engine(record.runtime) as engine:
+            config = str(engine.paths(record).config_root / "bind")
+            done = engine.exec("dns", "mailstack.dns.stats", ("--config", config), record)
+        if done.status:
+            said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeFailure(f"the statistics cannot be had: {said or f'status {done.status}'}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     def verify_mailboxes(self, user: str, mailbox: str | None) -> list[dict[str, Any]]:
         """What is wrong in the files of a user's mailboxes: `mailbox`, `uid` (or None), `problem` each."""
         return self._doveadm("verify", user, mailbox, wrong="the files cannot be verified", fine=(0, 1))
