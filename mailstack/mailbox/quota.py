@@ -111,10 +111,17 @@ class Quotas:
         if not self.active or not user.quota_rules:
             return self._parsed if self.active else None
         try:
-            return parse_rules(self._name, self._texts(dict(user.quota_rules)), self._grace)
+            quota = parse_rules(self._name, self._texts(dict(user.quota_rules)), self._grace)
+            if quota.ignored != self._parsed.ignored:
+                raise RuleError("Invalid quota rule: ignore works in plugin { quota_rule… } only")
+            return quota
         except RuleError as error:
             self._log.error(f"user {user.name}: {error}")
             return self._parsed
+
+    def counts(self, root: str, path: str) -> bool:
+        """Whether what lies in the folder `path` of an account counts."""
+        return self.active and not (self._parsed.ignored and self._parsed.ignores(root, path))
 
     def _texts(self, own: Mapping[str, str]) -> list[str]:
         rules = {**self._rules, **own}

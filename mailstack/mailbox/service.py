@@ -93,7 +93,7 @@ class MailboxService:
         self._expiring = [box for box in config.mailboxes if box.autoexpunge or box.autoexpunge_max_mails]
         self.auth.configure(config)
         self.quotas = Quotas(config.plugin, self.log)
-        self.store.counting = self.quotas.active
+        self.store.counting = self.quotas.counts
         self.settings = ImapSettings(
             greeting=config.login_greeting,
             mailboxes=tuple(

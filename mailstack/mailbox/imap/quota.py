@@ -58,8 +58,10 @@ def _is_main(session: Session, name: str) -> bool:
 
 
 def counts(session: Session, box: SharedMailbox) -> bool:
-    """Whether messages in the mailbox count for the user's quota: those of the inbox namespace do."""
-    return box.root == tree.main_of(session.root)
+    """Whether messages in the mailbox count for the user's quota: those of the inbox namespace do, unless
+    a rule says `ignore`."""
+    inside = box.root == tree.main_of(session.root)
+    return inside and session.service.quotas.counts(box.root, box.folder.path)
 
 
 async def setquota(session: Session, tag: str, command: SetQuota) -> str:

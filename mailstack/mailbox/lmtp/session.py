@@ -235,7 +235,8 @@ class LmtpSession:
         if settings.check_quota and self._service.quotas.active and not tree.mbox_of(user.mail_root):
             try:
                 place = _folder(user.mail_root, mailbox)
-                (await self._service.quotas.admit(user, place, Usage(0, 1), grace=True)).close()
+                if self._service.quotas.counts(tree.main_of(user.mail_root), place):
+                    (await self._service.quotas.admit(user, place, Usage(0, 1), grace=True)).close()
             except OverQuotaError as error:
                 return self._over_quota(address, error)
             except OSError as error:
@@ -275,7 +276,9 @@ class LmtpSession:
             else:
                 path = tree.path_of(user.mail_root, mailbox)
                 root = user.mail_root
-                counted = service.quotas.active and tree.located(root, mailbox)[0] == tree.main_of(root)
+                counted = tree.located(root, mailbox)[0] == tree.main_of(root) and service.quotas.counts(
+                    tree.main_of(root), path
+                )
                 if counted:
                     coming = Usage(len(header) + transaction.content.size, 1)
                     with await service.quotas.admit(user, path, coming, grace=True):

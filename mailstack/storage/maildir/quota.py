@@ -7,8 +7,8 @@ file, and before anything is refused. A copy that several programs append to at 
 appended in one write.
 
 Rules are those of Dovecot's `quota` plugin: `*:storage=1G:messages=100` is for the account,
-`Trash:storage=+10%` and `Trash:storage=+100M` add to it for what goes into that mailbox. Everything here
-blocks and raises `OSError`.
+`Trash:storage=+10%` and `Trash:storage=+100M` add to it for what goes into that mailbox, `Trash:ignore`
+leaves it out. Everything here blocks and raises `OSError`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Quota:
     storage: int = 0
     messages: int = 0
     mailboxes: dict[str, tuple[Rule | None, Rule | None]] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+    """Mailboxes of which nothing counts."""
     grace: Rule = Rule(0)
     """By how much the last message may exceed the storage, where graces are given."""
 
@@ -89,6 +91,10 @@ class Quota:
             storage += self.grace.of(storage)
         return bool((storage and after.storage > storage) or (messages and after.messages > messages))
 
+    def ignores(self, root: str, path: str) -> bool:
+        """Whether what lies in the folder `path` does not count."""
+        return any(_path(root, name) == path for name in self.ignored)
+
     def mailbox_at(self, root: str, path: str) -> str:
         """The mailbox with rules of its own that the folder `path` is; empty for one without."""
         return next((name for name in self.mailboxes if _path(root, name) == path), "")
@@ -105,6 +111,7 @@ def parse_rules(name: str, rules: Iterable[str], grace: str = "10%") -> Quota:
     """`*:storage=1G:messages=5`, `Trash:storage=+10%`. Raises `RuleError`."""
     storage = messages = 0
     mailboxes: dict[str, tuple[Rule | None, Rule | None]] = {}
+    ignored: set[str] = set()
     for text in rules:
         mailbox, colon, rest = text.partition(":")
         if not colon or not mailbox:
@@ -112,7 +119,9 @@ def parse_rules(name: str, rules: Iterable[str], grace: str = "10%") -> Quota:
         found: dict[str, Rule] = {}
         for part in rest.split(":"):
             key, _, value = part.partition("=")
-            if key in ("storage", "bytes", "messages"):
+            if part == "ignore" and mailbox not in ("*", "?"):
+                ignored.add(tree.canonical(mailbox))
+            elif key in ("storage", "bytes", "messages"):
                 found["messages" if key == "messages" else "storage"] = _limit(text, key, value)
             else:
                 raise RuleError(f"Invalid quota rule: {text}: unknown limit {part}")
@@ -121,7 +130,8 @@ def parse_rules(name: str, rules: Iterable[str], grace: str = "10%") -> Quota:
             messages = found["messages"].of(0) if "messages" in found else messages
         elif found:
             mailboxes[tree.canonical(mailbox)] = (found.get("storage"), found.get("messages"))
-    return Quota(name, storage, messages, mailboxes, _limit(f"quota_grace = {grace}", "storage", grace))
+    allowed = _limit(f"quota_grace = {grace}", "storage", grace)
+    return Quota(name, storage, messages, mailboxes, frozenset(ignored), allowed)
 
 
 def _limit(rule: str, key: str, text: str) -> Rule:
@@ -154,7 +164,8 @@ def recount(root: str, quota: Quota) -> Usage:
     """Count all messages and write the file anew."""
     total = Usage()
     for name in tree.names(root):
-        total += folder_usage(tree.path_of(root, name))
+        if name not in quota.ignored:
+            total += folder_usage(tree.path_of(root, name))
     data = b"%b%d %d\n" % (_header(quota), total.storage, total.messages)
     temporary = os.path.join(root, "tmp", unique_name(0.0, "maildirsize"))
     try:

@@ -120,3 +120,37 @@ def test_lmtp_refuses_for_the_one_who_is_full(tmp_path: Path, more: str, reply: 
 def test_a_rule_that_cannot_be_read(rule: str) -> None:
     with pytest.raises(RuleError):
         parse_rules("", [rule])
+
+
+def test_a_mailbox_that_is_ignored(tmp_path: Path) -> None:
+    """What is in it does not count, whatever way it comes and goes; it is never full."""
+
+    async def check(mailbox: Mailbox, client: Client, root: Path) -> None:
+        for command in (b"CREATE Junk", b"CREATE Junk2", APPEND % b"INBOX", APPEND % b"INBOX"):
+            assert "OK" in await client.ask(command)
+        for _ in range(3):
+            assert "OK" in await client.ask(APPEND % b"Junk")
+        assert await used(client) == "(MESSAGE 2 2)"
+        for command, reply, messages in (
+            (APPEND % b"INBOX", FULL, 2),
+            (b"SELECT INBOX", "OK", 2),
+            (b"COPY 1 Junk", "OK", 2),
+            (b"MOVE 1 Junk", "OK", 1),
+            (b"SELECT Junk", "OK", 1),
+            (b"COPY 1:2 Junk2", FULL, 1),
+            (b"MOVE 1 INBOX", "OK", 2),
+            (b"STORE 1:2 +FLAGS (\\Deleted)", "OK", 2),
+            (b"EXPUNGE", "OK", 2),
+        ):
+            assert reply in await client.ask(command), command
+            # As it is written down, and counted anew.
+            assert quota.usage(str(root), parse_rules("User quota", rules)).messages == messages, command
+            assert await used(client) == f"(MESSAGE {messages} 2)"
+        lmtp = await Lmtp.connect(mailbox)
+        assert "552 5.2.2" in (await lmtp.send(["zs@mail.test"], MESSAGE + b"\r\n"))[0]
+        assert "250" in (await lmtp.send(["zs+Junk@mail.test"], MESSAGE + b"\r\n"))[0]
+        assert quota.usage(str(root), parse_rules("User quota", rules)).messages == 2
+
+    rules = ["*:messages=2", "Trash:storage=+100%", "Junk:ignore"]
+    more = "plugin {\n  quota_rule3 = Junk:ignore\n}\nlmtp_save_to_detail_mailbox = yes\n"
+    serve(tmp_path, "messages=2", check, more)
