@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from mailstack.spec.fields import printable
+
 
 def problem(text: str) -> tuple[int, str] | None:
     """What is wrong with a faults file's content: the line (0: all of it) and the message; None: nothing."""
@@ -18,5 +20,5 @@ def problem(text: str) -> tuple[int, str] | None:
             if not load_faults(path):
                 return 0, 'there is no fault in it; write fault "NAME" { answer servfail; };'
         except ConfigError as error:
-            return error.line, error.message.replace(f"{folder}/", "")
+            return error.line, printable(error.message.replace(f"{folder}/", ""))
     return None

@@ -54,6 +54,7 @@ def stack_site(stack: Stack, root: PurePosixPath = ROOT, kind: Kind = "process")
             listeners[name] = both if kind == "process" else (Listener("", port),)
             reachable[name] = own
     tls = None if stack.tls.mode == "off" else root / "tls"
+    faults = stack.dns.faults if "{" in (stack.dns.faults or "") else None
     return Site(
         kind=kind,
         config_root=root / "rendered",
@@ -65,7 +66,7 @@ def stack_site(stack: Stack, root: PurePosixPath = ROOT, kind: Kind = "process")
         tls_ca=tls and tls / "ca.pem",
         dns_directory=root / "dns",
         update_secret=base64.b64encode(SECRET).decode(),
-        facts=Facts(key_digest="5a" * 32 if tls else None, faults=stack.dns.faults),
+        facts=Facts(key_digest="5a" * 32 if tls else None, faults=faults),
         network=network,
         addresses=addresses,
         listeners=listeners,

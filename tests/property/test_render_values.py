@@ -66,6 +66,13 @@ FIELDS = (
     Field("hostname", lambda v: spec({"hostname": v})),
     Field("hostname label", lambda v: spec({"hostname": f"{v}.example.test"})),
     Field("address", lambda v: spec({"address": v})),
+    Field("address6", lambda v: spec({"address6": v})),
+    Field("reports", lambda v: spec({"reports": v})),
+    Field("reports elsewhere", lambda v: spec({"reports": f"{v}@other.test"})),
+    Field("caa", lambda v: spec({"caa": [f"{v}.test"]})),
+    Field("dkim", lambda v: spec({"dkim": {v: "key.pem"}})),
+    Field("faults", lambda v: spec(dns={"faults": v})),
+    Field("fault", lambda v: spec(dns={"faults": 'fault "' + v + '" { answer lame; };'})),
     Field("catch_all", lambda v: spec({"catch_all": v})),
     Field("catch_all elsewhere", lambda v: spec({"catch_all": f"{v}@other.test"})),
     Field("user", lambda v: spec({"users": {"anna": {"password": "plain"}, v: {"password": "plain"}}})),
@@ -117,7 +124,10 @@ def _certificates() -> PurePosixPath:
 
 def site_of(stack: Stack, root: PurePosixPath = ROOT) -> Site:
     folder = _certificates()
-    return replace(stack_site(stack, root), tls_cert=folder / "cert.pem", tls_key=folder / "key.pem")
+    site = stack_site(stack, root)
+    dkim = {(name, one): "v=DKIM1; p=AA==" for name, domain in stack.domains.items() for one in domain.dkim}
+    facts = replace(site.facts, dkim=dkim)
+    return replace(site, tls_cert=folder / "cert.pem", tls_key=folder / "key.pem", facts=facts)
 
 
 def rendered(stack: Stack) -> Tree:
@@ -220,7 +230,7 @@ def check_zone(stack: Stack, tree: Tree, name: str, text: str | None = None) -> 
     hosts = {item for item in found if re.match(r"host-\d+\.", item[0])}
     rest = {item for item in found - hosts if item[1] != "SOA"}
     wanted = {
-        (record.owner, record.type, record.data) for record in domain_records(stack, stack_site(stack), name)
+        (record.owner, record.type, record.data) for record in domain_records(stack, site_of(stack), name)
     }
     assert rest == wanted
     assert all(item[1] == "A" for item in hosts)
