@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,7 +63,7 @@ TABLE: dict[str, bytes] = {
     "every flag": ask(flags=AA | TC | RD | RA | Z | AD | CD),
     "every flag with EDNS": ask(flags=AA | TC | RD | RA | Z | AD | CD, edns=opt(flags=0xFFFF)),
     "unknown type": ask(kind=TYPE1000),
-    **{f"opcode {number}": ask(opcode=number) for number in (1, 2, 3, 6, 7, 14, 15)},
+    **{f"opcode {number}": ask(opcode=number) for number in (1, 2, 3, 4, 6, 7, 14, 15)},
     "opcode 15 with EDNS": ask(opcode=15, edns=opt()),
     "opcode 2 with every flag": ask(opcode=2, flags=AA | TC | RD | RA | Z | AD | CD, edns=opt(flags=0xFFFF)),
     "opcode 7, no question": struct.pack("!6H", 0x4D53, 7 << 11, 0, 0, 0, 0),
@@ -154,12 +155,16 @@ TABLE: dict[str, bytes] = {
     **{f"class {number} of a mail exchanger": ask(rdclass=number, kind=15) for number in (0, 2, 4, 5)},
     **{
         f"opcode {opcode} of class {number}": ask(opcode=opcode, rdclass=number, edns=opt())
-        for opcode in (5,) for number in (1, 3, 4, 254, 255)
+        for opcode in (4, 5) for number in (1, 4, 254, 255)
     },
     "update refused": ask(opcode=5, edns=opt(options=OPTIONS)),
     "update elsewhere": ask("elsewhere.example", opcode=5, edns=opt()),
     "update below": ask("mail.rich.test", opcode=5, edns=opt()),
     "update of no soa": ask(kind=A, opcode=5),
+    "notify elsewhere": ask("elsewhere.example", opcode=4, edns=opt()),
+    "notify of no soa": ask(kind=A, opcode=4, flags=AA),
+    "not for this client": ask("www.other.test", A, edns=opt(options=OPTIONS)),
+    "not for this client, plain": ask("www.other.test", A),
     "transfer refused": ask(kind=252, edns=opt(options=OPTIONS)),
     "transfer elsewhere": ask("elsewhere.example", 252, edns=opt()),
     "transfer below": ask("mail.rich.test", 252),
@@ -187,7 +192,7 @@ UDP_ONLY = ["header ten"]
 _OPT = "named sends no OPT record here, which RFC 6891 §7 wants in every answer to EDNS"
 DIFFER: dict[str, str] = {
     "subnet with scope": _OPT,
-    **{f"opcode {opcode} of class {rdclass}": _OPT for opcode in (5,) for rdclass in (254, 255)},
+    **{f"opcode {opcode} of class {rdclass}": _OPT for opcode in (4, 5) for rdclass in (254, 255)},
 }
 """What differs from named, and why."""
 
@@ -213,9 +218,9 @@ def tcp(port: int, message: bytes) -> bytes | None:
     """The answer on a connection of its own; None when it is closed instead, or the next one is answered."""
     after = b"\xff\xff" + ask("mail.rich.test", A)[2:]
     with socket.create_connection(("127.0.0.1", port), 30) as sock:
-        for one in (message, after):
-            sock.sendall(struct.pack("!H", len(one)) + one)
         try:
+            for one in (message, after):
+                sock.sendall(struct.pack("!H", len(one)) + one)
             data = b""
             while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
                 more = sock.recv(65536)
@@ -272,10 +277,16 @@ def record(data: bytes, position: int, *, question: bool) -> tuple[int, str]:
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     root, mine, theirs = tmp_path_factory.mktemp("edns"), free_port(), free_port()
     options = 'allow-transfer { none; }; recursion no; version "9"; hostname "h.test"; server-id "id-7"; tcp-idle-timeout 300;'
+    world = WORLD.replace(
+        '"other.test" { type master;', '"other.test" { type master; allow-query { 127.0.0.9; };'
+    )
     with (
-        ours(configure(root / "ours", mine, options, WORLD), mine),
-        bind(configure(root / "bind", theirs, options, WORLD), theirs),
+        ours(configure(root / "ours", mine, options, world), mine),
+        bind(configure(root / "bind", theirs, options, world), theirs),
     ):
+        deadline = time.monotonic() + 30
+        while summary(udp(theirs, TABLE["dns"]))[0] != summary(udp(mine, TABLE["dns"]))[0]:
+            assert time.monotonic() < deadline  # named answers before it has its zones
         yield mine, theirs
 
 
