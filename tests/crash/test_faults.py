@@ -26,7 +26,7 @@ from mailstack.mta.deliver import apart
 from mailstack.mta.deliver.request import Bounced, Deferred, Request, Result, Sent
 from mailstack.mta.qmgr import removal
 from mailstack.mta.qmgr.manager import QueueManager
-from mailstack.storage import durable, queue, spare
+from mailstack.storage import durable, flush, queue, rounds, spare
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import QUEUES, Envelope, Recipient
 from tests.unit.mta_qmgr.support import Bench, FakeAgent
@@ -50,7 +50,7 @@ CALLS = frozenset(
     )
 )
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EINTR)
-MODULES = (queue, durable, spare, apart)
+MODULES = (queue, durable, rounds, flush, spare, apart)
 SMALL = b"Subject: small\r\n\r\n" + b"s" * 100 + b"\r\n"
 LARGE = b"Subject: large\r\n\r\n" + (b"l" * 78 + b"\r\n") * 4000
 SENDER = "zs@x.test"

@@ -22,7 +22,7 @@ import pytest
 
 from mailstack.mailbox.views import MailStore, SharedMailbox, View, files, shared, store
 from mailstack.net.clock import SystemClock
-from mailstack.storage import durable
+from mailstack.storage import durable, flush, rounds
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.maildir import (
     delivery,
@@ -45,7 +45,10 @@ CALLS = frozenset(
     )
 )
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE)
-MODULES = (durable, delivery, folder, index, keywords, listing, numbers, uidlist, files, shared, store, tree)
+MODULES = (
+    *(durable, rounds, flush, delivery, folder, index, keywords, listing, numbers, uidlist),
+    *(files, shared, store, tree),
+)
 
 
 class FaultyOS:

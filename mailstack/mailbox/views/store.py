@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from mailstack.mailbox.views.files import LOCK_WAIT
 from mailstack.mailbox.views.notices import Notices
 from mailstack.mailbox.views.shared import SharedMailbox
+from mailstack.mailbox.views.watched import WatchedMailbox
 from mailstack.net.clock import Clock
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.maildir import from_mbox, index, prepare_delivery, tree
@@ -42,8 +43,8 @@ class MailStore:
         self.clock = clock
         self.hostname = hostname
         self.on_problem = on_problem
-        self.counting: Callable[[str, str], bool] = lambda root, path: False
-        """Whether what goes from a folder of an account is written down in `maildirsize`."""
+        self.counting = False
+        """Accounts have a quota: what goes is written down in `maildirsize`."""
         self.notices = Notices()
         self._watcher: Watcher | None = None
         self._open: dict[str, SharedMailbox] = {}
@@ -182,14 +183,13 @@ class MailStore:
             loading.set_result(None)
         return box
 
-    def unused(self, box: SharedMailbox) -> None:
+    def unused(self, box: WatchedMailbox) -> None:
         """Nobody uses the mailbox now: keep it for the next session, within limits."""
         if box.gone or self._open.get(box.folder.path) is not box:
             return
         box.log_start = box.log_end + 1
         box.log.clear()
-        del self._open[box.folder.path]
-        self._open[box.folder.path] = box  # the newest last
+        self._open[box.folder.path] = self._open.pop(box.folder.path)  # the newest last
         idle = [other for other in self._open.values() if not other.views and not other.pins]
         messages = sum(len(other.folder.uids) for other in idle)
         for other in idle:
@@ -205,12 +205,12 @@ class MailStore:
 
     # ---- indexes
 
-    def save_soon(self, box: SharedMailbox) -> None:
+    def save_soon(self, box: WatchedMailbox) -> None:
         """Write the mailbox's index after a while, and then what has changed until now with it."""
         delay = SAVE_DELAY + len(box.folder.uids) / SAVE_RATE
         box.saving = asyncio.get_running_loop().call_later(delay, self._save, box)
 
-    def _save(self, box: SharedMailbox) -> None:
+    def _save(self, box: WatchedMailbox) -> None:
         if len(box.folder.uids) < SAVE_INLINE:
             self._save_now(box)
             return
@@ -219,7 +219,7 @@ class MailStore:
             writing = asyncio.get_running_loop().run_in_executor(None, index.write, *work)
             writing.add_done_callback(lambda done: self._saved(box, done.exception()))
 
-    def _leave(self, box: SharedMailbox) -> None:
+    def _leave(self, box: WatchedMailbox) -> None:
         """The mailbox leaves memory."""
         self._save_now(box)
         box.forget_cache()
@@ -228,7 +228,7 @@ class MailStore:
         except OSError as error:
             self.on_problem(f"{box.folder.path}: {error}")
 
-    def _save_now(self, box: SharedMailbox) -> None:
+    def _save_now(self, box: WatchedMailbox) -> None:
         if box.saving is not None:
             box.saving.cancel()
             box.saving = None
@@ -240,7 +240,7 @@ class MailStore:
                 failure = error
             self._saved(box, failure)
 
-    def _saving(self, box: SharedMailbox) -> tuple[str, index.Snapshot] | None:
+    def _saving(self, box: WatchedMailbox) -> tuple[str, index.Snapshot] | None:
         """What to write where; None when there is nothing to write."""
         if box.gone or not box.folder.unsaved:
             return None
@@ -249,7 +249,7 @@ class MailStore:
         except OSError:
             return None  # it is being deleted by another program
 
-    def _saved(self, box: SharedMailbox, failure: BaseException | None) -> None:
+    def _saved(self, box: WatchedMailbox, failure: BaseException | None) -> None:
         path = box.folder.path
         try:
             if failure is not None:
@@ -261,7 +261,7 @@ class MailStore:
             if not box.gone and os.path.isdir(path):
                 self.on_problem(f"{path}/{index.FILE}: not written: {error}")
 
-    def dropped(self, box: SharedMailbox) -> None:
+    def dropped(self, box: WatchedMailbox) -> None:
         """The mailbox is no more (deleted by us or by another program)."""
         if self._open.get(box.folder.path) is box:
             del self._open[box.folder.path]

@@ -106,7 +106,7 @@ def test_sessions_never_disagree(
 def test_a_long_log_is_merged_and_nobody_misses_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailstack.mailbox.views.shared.LOG_LIMIT", 4)
+    monkeypatch.setattr("mailstack.mailbox.views.watched.LOG_LIMIT", 4)
 
     async def check(store: MailStore, box: SharedMailbox) -> None:
         await add(box, 12)
