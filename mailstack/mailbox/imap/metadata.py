@@ -13,7 +13,7 @@ from mailstack.mailbox.imap import acl
 from mailstack.mailbox.imap.errors import CommandError
 from mailstack.storage.maildir import metadata, tree
 from mailstack.storage.maildir.roots import Account
-from mailstack.wire.imap.encode import astring, nstring
+from mailstack.wire.imap.encode import astring, nstring8
 from mailstack.wire.imap.metadata import GetMetadata, SetMetadata, Wanted
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def send_entries(session: Session, name: str, entries: dict[str, bytes], wanted:
         if value is not None and limit is not None and len(value) > limit:
             longest = max(longest, len(value))
         else:
-            parts += [astring(entry.encode()), nstring(value)]
+            parts += [astring(entry.encode()), nstring8(value)]
     if parts:
         shown = session.mailbox(name) if name else b'""'
         session.send(b"* METADATA %b (%b)\r\n" % (shown, b" ".join(parts)))

@@ -32,6 +32,13 @@ def nstring(value: bytes | None) -> bytes:
     return b"NIL" if value is None else string(value)
 
 
+def nstring8(value: bytes | None) -> bytes:
+    """Any octets: those with a NUL in a literal8 (RFC 5464 §5, RFC 3516 §4)."""
+    if value is not None and b"\0" in value:
+        return b"~{%d}\r\n%b" % (len(value), value)
+    return nstring(value)
+
+
 def astring(value: bytes) -> bytes:
     """An atom where that is possible, else a string."""
     if _ATOM.fullmatch(value) and value.upper() != b"NIL":

@@ -179,3 +179,16 @@ def test_a_full_disk_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.Monkey
     (answer,), log = said(tmp_path, "", LOGIN)
     assert b"t OK" in answer
     assert "mailbox INBOX: [Errno 28] No space left on device" in log
+
+
+def test_metadata_of_any_octets(tmp_path: Path) -> None:
+    """A literal8 comes back as one (RFC 5464 §5)."""
+    answers, _ = said(
+        tmp_path,
+        "",
+        LOGIN,
+        b"SETMETADATA INBOX (/private/comment ~{4+}\r\na\0\xff\r /private/x ~{2+}\r\nok)",
+        b"GETMETADATA INBOX (/private/comment /private/x)",
+    )
+    assert answers[1] == b"t OK Setmetadata completed.\r\n"
+    assert answers[2].startswith(b'* METADATA INBOX (/private/comment ~{4}\r\na\0\xff\r /private/x "ok")\r\n')
