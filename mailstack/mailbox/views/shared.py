@@ -178,7 +178,8 @@ class SharedMailbox(WatchedMailbox):
         folder = self.folder
         async with self.lock:
             found = [(uid, folder.file(index)) for uid in uids if (index := folder.index(uid)) >= 0]
-            sizes = {uid: quota.file_size(path) or 0 for uid, path in found} if self.store.counting else {}
+            counted = self.store.counting(self.root, folder.path)
+            sizes = {uid: quota.file_size(path) or 0 for uid, path in found} if counted else {}
             outcomes = await in_batch(len(found), lambda: [unlink(path) for _, path in found])
             gone: list[int] = []
             failure: OSError | None = None
@@ -200,7 +201,7 @@ class SharedMailbox(WatchedMailbox):
 
     def _discount(self, sizes: Iterable[int]) -> None:
         """Messages of these sizes on disk are gone from the account."""
-        if self.store.counting:
+        if self.store.counting(self.root, self.folder.path):
             each = list(sizes)
             try:
                 quota.change(self.root, quota.Usage(-sum(each), -len(each)))

@@ -43,8 +43,8 @@ class MailStore:
         self.clock = clock
         self.hostname = hostname
         self.on_problem = on_problem
-        self.counting = False
-        """Accounts have a quota: what goes is written down in `maildirsize`."""
+        self.counting: Callable[[str, str], bool] = lambda root, path: False
+        """Whether what goes from a folder of an account is written down in `maildirsize`."""
         self.notices = Notices()
         self._watcher: Watcher | None = None
         self._open: dict[str, SharedMailbox] = {}
