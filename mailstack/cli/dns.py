@@ -251,8 +251,14 @@ def query(
     }
 
     def text(console: Console) -> None:
+        if invocation.options.verbose:
+            took = f"{answer.seconds * 1000:.1f} ms"
+            console.say(f"{answer.server}: {answer.rcode}, flags {' '.join(answer.flags)}, {took}")
         for r in answer.answers:
             console.print(f"{r.name}\t{r.ttl}\tIN\t{r.type}\t{r.data}")
+        for section in (answer.authority, answer.additional) if invocation.options.verbose else ():
+            for r in section:
+                console.say(f"{r.name}\t{r.ttl}\tIN\t{r.type}\t{r.data}")
         if answer.rcode == "NOERROR" and not answer.answers:
             console.say(f"{answer.name} has no {answer.type} record")
 

@@ -54,9 +54,13 @@ def change(name: str, kind: str | None, values: Sequence[str], zones: Sequence[s
         if kind in _SERVERS_OWN or dns.rdatatype.is_metatype(asked.rdtype):
             raise ValueError(f"{kind} records are the name server's own; others can be changed")
     origins = [dns.name.from_text(zone) for zone in zones]
-    zone = max((one for one in origins if asked.name.is_subdomain(one)), key=len, default=None)
-    if zone is None:
+    # a zone's DS record is the business of the zone above it (RFC 4035 §2.4)
+    around = [one for one in origins if asked.name.is_subdomain(one) and (kind != "DS" or one != asked.name)]
+    if not around and asked.name in origins:
+        raise ValueError(f"the zone above '{name}' is not the stack's: its registrar takes the DS record")
+    if not around:
         raise ValueError(f"'{name}' does not lie in a zone of the stack; they are {', '.join(zones)}")
+    zone = max(around, key=len)
     if asked.name == zone and kind in ("NS", "CNAME"):
         raise ValueError(f"the {kind} record of a zone itself cannot be changed; write a name in it")
     records = tuple(rdata.to_text() for rdata in _rdatas(kind, values)) if kind is not None else ()

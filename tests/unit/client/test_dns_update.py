@@ -22,6 +22,7 @@ ZONES = ["2.0.192.in-addr.arpa", "shop.test", "lab.shop.test"]
         (["shop.test", "TXT", '"in" "two"'], "shop.test.", "shop.test.", "TXT", ['"in" "two"']),
         (["shop.test", "TXT", "x" * 256], "shop.test.", "shop.test.", "TXT", [f'"{"x" * 255}" "x"']),
         (["x.shop.test", "TYPE65280", "\\# 1 00"], "shop.test.", "x.shop.test.", "TYPE65280", ["\\# 1 00"]),
+        (["lab.shop.test", "DS", "1 13 2 " + "00" * 32], "shop.test.", "lab.shop.test.", "DS", ["1 13 2 " + "00" * 32]),
         (["x.shop.test", None], "shop.test.", "x.shop.test.", None, []),
     ],
 )  # fmt: skip
@@ -38,6 +39,7 @@ def test_changes(words: list[str], zone: str, name: str, kind: str | None, recor
         (["www..shop.test", "A", "192.0.2.1"], "'www..shop.test' is not a domain name"),
         (["www.shop.test", "A", "192.0.2.256"], "'192.0.2.256' is not the data of a record of type A"),
         (["www.shop.test", "A", "192.0.2.1", "x"], "'x' is not the data"),
+        (["shop.test", "DS", "1 13 2 " + "00" * 32], "the zone above 'shop.test' is not the stack's"),
         (["shop.test", "SOA", "x"], "SOA records are the name server's own"),
         (["shop.test", "DNSKEY", "x"], "DNSKEY records are the name server's own"),
         (["shop.test", "ANY", "x"], "ANY records are"),
