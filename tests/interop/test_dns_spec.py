@@ -52,7 +52,7 @@ def lay_out(folder: Path, text: str, port: int) -> Path:
     (folder / "dns").mkdir(exist_ok=True)
     conf = folder / "rendered" / "bind" / "named.conf"
     # where several run on one machine; ours takes these, too
-    alone = f'pid-file none; lock-file none; session-keyfile "{folder}/session.key"; notify no;'
+    alone = f'lock-file none; session-keyfile "{folder}/session.key"; notify no;'
     conf.write_text(conf.read_text().replace("options {", "controls { };\noptions { " + alone, 1))
     return conf.parent
 
