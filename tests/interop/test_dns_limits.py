@@ -25,7 +25,7 @@ pytestmark = pytest.mark.real
 OPTIONS = """recursion no; minimal-responses no;
   rate-limit { responses-per-second 5; nxdomains-per-second 3; errors-per-second 2; nodata-per-second 4;
                window 3600; slip 2; exempt-clients { 127.0.1.0/24; }; };"""
-COUNT = 120
+COUNT = 80
 Servers = dict[str, tuple[int, Path]]
 
 
@@ -55,6 +55,7 @@ def burst(port: int, source: str, name: str, kind: str, patience: float) -> tupl
     wires = [dns.message.make_query(name, kind, id=number + 1).to_wire() for number in range(COUNT)]
     full = cut = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.bind((source, 0))
         sock.connect(("127.0.0.1", port))
         begun = time.monotonic()
