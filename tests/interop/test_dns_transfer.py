@@ -321,6 +321,7 @@ class Liar:
         self.serial = 1
         self.script: list[list[str]] = [[SOA.format(1), *GOOD[1:3], SOA.format(1)]]
         self.asked: list[str] = []
+        self.clients: set[str] = set()
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._tcp = socket.create_server(("127.0.0.1", port))
         self._udp.bind(("127.0.0.1", port))
@@ -342,6 +343,7 @@ class Liar:
                 data, peer = self._udp.recvfrom(4096)
                 if not data:
                     return  # closed
+                self.clients.add(peer[0])
                 query = dns.message.from_wire(data)
                 self._udp.sendto(self._answer(query, [SOA.format(self.serial)]), peer)
         except OSError:
@@ -350,7 +352,8 @@ class Liar:
     def _connections(self) -> None:
         try:
             while True:
-                client, _ = self._tcp.accept()
+                client, peer = self._tcp.accept()
+                self.clients.add(peer[0])
                 with client:
                     size = int.from_bytes(client.recv(2, socket.MSG_WAITALL), "big")
                     query = dns.message.from_wire(client.recv(size, socket.MSG_WAITALL))
@@ -393,9 +396,10 @@ def test_a_primary_that_lies(tmp_path: Path) -> None:
     port, false = free_ports(2)
     zone = f"""zone "lie.test" {{
       type slave; file "lie.copy"; masters {{ 127.0.0.1 port {false}; }}; max-transfer-idle-in 1; notify no;
+      transfer-source 127.0.0.8;
     }};"""
     root = configure(tmp_path, port, "recursion no;", zone)
-    with lying(false) as liar, ours(root, port):
+    with lying(false) as liar, ours(root, port) as server:
         eventually(lambda: serial(port, "lie.test") == 1, lambda: log(root))
         eventually((root / "lie.copy").exists)
         held = (root / "lie.copy").read_text()
@@ -416,6 +420,14 @@ def test_a_primary_that_lies(tmp_path: Path) -> None:
         liar.serial, liar.script = 2, [[one] for one in GOOD]
         assert dns.query.udp(notify, "127.0.0.1", port=port, timeout=10).rcode() == 0
         eventually(lambda: serial(port, "lie.test") == 2, lambda: log(root))
+        assert liar.clients == {"127.0.0.8"}
+        # And when it is said that there is nothing to be asked for in steps.
+        conf = root / "named.conf"
+        conf.write_text(conf.read_text() + "server 127.0.0.1 { request-ixfr no; };\n")
+        liar.serial, liar.script, liar.asked = 3, [[SOA.format(3), *GOOD[1:3], SOA.format(3)]], []
+        server.send_signal(signal.SIGHUP)
+        eventually(lambda: serial(port, "lie.test") == 3, lambda: log(root))
+        assert liar.asked == ["AXFR"]
     assert "Traceback" not in log(root)
 
 
