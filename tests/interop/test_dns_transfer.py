@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import dns.flags
@@ -46,7 +46,7 @@ def eventually(holds: Callable[[], bool], what: Callable[[], str] = lambda: "") 
 
 
 def dig(port: int, *arguments: str) -> str:
-    command = ["dig", "@127.0.0.1", "-p", str(port), "+norec", *arguments]
+    command = ["dig", "@127.0.0.1", "-p", str(port), "+norec", "+time=10", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
 
 
@@ -251,7 +251,7 @@ def test_what_a_secondary_says_to_strangers(tmp_path: Path) -> None:
                         query.flags = dns.opcode.to_flags(dns.opcode.NOTIFY) | dns.flags.AA
                         if signed:
                             query.use_tsig(keyring, keyname="k")
-                        answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=10)
+                        answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=30)
                         answers.append((zone, kind, signed, answer.rcode(), answer.flags & dns.flags.AA))
             answers.append(nsupdate(port, "add x.rich.test 1 A 192.0.2.1"))
             questions = ["rich.test", "SOA"], ["below.rich.test", "A"], ["rich.test", "AXFR"]
@@ -412,13 +412,13 @@ def test_a_primary_that_lies(tmp_path: Path) -> None:
             before = log(root).count("refresh: failure")
             notify = dns.message.make_query("lie.test", "SOA", use_edns=False)
             notify.set_opcode(dns.opcode.NOTIFY)
-            assert dns.query.udp(notify, "127.0.0.1", port=port, timeout=10).rcode() == 0
+            assert dns.query.udp(notify, "127.0.0.1", port=port, timeout=30).rcode() == 0
             eventually(lambda: log(root).count("refresh: failure") > before, lambda: f"{what}\n{log(root)}")  # noqa: B023
             assert serial(port, "lie.test") == 1, what
             assert liar.asked == ["IXFR", "AXFR"], what
             assert (root / "lie.copy").read_text() == held, what
         liar.serial, liar.script = 2, [[one] for one in GOOD]
-        assert dns.query.udp(notify, "127.0.0.1", port=port, timeout=10).rcode() == 0
+        assert dns.query.udp(notify, "127.0.0.1", port=port, timeout=30).rcode() == 0
         eventually(lambda: serial(port, "lie.test") == 2, lambda: log(root))
         assert liar.clients == {"127.0.0.8"}
         # And when it is said that there is nothing to be asked for in steps.
@@ -454,15 +454,25 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("name", list(SERVERS))
-def test_who_is_told(tmp_path: Path, name: str) -> None:
-    """The zone's name servers but its primary one and ourselves, and `also-notify`; with the right key."""
+@pytest.fixture
+def ears() -> Iterator[tuple[int, dict[int, socket.socket]]]:
+    """A port, and who listens on it, by the last number of the address."""
     port = free_port()
-    sockets = {}
-    for number in (2, 3, 4, 9):
-        sockets[number] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sockets[number].bind((f"127.0.0.{number}", port))
-        sockets[number].settimeout(0)
+    with ExitStack() as stack:
+        sockets = {
+            number: stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            for number in (2, 3, 4, 9)
+        }
+        for number, sock in sockets.items():
+            sock.bind((f"127.0.0.{number}", port))
+            sock.settimeout(0)
+        yield port, sockets
+
+
+@pytest.mark.parametrize("name", list(SERVERS))
+def test_who_is_told(tmp_path: Path, name: str, ears: tuple[int, dict[int, socket.socket]]) -> None:
+    """The zone's name servers but its primary one and ourselves, and `also-notify`; with the right key."""
+    port, sockets = ears
     zone = "$TTL 60\n@ SOA ns4 h 5 60 60 600 60\n"
     zone += "".join(f"@ NS ns{number}\nns{number} A 127.0.0.{number}\n" for number in (1, 2, 3, 4))
     keyring = dns.tsigkeyring.from_text({"k": ("hmac-sha256", SECRET)})
@@ -495,8 +505,6 @@ def test_who_is_told(tmp_path: Path, name: str) -> None:
             assert told[3] == ("127.0.0.1", None)
         for sock in sockets.values():
             list(_waiting(sock))
-    for sock in sockets.values():
-        sock.close()
 
 
 def _waiting(sock: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
