@@ -20,7 +20,7 @@ from mailstack.config.named.model import DnssecPolicy, ListenOn, NamedConf, Opti
 from mailstack.config.named.peers import Traffic
 from mailstack.config.named.policy import Policies
 from mailstack.config.named.syntax import Block, Statement, Word, parse
-from mailstack.config.named.transfers import SETTINGS, Remotes, traffic
+from mailstack.config.named.transfers import SETTINGS, Remotes, check_file, traffic
 from mailstack.config.named.values import (
     BOOLEANS,
     FALSE,
@@ -79,6 +79,7 @@ class _Reader:
                     raise statement.error(
                         f"zone '{zone.name or '.'}': already exists, previous definition: {where}"
                     )
+                check_file(zone, zones.values(), statement)
                 zones[zone.name] = zone
             elif keyword not in grammar.TOP_WORKS:
                 self._other(statement, grammar.TOP_IGNORED, grammar.TOP_REFUSED)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mailstack.config.named import grammar
 from mailstack.config.named.acl import AclTable, key_name, parse_network
-from mailstack.config.named.model import TsigKey
+from mailstack.config.named.model import TsigKey, Zone
 from mailstack.config.named.peers import Peer, Remote, Source, Traffic, Transfers
 from mailstack.config.named.syntax import Block, Statement, Word
 from mailstack.config.named.values import (
@@ -282,6 +282,18 @@ class Remotes:
             case _:
                 name, unit = _SECONDS[word]
                 values[name] = integer(found, low=1) * unit
+
+
+def check_file(zone: Zone, others: Iterable[Zone], statement: Statement) -> None:
+    """A file that is written belongs to one zone. Raises `ConfigError`."""
+    for other in others:
+        if zone.file and other.file == zone.file and (_is_written(zone) or _is_written(other)):
+            where = f"{other.path}:{other.line}"
+            raise statement.error(f"writeable file '{zone.file}': already in use: {where}")
+
+
+def _is_written(zone: Zone) -> bool:
+    return zone.kind == "secondary" or not zone.allow_update.is_none or zone.dnssec is not None
 
 
 def traffic(one: Mapping[str, Statement]) -> Traffic:
