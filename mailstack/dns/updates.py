@@ -10,6 +10,7 @@ import dns.message
 
 from mailstack.config.named import Locality
 from mailstack.config.named import Zone as ZoneConf
+from mailstack.config.named.updates import permitted
 from mailstack.dns import names
 from mailstack.dns.authority import Authority
 from mailstack.dns.clients import who as client
@@ -18,8 +19,11 @@ from mailstack.dns.results import Handed
 from mailstack.dns.rights import View
 from mailstack.dns.tsig import Signed
 from mailstack.dns.update import Refusal, Sign, update
-from mailstack.dns.zone import IN, SOA, Zone
+from mailstack.dns.zone import ANY, IN, SOA, Zone
 from mailstack.net.log import Log
+
+_UPDATE = 2
+"""The section of a message that says what is to change (RFC 2136 §2)."""
 
 
 class Updates:
@@ -79,6 +83,8 @@ class Updates:
             message = (
                 signed.message if signed is not None else dns.message.from_wire(data, one_rr_per_rrset=True)
             )
+            if conf.update_policy:
+                _check(conf, zone, message, signed.name if signed is not None else None)
             changed = update(zone, conf, message, self._sign)
         except Refusal as refusal:
             self._log.info(f"{who}: updating zone '{shown}': update unsuccessful: {refusal}")
@@ -90,3 +96,15 @@ class Updates:
             self._changed(conf.name, changed)
             self._log.info(f"{who}: updating zone '{shown}': serial {changed.serial}")
         return NOERROR
+
+
+def _check(conf: ZoneConf, zone: Zone, message: dns.message.Message, key: str | None) -> None:
+    """Raise `Refusal` for a change that `update-policy` does not grant."""
+    for record in message.sections[_UPDATE]:
+        name, rdtype = record.name.to_text(True).lower(), int(record.rdtype)
+        kinds = [rdtype]
+        if rdtype == ANY:  # everything of the name is to go
+            node = zone.nodes.get((record.name.to_wire() or names.ROOT).lower())
+            kinds = list(node.rrsets) if node is not None else []
+        if not all(permitted(conf.update_policy, key, name, kind) for kind in kinds):
+            raise Refusal(REFUSED, "rejected by secure update")

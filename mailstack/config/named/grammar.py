@@ -186,7 +186,7 @@ ZONE_WORKS: Final = frozenset(
     masters max-ixfr-ratio max-journal-size max-records max-refresh-time max-retry-time max-transfer-idle-in
     max-transfer-time-in min-refresh-time min-retry-time multi-master notify notify-delay notify-source
     notify-source-v6 notify-to-soa primaries request-ixfr transfer-source transfer-source-v6
-    try-tcp-refresh type allow-query-on zone-statistics
+    try-tcp-refresh type allow-query-on update-policy zone-statistics
     """)
 )
 ZONE_IGNORED: Final = {
@@ -208,7 +208,6 @@ ZONE_REFUSED: Final = {
     "parental-agents": _NO_SIGNING,
     "server-addresses": "static-stub zones are not supported",
     "server-names": "static-stub zones are not supported",
-    "update-policy": "allow-update says who may change a zone",
     "zero-no-soa-ttl": "it holds for all zones, from the options",
 }
 SERVER_WORKS: Final = frozenset(

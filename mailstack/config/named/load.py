@@ -21,6 +21,7 @@ from mailstack.config.named.peers import Traffic
 from mailstack.config.named.policy import Policies
 from mailstack.config.named.syntax import Block, Statement, Word, parse
 from mailstack.config.named.transfers import SETTINGS, Remotes, check_file, traffic
+from mailstack.config.named.updates import UpdateRule, granted, read_update_policy
 from mailstack.config.named.values import (
     BOOLEANS,
     FALSE,
@@ -294,6 +295,7 @@ class _Reader:
             )
         forwarders = _servers(one["forwarders"]) if "forwarders" in one else None
         only = choice(one["forward"], ("first", "only")) == "only" if "forward" in one else None
+        rules = read_update_policy(one["update-policy"], name) if "update-policy" in one else ()
         return Zone(
             name=name,
             kind=kind,
@@ -304,7 +306,8 @@ class _Reader:
             allow_transfer=self._acl(one["allow-transfer"]) if "allow-transfer" in one else None,
             forwarders=forwarders,
             forward_only=only,
-            allow_update=self._update(one) if kind == "primary" else NONE,
+            allow_update=self._update(one, rules) if kind == "primary" else NONE,
+            update_policy=rules,
             dnssec=self._policy(one, kind),
             key_directory=self._key_directory(one, options),
             journal=os.path.join(options.directory, string(one["journal"])) if "journal" in one else "",
@@ -317,7 +320,11 @@ class _Reader:
         given = one.get("zone-statistics", self.general.get("zone-statistics"))
         return given is not None and zone_statistics(given)
 
-    def _update(self, one: Mapping[str, Statement]) -> Acl:
+    def _update(self, one: Mapping[str, Statement], rules: tuple[UpdateRule, ...]) -> Acl:
+        if "update-policy" in one:
+            if "allow-update" in one:
+                raise one["update-policy"].error("one of 'allow-update' and 'update-policy' is enough")
+            return granted(rules, self.keys)
         given = one.get("allow-update", self.general.get("allow-update"))
         return NONE if given is None else self._acl(given)
 
@@ -348,6 +355,7 @@ _TCP_TIMES: Final = {
 _PRIMARY: Final = grammar.ZONE_WORKS
 _SECONDARY: Final = grammar.ZONE_WORKS - {
     "allow-update",
+    "update-policy",
     "dnssec-policy",
     "inline-signing",
     "key-directory",

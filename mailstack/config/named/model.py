@@ -12,6 +12,7 @@ from mailstack.config.named.answers import EVERYTHING_RANDOM, OrderRule, RateLim
 from mailstack.config.named.channels import PLAIN as PLAIN_LOG
 from mailstack.config.named.channels import Logging
 from mailstack.config.named.peers import EASY, PLAIN, Peer, Traffic, Transfers
+from mailstack.config.named.updates import UpdateRule
 
 Server = tuple[str, int]
 """Address literal and port."""
@@ -143,6 +144,8 @@ class Zone:
     """None: as the options say. Empty: names below are not forwarded."""
     forward_only: bool | None
     allow_update: Acl = NONE
+    update_policy: tuple[UpdateRule, ...] = ()
+    """What those of `allow_update` may change; empty: everything."""
     dnssec: DnssecPolicy | None = None
     """How the server signs the zone; None: it is served as its file has it."""
     key_directory: str = ""
