@@ -25,6 +25,7 @@ from mailstack.net.clock import SystemClock
 from mailstack.storage import durable, flush, rounds
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.maildir import (
+    columns,
     delivery,
     folder,
     index,
@@ -46,20 +47,22 @@ CALLS = frozenset(
 )
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE)
 MODULES = (
-    *(durable, rounds, flush, delivery, folder, index, keywords, listing, numbers, uidlist),
+    *(durable, rounds, flush, delivery, folder, columns, index, keywords, listing, numbers, uidlist),
     *(files, shared, store, tree),
 )
 
 
 class FaultyOS:
-    """The module `os`, and `open`, of which one call fails: the `number`th of those in `CALLS`; none for 0."""
+    """The module `os`, and `open`, of which one call fails: the `number`th of those in `CALLS`, or of those of
+    one name; none for 0."""
 
-    def __init__(self, number: int, code: int) -> None:
+    def __init__(self, number: int, code: int, only: str = "") -> None:
         self.count = 0
         self.failed = ""
         self.well = False
         self._number = number
         self._code = code
+        self._only = only
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
@@ -72,9 +75,9 @@ class FaultyOS:
     def _failing(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             with self._lock:
-                if not self.well:
-                    self.count += 1
-                fails = not self.well and self.count == self._number
+                counts = not self.well and self._only in ("", name)
+                self.count += counts
+                fails = counts and self.count == self._number
             if not fails:
                 return real(*args, **kwargs)
             self.failed = name
@@ -227,8 +230,8 @@ def _content(name: str) -> bytes:
     return b"Subject: %b\n\nx\n" % name.encode()
 
 
-def play(root: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> FaultyOS:
-    faulty = FaultyOS(number, code)
+def play(root: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch, only: str = "") -> FaultyOS:
+    faulty = FaultyOS(number, code, only)
     where = ""
 
     async def main() -> None:
@@ -265,8 +268,14 @@ def test_nothing_is_lost_when_a_call_fails(tmp_path: Path, monkeypatch: pytest.M
             root.mkdir()
             failed[play(root, number, code, monkeypatch).failed] += 1
             shutil.rmtree(root)
+    # No two mornings make all calls in the same order: what has been passed over comes now.
+    wanted = {"open", "close", "write", "rename", "unlink", "fsync", "fdatasync", "link", "stat"}
+    for name in sorted(wanted - failed.keys()):
+        root = tmp_path / name
+        root.mkdir()
+        failed[play(root, 1, errno.EIO, monkeypatch, name).failed] += 1
     print(f"{total} calls: {dict(failed)}")
-    assert {"open", "close", "write", "rename", "unlink", "fsync", "fdatasync", "link", "stat"} <= set(failed)
+    assert wanted <= set(failed)
 
 
 def _name(path: str) -> str:
