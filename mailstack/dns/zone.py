@@ -7,7 +7,7 @@ that shadow what lies below them. A zone is never changed once it serves: a relo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -92,9 +92,10 @@ class Zone:
         """The names of NSEC3 records, which are not names of the zone (RFC 5155 §7.2.8)."""
         apex = nodes[origin]
         self.set_soa(apex.rrsets[SOA])
-        self.cuts = {name for name, node in nodes.items() if NS in node.rrsets and name != origin}
-        self.dnames = {name for name, node in nodes.items() if DNAME in node.rrsets}
-        self.wild = any(name.startswith(b"\1*") for name in nodes)
+        special = dict(_special(nodes))
+        self.cuts = {name for name, node in special.items() if NS in node.rrsets and name != origin}
+        self.dnames = {name for name, node in special.items() if DNAME in node.rrsets}
+        self.wild = any(name.startswith(b"\1*") for name in special)
         self._add_empty_nonterminals()
         self.denial: Denial | None = None
         """Proofs for those who want them (the DO bit); None in a zone that is not signed."""
@@ -123,8 +124,8 @@ class Zone:
 
     def _add_empty_nonterminals(self) -> None:
         nodes = self.nodes
-        for name in list(nodes):
-            owner = nodes[name].owner
+        for name, node in list(_special(nodes)):
+            owner = node.owner
             while len(name) > len(self.origin):
                 name, owner = parent(name), parent(owner)
                 if name in nodes:
@@ -153,10 +154,16 @@ class Zone:
         return sum(len(rrset.rdatas) for _, rrset in self.records())
 
 
+def _special(nodes: dict[bytes, Node]) -> Iterable[tuple[bytes, Node]]:
+    """The names that may be more than a host; of a large file (`mailstack.dns.plainlines`), few."""
+    special: Callable[[], Iterator[tuple[bytes, Node]]] | None = getattr(nodes, "special", None)
+    return nodes.items() if special is None else special()
+
+
 def _take_hashes(nodes: dict[bytes, Node]) -> dict[bytes, Node]:
     """Take the NSEC3 records out of a zone's names."""
     found: dict[bytes, Node] = {}
-    for name in [name for name, node in nodes.items() if NSEC3 in node.rrsets]:
+    for name in [name for name, node in _special(nodes) if NSEC3 in node.rrsets]:
         node = nodes[name]
         found[name] = apart = Node(node.owner)
         apart.rrsets[NSEC3] = node.rrsets.pop(NSEC3)

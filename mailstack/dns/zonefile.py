@@ -6,12 +6,17 @@ without address or that is an alias, a CNAME beside other data. What named warns
 A relative $INCLUDE is relative to the process's directory, as with named (which changes to `directory`).
 Raises `ConfigError` with file and line; line zero where the zone as a whole is meant.
 
+The plain lines of a large file do not go through dnspython (`mailstack.dns.plainlines`).
+
 Standards: RFC 1035 §5, RFC 2181 §10.1, RFC 3597.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dns.exception
@@ -24,6 +29,7 @@ import dns.zonefile
 from mailstack.config.errors import ConfigError
 from mailstack.dns import names
 from mailstack.dns.denial import denial_of
+from mailstack.dns.plainlines import Nodes, Unusual, read, targets_of
 from mailstack.dns.zone import AAAA, AFSDB, CNAME, DNAME, MX, NS, RRSIG, SOA, SRV, A, Node, Rdata, RRset, Zone
 
 if TYPE_CHECKING:
@@ -36,6 +42,20 @@ _IP6 = dns.name.from_text("ip6.arpa")
 _WHERE = re.compile(r"(?P<file>.+?):(?P<line>\d+): (?P<message>.*)\Z", re.DOTALL)
 _HOST_LABEL = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\Z")
 _SINGLETON = frozenset((CNAME, DNAME, SOA))
+LARGE = 64 * 1024
+"""Octets of a file from which on its plain lines are read in bulk."""
+
+
+class _Tokens(dns.tokenizer.Tokenizer):
+    """May take a string in quotes for a word, as named does in $GENERATE (`MX "0 ."`)."""
+
+    words = False
+
+    def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
+        token = super().get(want_leading, want_comment)
+        if self.words and token.is_quoted_string():
+            token.ttype = dns.tokenizer.IDENTIFIER
+        return token
 
 
 class _Reader(dns.zonefile.Reader):
@@ -50,14 +70,49 @@ class _Reader(dns.zonefile.Reader):
         super()._rr_line()
         self.begun = None
 
+    def _generate_line(self) -> None:
+        if isinstance(self.tok, _Tokens):  # an included file has dnspython's own
+            self.tok.words = True
+        super()._generate_line()  # type: ignore[no-untyped-call]
+        if isinstance(self.tok, _Tokens):
+            self.tok.words = False
 
-def load_zone(origin: str, path: str, *, checks: bool = True) -> tuple[Zone, list[str]]:
+
+def load_zone(
+    origin: str, path: str, *, checks: bool = True, check_names: str = "fail"
+) -> tuple[Zone, list[str]]:
     """Read a zone file. Returns the zone and what is odd about it, one `file: text` each.
 
     `origin` is the zone's name without final dot ('' for the root). Without `checks`, names and hosts may be
-    any, as in a zone that its primary server has checked. Raises `ConfigError`.
+    any, as in a zone that its primary server has checked. `check_names` is named's: fail, warn or ignore.
+    Raises `ConfigError`.
     """
     top = dns.name.from_text(origin or ".")
+    nodes, warnings = _nodes(top, path, checks=checks, check_names=check_names if checks else "ignore")
+    zone = Zone(_wire(top).lower(), nodes)
+    zone.denial = denial_of(zone)
+    return zone, warnings
+
+
+def _nodes(
+    top: dns.name.Name, path: str, *, checks: bool, check_names: str
+) -> tuple[dict[bytes, Node], list[str]]:
+    origin = _wire(top).lower()
+    try:
+        if os.stat(path).st_size >= LARGE:
+            plain = _read_plain(top, path, checks=checks, check_names=check_names)
+            return plain, _check_zone(path, origin, plain, hosts=checks)
+    except (Unusual, ConfigError, OSError):
+        pass  # an error is found again, where it is
+    odd: list[str] = []
+    nodes = _converted(_read_all(top, path, odd, checks=checks, check_names=check_names))
+    return nodes, odd + _check_zone(path, origin, nodes, hosts=checks)
+
+
+def _read_all(
+    top: dns.name.Name, path: str, odd: list[str], *, checks: bool, check_names: str
+) -> dns.zone.Zone:
+    """A whole file through dnspython; bad names go to `odd` with `check-names warn`. Raises `ConfigError`."""
     parsed = dns.zone.Zone(top, relativize=False)
     reader: _Reader | None = None
     try:
@@ -65,10 +120,13 @@ def load_zone(origin: str, path: str, *, checks: bool = True) -> tuple[Zone, lis
             open(path, encoding="utf-8", errors="surrogateescape") as file,
             parsed.writer(True) as transaction,
         ):
-            tokens = dns.tokenizer.Tokenizer(file, path)
+            tokens = _Tokens(file, path)
             reader = _Reader(tokens, dns.rdataclass.IN, transaction, allow_include=True)
+            if check_names != "ignore":
+                told = odd if check_names == "warn" else None
+                transaction.check_put_rdataset(_names_check(reader, told))
             if checks:
-                transaction.check_put_rdataset(_check_record)
+                transaction.check_put_rdataset(_check_singleton)
             reader.read()
     except OSError as error:
         if error.filename == path:
@@ -76,6 +134,57 @@ def load_zone(origin: str, path: str, *, checks: bool = True) -> tuple[Zone, lis
         raise _located(path, reader, error) from error
     except (dns.exception.DNSException, UnicodeError, ValueError, KeyError, RecursionError) as error:
         raise _located(path, reader, error) from error
+    return parsed
+
+
+def _read_plain(top: dns.name.Name, path: str, *, checks: bool, check_names: str) -> Nodes:
+    """A file of plain lines, and what is between them through dnspython. Raises `Unusual`."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if b"\r" in data:
+        raise Unusual
+    parsed = dns.zone.Zone(top, relativize=False)
+    with parsed.writer(True) as transaction:
+        reader = _Reader(_Tokens("", path), dns.rdataclass.IN, transaction, allow_include=True)
+        if check_names != "ignore":  # what is to be told is told with its line: by the other reader
+            transaction.check_put_rdataset(_names_check(reader, None))
+        if checks:
+            transaction.check_put_rdataset(_check_singleton)
+
+        def between(piece: bytes, last: bytes) -> tuple[bytes, int, bytes]:
+            if last:
+                reader.last_name = dns.name.from_wire(last, 0)[0]
+            text = piece.decode("utf-8", errors="surrogateescape")
+            reader.tok = _Tokens(io.StringIO(text), path)
+            try:
+                reader.read()
+            except (dns.exception.DNSException, UnicodeError, ValueError, KeyError, RecursionError) as error:
+                raise Unusual from error
+            if reader.current_origin is None or reader.last_name is None or not reader.default_ttl_known:
+                raise Unusual
+            return _wire(reader.current_origin), reader.default_ttl, _wire(reader.last_name)
+
+        nodes, parents = read(data, between)
+    origin = _wire(top).lower()
+    for name, node in _converted(parsed).items():
+        there = nodes.get(name)
+        if there is None:
+            nodes[name] = node
+            continue
+        kinds = there.rrsets.keys() | node.rrsets.keys()
+        if CNAME in kinds or there.rrsets.keys() & node.rrsets.keys() or there.owner != node.owner:
+            raise Unusual
+        there.rrsets.update(node.rrsets)
+    for name in parents:
+        while name not in nodes and names.is_below(name, origin):
+            nodes[name] = Node(name)
+            name = names.parent(name)
+    if any(not names.is_below(name, origin) for name in parents):
+        raise Unusual
+    return nodes
+
+
+def _converted(parsed: dns.zone.Zone) -> dict[bytes, Node]:
     nodes: dict[bytes, Node] = {}
     for name, dns_node in parsed.nodes.items():
         wire = _wire(name)
@@ -87,11 +196,7 @@ def load_zone(origin: str, path: str, *, checks: bool = True) -> tuple[Zone, lis
             # One over nothing says nothing.
             if rdataset.rdtype == RRSIG and (signed := node.rrsets.get(int(rdataset.covers))) is not None:
                 signed.signature = _rrset(rdataset)
-    root = _wire(top).lower()
-    warnings = _check_zone(path, root, nodes, hosts=checks)
-    zone = Zone(root, nodes)
-    zone.denial = denial_of(zone)
-    return zone, warnings
+    return nodes
 
 
 def _located(path: str, reader: _Reader | None, error: Exception) -> ConfigError:
@@ -119,17 +224,32 @@ def _line_of(path: str, number: int) -> str:
     return ""
 
 
-def _check_record(
+def _names_check(reader: _Reader, odd: list[str] | None) -> Callable[..., None]:
+    """The check of host names; it raises `ValueError`, or where there is a list tells it."""
+
+    def check(_: dns.transaction.Transaction, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset) -> None:
+        kind = int(rdataset.rdtype)
+        wrong = [] if _may_own(kind, owner) else [f"{owner.to_text(True)}: bad owner name (check-names)"]
+        wrong += [
+            f"{name.to_text(True)}: bad name (check-names)"
+            for rdata in rdataset
+            for name in _host_names(kind, owner, rdata)
+            if not _is_host(name)
+        ]
+        if wrong and odd is None:
+            raise ValueError(wrong[0])
+        if odd is not None:
+            file, line = reader.begun or reader.tok.where()
+            odd.extend(f"{file}:{line}: {text}" for text in wrong)
+
+    return check
+
+
+def _check_singleton(
     transaction: dns.transaction.Transaction, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset
 ) -> None:
-    """What named checks record by record (check-names; one CNAME). Raises `ValueError`."""
+    """One CNAME for a name, and so on. Raises `ValueError`."""
     kind = int(rdataset.rdtype)
-    if not _may_own(kind, owner):
-        raise ValueError(f"{owner.to_text(True)}: bad owner name (check-names)")
-    for rdata in rdataset:
-        for name in _host_names(kind, owner, rdata):
-            if not _is_host(name):
-                raise ValueError(f"{name.to_text(True)}: bad name (check-names)")
     if kind in _SINGLETON:
         before = transaction.get(owner, rdataset.rdtype)
         if before is not None and before[0] != rdataset[0]:
@@ -222,20 +342,33 @@ def _check_zone(path: str, origin: bytes, nodes: dict[bytes, Node], *, hosts: bo
     if DNAME in apex.rrsets and any(names.is_below(t.lower(), origin) for t in apex.rrsets[NS].targets):
         raise ConfigError(path, 0, f"zone {names.to_text(origin)}: an NS host is below a DNAME (illegal)")
     warnings: list[str] = []
-    cuts = {name for name, node in nodes.items() if NS in node.rrsets and name != origin}
-    for name, node in nodes.items():
-        where = names.to_text(node.owner)
+    special = nodes.special() if isinstance(nodes, Nodes) else nodes.items()
+    apart = list(special)
+    cuts = {name for name, node in apart if NS in node.rrsets and name != origin}
+    if isinstance(nodes, Nodes):
+        for name, line in nodes.kept():
+            found = targets_of(line, nodes.origin)
+            if found is not None and not nodes.has_address(found[1]):
+                problem = _target_problem(found[1], origin, nodes, cuts)
+                if problem is not None:
+                    label = "MX" if found[0] == MX else "SRV"
+                    warnings.append(_warning(path, name, label, found[1], problem))
+    for name, node in apart:
         for kind, label in ((NS, "NS"), (MX, "MX"), (SRV, "SRV")):
             rrset = node.rrsets.get(kind)
             for target in rrset.targets if rrset is not None else ():
                 problem = _target_problem(target.lower(), origin, nodes, cuts)
                 if problem is None:
                     continue
-                text = f"{where}/{label} '{names.to_text(target)}' {problem}"
+                text = _warning(path, node.owner, label, target, problem)
                 if kind == NS and name == origin:
-                    raise ConfigError(path, 0, text)
-                warnings.append(f"{path}: {text}")
+                    raise ConfigError(path, 0, text.removeprefix(f"{path}: "))
+                warnings.append(text)
     return warnings
+
+
+def _warning(path: str, owner: bytes, label: str, target: bytes, problem: str) -> str:
+    return f"{path}: {names.to_text(owner)}/{label} '{names.to_text(target)}' {problem}"
 
 
 def _target_problem(target: bytes, origin: bytes, nodes: dict[bytes, Node], cuts: set[bytes]) -> str | None:
