@@ -89,11 +89,15 @@ def _identity(options: Options) -> bytes:
     return (text or "").encode("utf-8")[:255]
 
 
-def with_expire(query: Query, found: Answer) -> Query:
-    """When the zone is to be given up by its secondaries, for those who ask with its SOA (RFC 7314 §3)."""
+def with_expire(query: Query, found: Answer, remaining: int | None) -> Query:
+    """When the zone is to be given up by its secondaries, for those who ask with its SOA (RFC 7314 §3).
+
+    A secondary says how much is left, `remaining` seconds; None on the primary.
+    """
     for owner, rrset in found.answer:
         if rrset.rdtype == SOA and found.zone is not None and owner.lower() == found.zone.origin:
             rdata = rrset.rdatas[0]
             numbers = rdata if isinstance(rdata, bytes) else rdata[2]
-            return with_option(query, EXPIRE, numbers[-8:-4])
+            left = numbers[-8:-4] if remaining is None else remaining.to_bytes(4, "big")
+            return with_option(query, EXPIRE, left)
     return query

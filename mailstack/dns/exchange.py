@@ -64,6 +64,7 @@ class Exchange:
         self.secondaries.service.give_up = self._withdraw
         responder.notifies.refresh = self.secondaries.notified
         responder.hand_on = self._hand_on
+        responder.remaining = self.secondaries.remaining
         for zone in self.secondaries.zones.values():
             if zone.zone is None:
                 self._withdraw(zone.conf)

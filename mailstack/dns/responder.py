@@ -112,6 +112,8 @@ class Responder:
         self.notifies = NotifiesIn(self._authority, confs, locality, log)
         self.hand_on: Callable[[Handed], Awaitable[bytes]] | None = None
         """Asks a primary server for the answer to an update."""
+        self.remaining: Callable[[bytes], int | None] = lambda _origin: None
+        """Seconds until a secondary zone expires; None for a primary one."""
         known = sum(len(zone.nodes) for zone in zones)
         self._prepared = Prepared(conf.options.rrset_order, known, self.count, keep=not conf.options.querylog)
         self._found: Answer | None = None
@@ -362,7 +364,7 @@ class Responder:
                 question = found.onward + rdtype.to_bytes(2, "big") + IN.to_bytes(2, "big")
                 return self._relay.onward(query, view, limit, question, servers, found)
         if rdtype == SOA and query.edns is not None and query.edns.option(EXPIRE) is not None:
-            query = with_expire(query, found)
+            query = with_expire(query, found, self.remaining(found.zone.origin))
         self._prepared.arrange(found, view, query, data[2:], tcp=tcp)
         return self._replies.of(query, view, found, limit)
 

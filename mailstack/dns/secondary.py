@@ -180,6 +180,12 @@ class Secondary:
             self._timers.loaded(other.zone, 0.0)
             self._timers.expire_at = other._timers.expire_at
 
+    @property
+    def remaining(self) -> int:
+        """Seconds until the zone expires (RFC 7314)."""
+        at = self._timers.expire_at
+        return 0 if at is None else max(int(at - self._service.clock.time()), 0)
+
     def notified(self, sender: str, serial: int | None) -> None:
         """A primary says that the zone has changed."""
         if serial is not None and self.zone is not None and not is_later(serial, self.zone.serial):
@@ -341,6 +347,7 @@ class Secondaries:
         self.zones = {
             zone.name: Secondary(zone, self.service) for zone in conf.zones if zone.kind == "secondary"
         }
+        self._by_origin = {names.from_text(name): zone for name, zone in self.zones.items()}
         for name, zone in self.zones.items():
             held = previous.zones.get(name) if previous is not None else None
             if held is not None and held.conf.file == zone.conf.file and held.zone is not None:
@@ -356,6 +363,11 @@ class Secondaries:
     def notified(self, name: str, sender: str, serial: int | None) -> None:
         """A primary says that a zone has changed."""
         self.zones[name].notified(sender, serial)
+
+    def remaining(self, origin: bytes) -> int | None:
+        """Seconds until the zone with that wire name expires; None when it is none of these."""
+        zone = self._by_origin.get(origin)
+        return None if zone is None else zone.remaining
 
     async def close(self) -> None:
         """End what is under way; what is being written is written."""

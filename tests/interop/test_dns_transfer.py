@@ -136,6 +136,9 @@ def test_a_zone_on_its_way(tmp_path: Path, first: str, second: str) -> None:
     with SERVERS[second](tmp_path / "two", two):
         eventually(lambda: serial(two) == begun + 2, lambda: log(tmp_path))
         assert content(two) == whole
+        (left,) = re.findall(r"; EXPIRE: (\d+)", dig(two, "+expire", "rich.test", "SOA"))
+        assert 604_000 < int(left) <= 604_800, "what is left, not what the SOA says"
+        assert second != "ours" or int(left) < 604_800
 
 
 @pytest.mark.parametrize("nsec3", ["", "nsec3param iterations 0 optout no salt-length 0;"])
