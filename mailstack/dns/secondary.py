@@ -30,7 +30,7 @@ from mailstack.dns.journal import Entry
 from mailstack.dns.message import Malformed
 from mailstack.dns.notify import Pace
 from mailstack.dns.tsig import Conversation, Untrusted
-from mailstack.dns.zone import AXFR, IXFR, SOA, Node, RRset, Zone
+from mailstack.dns.zone import AXFR, IXFR, NS, SOA, Node, RRset, Zone
 from mailstack.net.clock import Clock
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
@@ -102,6 +102,7 @@ def stand_in(origin: bytes) -> Zone:
     """What stands in the place of a zone that is not there, so that its names belong to nobody else."""
     apex = Node(origin)
     apex.rrsets[SOA] = RRset(SOA, 0, ((b"", (names.ROOT, names.ROOT), bytes(20)),))
+    apex.rrsets[NS] = RRset(NS, 0, ((b"", (names.ROOT,), b""),))
     return Zone(origin, {origin: apex})
 
 

@@ -446,7 +446,10 @@ def test_many_messages_signed(tmp_path: Path) -> None:
         eventually(lambda: serial(two) == serial(one), lambda: log(tmp_path / "two"))
         assert content(two) == content(one)
         eventually(lambda: "too many records" in log(tmp_path / "three"))
-        assert "status: SERVFAIL" in dig(three, "rich.test", "SOA")
+        for kind in ("SOA", "NS", "A", "DS", "ANY"):
+            for name in ("rich.test", "below.rich.test"):
+                assert "status: SERVFAIL" in dig(three, "+dnssec", name, kind)
+        assert "Traceback" not in log(tmp_path / "three")
 
 
 TOLD = {
