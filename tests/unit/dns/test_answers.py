@@ -168,9 +168,7 @@ def test_nsid_when_the_server_has_a_name(tmp_path: Path) -> None:
     assert [option.to_wire() for option in response.options] == [b"dns-7"]
 
 
-@pytest.mark.parametrize(
-    ("opcode", "rcode"), [(dns.opcode.STATUS, "NOTIMP"), (6, "NOTIMP")]
-)
+@pytest.mark.parametrize(("opcode", "rcode"), [(dns.opcode.STATUS, "NOTIMP"), (6, "NOTIMP")])
 def test_other_opcodes(server: Responder, opcode: int, rcode: str) -> None:
     query = dns.message.make_query("rich.test", "SOA")
     query.set_opcode(dns.opcode.Opcode(opcode))
