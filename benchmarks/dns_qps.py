@@ -1,10 +1,13 @@
-"""Our DNS server beside BIND: queries a second, start-up, memory.
+"""Our DNS server beside BIND: queries a second, start-up, loading, memory, floods.
 
-    python -m benchmarks.dns_qps [--seconds 3] [--names 5000]
+    python -m benchmarks.dns_qps [--seconds 3] [--rounds 3] [--names 100000] [--rows REGEX]
 
-Needs named (bind9) and dnsperf. Both servers serve the same zones from the same named.conf on 127.0.0.1, one
-after the other; dnsperf runs beside them on the same processors. Rounds alternate between the two, and the
-best one counts. Three loads: five names over and over, random names of a larger zone, five names over TCP.
+Needs named, dnssec-keygen and dnssec-signzone (bind9) and dnsperf. Both servers serve the same zones from the
+same named.conf on 127.0.0.1, one after the other; dnsperf runs beside them on the same processors. Rounds
+alternate between the two; the table has the medians, and the ratio of ours to named's.
+
+Questions for the large zones are random, and a new server is started for each load: hardly a name has been
+asked for before. A server is ready when it answers from its largest zone.
 """
 
 from __future__ import annotations
@@ -17,14 +20,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
-from tests.interop.dns_servers import WORLD, bind, configure, ours
+import dns.exception
+import dns.message
+import dns.query
+
+from benchmarks.dns_flood import flooded
+from tests.interop.dns_servers import WORLD, configure
 from tests.ports import free_port
-
-Starter = Callable[[Path, int], AbstractContextManager["subprocess.Popen[bytes]"]]
 
 FEW = """rich.test MX
 mail.rich.test A
@@ -32,104 +40,208 @@ _imaps._tcp.rich.test SRV
 4.2.0.192.in-addr.arpa PTR
 nothere.rich.test A
 """
-ROUNDS = 2
+HEAD = "$TTL 3600\n@ IN SOA ns hostmaster 1 3600 600 86400 300\n@ NS ns\nns A 192.0.2.1\n"
+SIZES = (100_000, 300_000, 1_000_000)
+PATIENCE = 240
+"""Seconds that a server may take to load its zones."""
+POLICY = "dnssec-policy one { keys { csk lifetime unlimited algorithm ecdsa256; }; };\n"
+TOOLS = ("named", "dnssec-keygen", "dnssec-signzone", "dnsperf")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: configuration, the name that is answered when all is loaded, dnsperf's arguments."""
+
+    title: str
+    zones: str
+    ready: str
+    load: tuple[str, ...] = ()
+    flood: bool = False
+    head: str = ""
 
 
 def main() -> int:
     """Print one table. Exit status 4 when a tool is missing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--names", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--names", type=int, default=100_000)
+    parser.add_argument("--rows", default="")
     arguments = parser.parse_args()
-    for tool in ("named", "dnsperf"):
+    for tool in TOOLS:
         if shutil.which(tool) is None:
             print(f"needs {tool}", file=sys.stderr)
             return 4
     with tempfile.TemporaryDirectory(prefix="dns-qps-") as folder:
         root = Path(folder)
         root.chmod(0o755)
-        large = root / "large.zone"
-        write_large(large, arguments.names)
-        loads = write_loads(root, arguments.names)
-        results: dict[str, dict[str, float]] = {"ours": {}, "named": {}}
-        for _ in range(ROUNDS):
-            for name, starter in (("ours", ours), ("named", bind)):
-                measure(name, starter, root, large, loads, arguments.seconds, results[name])
-    print(f"{'':28}{'ours':>12}{'named':>12}{'ratio':>8}")
-    for row in results["ours"]:
-        mine, theirs = results["ours"][row], results["named"][row]
-        print(f"{row:28}{mine:12.2f}{theirs:12.2f}{mine / theirs:8.2f}")
+        print(f"{'':44}{'ours':>12}{'named':>12}{'ratio':>8}", flush=True)
+        for row in rows(root, arguments.names):
+            if re.search(arguments.rows, row.title):
+                compare(row, root, arguments.rounds, arguments.seconds)
     return 0
 
 
-def write_large(path: Path, count: int) -> None:
-    """A zone of `count` hosts and as many MX sets."""
-    lines = ["$TTL 3600", "@ IN SOA ns hostmaster 1 3600 600 86400 300", "@ NS ns", "ns A 192.0.2.1"]
-    for number in range(count):
-        lines.append(f"host{number} A 10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
-        lines.append(f"d{number} MX 10 host{number}")
-    path.write_text("\n".join(lines) + "\n")
-
-
-def write_loads(root: Path, count: int) -> dict[str, list[str]]:
-    """dnsperf's arguments by the name of the load."""
-    few, many = root / "few.txt", root / "many.txt"
+def rows(root: Path, count: int) -> Iterator[Row]:
+    """What is measured. Files are made when they are needed."""
+    few = root / "few.txt"
     few.write_text(FEW)
+    yield Row("five names", WORLD, "mail.rich.test", ("-d", str(few)))
+    yield Row("five names, TCP", WORLD, "mail.rich.test", ("-d", str(few), "-m", "tcp"))
+    large, many = root / "large.zone", root / "many.txt"
+    write_large(large, count)
     chance = random.Random(1)  # the same questions each time
-    asked = [f"host{chance.randrange(count)}.large.test A" for _ in range(50_000)]
-    asked += [f"d{chance.randrange(count)}.large.test MX" for _ in range(50_000)]
-    chance.shuffle(asked)
-    many.write_text("\n".join(asked) + "\n")
-    return {
-        "five names, queries/s": ["-d", str(few)],
-        f"{2 * count} names, queries/s": ["-d", str(many)],
-        "five names TCP, queries/s": ["-d", str(few), "-m", "tcp"],
-    }
+    many.write_text("".join(f"host{chance.randrange(count)}.large.test A\n" for _ in range(400_000)))
+    random_load = ("-d", str(many))
+    yield Row(f"{count} names", zone("large.test", large), "host1.large.test", random_load)
+    signed = sign(root, large)
+    yield Row(
+        f"{count} names, signed file, DO",
+        zone("large.test", signed),
+        "host1.large.test",
+        (*random_load, "-D"),
+    )
+    own = root / "own.zone"
+    shutil.copy(large, own)
+    yield Row(
+        f"{count} names, dnssec-policy, DO",
+        zone("large.test", own, "dnssec-policy one; inline-signing yes;"),
+        "host1.large.test",
+        (*random_load, "-D"),
+        head=POLICY,
+    )
+    for size in SIZES:
+        path = root / f"size{size}.zone"
+        write_mixed(path, size)
+        yield Row(f"load of {size} records", zone("large.test", path), "host1.large.test")
+    yield Row("a flood of random names", WORLD, "mail.rich.test", flood=True)
 
 
-def measure(
-    name: str,
-    starter: Starter,
-    root: Path,
-    large: Path,
-    loads: dict[str, list[str]],
-    seconds: int,
-    into: dict[str, float],
-) -> None:
-    """One round of one server; the better of two rounds stays in `into`."""
+def zone(name: str, path: Path, more: str = "") -> str:
+    return f'zone "{name}" {{ type master; file "{path}"; {more} }};\n'
+
+
+def write_large(path: Path, count: int) -> None:
+    """A zone of `count` hosts."""
+    path.write_text(HEAD + "".join(f"host{number} A {_address(number)}\n" for number in range(count)))
+
+
+def write_mixed(path: Path, count: int) -> None:
+    """A zone of `count` records, half of them MX."""
+    lines = (
+        f"host{number} A {_address(number)}\nd{number} MX 10 host{number}\n" for number in range(count // 2)
+    )
+    path.write_text(HEAD + "".join(lines))
+
+
+def _address(number: int) -> str:
+    return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def sign(root: Path, path: Path) -> Path:
+    """The zone as dnssec-signzone signs it."""
+    keygen = ["dnssec-keygen", "-q", "-a", "ECDSAP256SHA256", "-K", str(root)]
+    for more in ([], ["-f", "KSK"]):
+        subprocess.run([*keygen, *more, "large.test"], check=True, capture_output=True)
+    signed = root / "signed.zone"
+    signer = [
+        "dnssec-signzone",
+        "-S",
+        "-P",
+        "-K",
+        str(root),
+        "-o",
+        "large.test",
+        "-f",
+        str(signed),
+        str(path),
+    ]
+    subprocess.run(signer, check=True, capture_output=True, cwd=root)
+    return signed
+
+
+def compare(row: Row, root: Path, rounds: int, seconds: int) -> None:
+    found: dict[str, dict[str, list[float]]] = {"ours": {}, "named": {}}
+    for _ in range(rounds):
+        for name, into in found.items():
+            try:
+                for title, value in measure(name, row, root, seconds).items():
+                    into.setdefault(title, []).append(value)
+            except RuntimeError as error:
+                print(f"{row.title}: {name}: {error}", file=sys.stderr)
+    for title in found["ours"]:
+        mine = median(found["ours"][title])
+        theirs = median(found["named"].get(title, [float("nan")]))
+        ratio = mine / theirs if theirs else float("nan")
+        print(f"{row.title + ', ' + title:44}{mine:12.2f}{theirs:12.2f}{ratio:8.2f}", flush=True)
+
+
+def measure(name: str, row: Row, root: Path, seconds: int) -> dict[str, float]:
+    """One round of one server."""
     port = free_port()
-    home = configure(root / name, port)
+    home = root / name
+    shutil.rmtree(home, ignore_errors=True)
+    configure(home, port, "recursion no;", row.zones)
+    conf = home / "named.conf"
+    conf.write_text(row.head + conf.read_text())
+    found: dict[str, float] = {}
     begun = time.monotonic()
-    with starter(home, port) as process:
-        keep(into, "start, small zones, s", time.monotonic() - begun, best=min)
-        keep(into, "memory, idle, MiB (PSS)", pss(process.pid), best=min)
-    zones = WORLD + f'zone "large.test" {{ type master; file "{large}"; }};\n'
-    home = configure(root / name, port, "recursion no;", zones)
-    begun = time.monotonic()
-    with starter(home, port) as process:
-        keep(
-            into,
-            f"start, {len(large.read_bytes().splitlines())} records, s",
-            time.monotonic() - begun,
-            best=min,
-        )
-        for title, arguments in loads.items():
-            keep(into, title, dnsperf(port, seconds, arguments), best=max)
-        keep(into, "memory after it, MiB (PSS)", pss(process.pid), best=min)
+    with started(name, home, port, row.ready) as process:
+        found["start s"] = time.monotonic() - begun
+        found["start processor s"] = processor(process.pid)
+        found["memory MiB"] = pss(process.pid)
+        if row.load:
+            found["queries/s"] = dnsperf(port, seconds, row.load)
+            found["memory after it MiB"] = pss(process.pid)
+        if row.flood:
+            found["answered share"], found["flood questions/s"] = flooded(port, FEW.split("\n")[1], seconds)
+            found["memory after it MiB"] = pss(process.pid)
+    return found
 
 
-def keep(into: dict[str, float], title: str, value: float, best: Callable[[float, float], float]) -> None:
-    into[title] = best(into.get(title, value), value)
+@contextmanager
+def started(name: str, home: Path, port: int, ready: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process, from its first answer for `ready` to its end. Raises `RuntimeError`."""
+    command = [sys.executable, "-m", "mailstack.dns", "--config", str(home)]
+    if name == "named":
+        command = [shutil.which("named") or "named", "-g", "-c", str(home / "named.conf")]
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        query = dns.message.make_query(ready, "A")
+        deadline = time.monotonic() + PATIENCE
+        while not _answers(query, port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((home / "log").read_text()[-1000:])
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)
+        shutil.rmtree(home / "journals", ignore_errors=True)
 
 
-def dnsperf(port: int, seconds: int, arguments: list[str]) -> float:
+def _answers(query: dns.message.Message, port: int) -> bool:
+    try:
+        return bool(dns.query.udp(query, "127.0.0.1", port=port, timeout=0.1).answer)
+    except (OSError, dns.exception.DNSException):
+        return False
+
+
+def dnsperf(port: int, seconds: int, arguments: tuple[str, ...]) -> float:
     command = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-l", str(seconds), "-c", "4", *arguments]
     output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True).stdout
     match = re.search(r"Queries per second:\s+([\d.]+)", output)
     lost = re.search(r"Queries lost:\s+(\d+)", output)
-    if match is None or lost is None or int(lost[1]) > 100:
+    if match is None or lost is None or int(lost[1]) > 1000:
         raise RuntimeError(output)
     return float(match[1])
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def pss(pid: int) -> float:
