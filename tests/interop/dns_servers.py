@@ -56,15 +56,17 @@ def running(command: list[str], port: int, log: Path) -> Iterator[subprocess.Pop
     with open(log, "ab") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         query = dns.message.make_query("version.bind", "TXT", "CH")
         while True:
             try:
-                dns.query.udp(query, "127.0.0.1", port=port, timeout=0.02)
+                # By UDP named answers three of these in a second, and those who go on asking none.
+                dns.query.tcp(query, "127.0.0.1", port=port, timeout=10)
                 break
-            except (OSError, dns.exception.DNSException):
+            except (OSError, EOFError, dns.exception.DNSException):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.01)
         yield process
     finally:
         if process.poll() is None:
