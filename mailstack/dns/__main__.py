@@ -103,7 +103,7 @@ class Named:
     async def end(self) -> None:
         """Let what is under way end."""
         if self._exchange is not None:
-            await self._exchange.close()
+            await self._exchange.close(stopping=True)
         await self.server.close(GRACE)
 
     def write_pid(self) -> None:

@@ -22,7 +22,7 @@ from mailstack.dns import names
 from mailstack.dns.edit import flat
 from mailstack.dns.ixfr import Unfit, patched, singles
 from mailstack.dns.journal import Entry, Journal
-from mailstack.dns.update import journal_of
+from mailstack.dns.update import journal_limit, journal_of
 from mailstack.dns.zone import AAAA, A, Zone
 from mailstack.dns.zonefile import load_zone
 from mailstack.net.log import Log
@@ -44,6 +44,8 @@ class Backup:
         self._log = log
         self._shown = f"zone {conf.name or '.'}/IN"
         self._journal: Journal | None = journal_of(conf) if conf.file else None
+        self.abandoned = False
+        """The server stops, and does not wait for a large file: the zone comes from its primary again."""
         self._lock = _LOCKS.setdefault(conf.file, Lock())
 
     def load(self) -> tuple[Zone, float] | None:
@@ -122,12 +124,17 @@ class Backup:
             journal.remove()  # there would be a gap
             raise
 
+    def _lines(self, zone: Zone) -> Iterator[str]:
+        for line in lines(zone):
+            if self.abandoned:
+                raise InterruptedError("the server stops")
+            yield line
+
     def _shorten(self, journal: Journal) -> None:
-        limit = self._conf.transfers.max_journal_size
-        journal.shorten(2 * os.path.getsize(self._conf.file) if limit is None else limit, None)
+        journal.shorten(journal_limit(self._conf), None)
 
     def _failed(self, error: OSError | ConfigError) -> None:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         self._log.error(f"{self._shown}: the backup copy cannot be written: {reason}")
 
     def _write(self, zone: Zone) -> None:
@@ -135,11 +142,15 @@ class Backup:
         path = Path(self._conf.file)
         temporary = path.with_name(path.name + ".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "w", encoding="ascii", buffering=BUFFER) as file:
-            file.writelines(lines(zone))
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(temporary, path)
+        try:
+            with open(descriptor, "w", encoding="ascii", buffering=BUFFER) as file:
+                file.writelines(self._lines(zone))
+                file.flush()
+                os.fsync(descriptor)
+            os.rename(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)

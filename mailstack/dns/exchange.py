@@ -97,12 +97,12 @@ class Exchange:
             self._notifier = Notifier(self.conf, zones, self._own, self._resolve, self._log, self._clock)
         self._notifier.announce(conf, zone, startup=startup)
 
-    async def close(self) -> None:
+    async def close(self, *, stopping: bool = False) -> None:
         """Tell nobody, and fetch nothing, any more."""
         if self._notifier is not None:
             await self._notifier.close()
         if self.secondaries is not None:
-            await self.secondaries.close()
+            await self.secondaries.close(stopping=stopping)
 
     def _arrived(self, conf: ZoneConf, zone: Zone) -> None:
         self._responder.put(zone)

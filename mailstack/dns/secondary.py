@@ -154,14 +154,14 @@ class Secondary:
         self._transfer_log = service.log.category("xfer-in")
         self._shown = f"zone {conf.name or '.'}/IN"
         self._origin = names.from_text(conf.name)
-        self._backup = Backup(conf, service.log)
+        self.backup = Backup(conf, service.log)
         self._wanted = asyncio.Event()
         self._timers = Timers(conf.transfers, service.clock.time())
         self.zone: Zone | None = None
 
     def load(self) -> Zone | None:
         """The zone as it was last kept; None when it has expired, or was never there."""
-        found = self._backup.load()
+        found = self.backup.load()
         if found is None:
             return None
         zone, since = found
@@ -228,7 +228,7 @@ class Secondary:
                 await self._service.queries.turn()
                 serial = await self._serial(whom)
                 if self.zone is not None and serial == self.zone.serial:
-                    await asyncio.to_thread(self._backup.current)
+                    await asyncio.to_thread(self.backup.current)
                 elif self.zone is not None and not is_later(serial, self.zone.serial):
                     text = (
                         f"serial number ({serial}) received from primary {remote} < ours ({self.zone.serial})"
@@ -330,12 +330,12 @@ class Secondary:
 
     def _keep(self, zone: Zone, before: Zone | None, incoming: Incoming) -> None:
         if incoming.incremental:
-            self._backup.follow(zone, incoming.entries())
+            self.backup.follow(zone, incoming.entries())
             return
         step: Entry | None = None
         if before is not None and self.conf.transfers.ixfr_from_differences:
             step = Entry(before.serial, zone.serial, differences(before, zone))
-        self._backup.replace(zone, step)
+        self.backup.replace(zone, step)
 
 
 class Secondaries:
@@ -370,6 +370,8 @@ class Secondaries:
         zone = self._by_origin.get(origin)
         return None if zone is None else zone.remaining
 
-    async def close(self) -> None:
-        """End what is under way; what is being written is written."""
+    async def close(self, *, stopping: bool) -> None:
+        """End what is under way. What is being written is written, but not when the server is `stopping`."""
+        for zone in self.zones.values():
+            zone.backup.abandoned = stopping
         await self._tasks.drain(0)

@@ -32,6 +32,8 @@ from mailstack.dns.zonefile import is_host_record
 from mailstack.net.log import Log
 
 YXDOMAIN, YXRRSET, NXRRSET, NOTZONE = 6, 7, 8, 10
+JOURNAL_LEAST = 64 * 1024
+"""Octets that a small zone's journal may have, too, when `max-journal-size` does not say."""
 _META = range(128, 256)
 _ANY = 255
 _SIGNERS = frozenset((RRSIG, NSEC, NSEC3))
@@ -56,6 +58,12 @@ def own_soa(zone: Zone) -> RRset:
 def journal_of(conf: ZoneConf) -> Journal:
     """The journal of a zone."""
     return Journal(conf.journal_file, conf.name)
+
+
+def journal_limit(conf: ZoneConf) -> int:
+    """Octets that the journal of a zone may have whose file has everything. Raises `OSError`."""
+    limit = conf.transfers.max_journal_size
+    return max(2 * os.path.getsize(conf.file), JOURNAL_LEAST) if limit is None else limit
 
 
 def loaded(zone: Zone, conf: ZoneConf, before: Zone | None, log: Log) -> Zone:
@@ -95,8 +103,7 @@ def _compare(zone: Zone, conf: ZoneConf, before: Zone | None, log: Log) -> None:
         if last not in (None, before.serial):
             journal.put_aside()
         journal.append(Entry(before.serial, zone.serial, differences(before, zone)))
-        limit = conf.transfers.max_journal_size
-        journal.shorten(2 * os.path.getsize(conf.file) if limit is None else limit, None)
+        journal.shorten(journal_limit(conf), None)
     except OSError as error:
         log.error(f"{shown}: the journal cannot be written: {error.strerror}")
 

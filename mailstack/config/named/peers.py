@@ -73,7 +73,7 @@ class Transfers:
     max_ixfr_ratio: int | None = 100
     """Percent of the whole zone's octets that an incremental transfer may have; None: any number."""
     max_journal_size: int | None = None
-    """Octets; None: as many as the zone's file has twice."""
+    """Octets; None: twice as many as the zone's file has, and 64 KiB for a small one."""
     max_records: int = 0
     """Records that a zone from elsewhere may have; 0: any number."""
 
