@@ -49,6 +49,8 @@ def is_below(name: bytes, origin: bytes) -> bool:
 
 
 def _label(label: bytes) -> str:
+    if label.isalnum():  # ASCII, as octets go; most are, and every question's name is told
+        return label.decode("ascii")
     text = ""
     for octet in label:
         if octet in b'."\\;()@$':

@@ -39,8 +39,9 @@ _LENGTH = [bytes((size,)) for size in range(64)]
 NAME_LIMIT = 180
 """Octets of the longest name, as it stands, that is plain: with an origin it may get too long."""
 GAPS_LEAST = 100
-GAPS_SHARE = 20
-"""More gaps than `GAPS_LEAST`, and more than one for so many octets, are not worth the trouble."""
+GAPS_SHARE = 10_000
+"""Gaps between lines: more than `GAPS_LEAST`, and more than one for so many octets, are not worth
+the trouble. A file that dnssec-signzone has made has one behind every line."""
 
 
 class Unusual(Exception):  # noqa: N818 - a kind of file, not an error
@@ -179,7 +180,7 @@ def read(data: bytes, between: Between) -> tuple[Nodes, set[bytes]]:
     nodes: Nodes | None = None
     above: dict[bytes, bytes] = {}
     parents: set[bytes] = set()
-    last, done, gaps, most = b"", 0, 0, GAPS_LEAST + len(data) // (GAPS_SHARE * 50)
+    last, done, gaps, most = b"", 0, 0, GAPS_LEAST + len(data) // GAPS_SHARE
     origin, ttl = b"", 0
     for match in _LINE.finditer(data):
         start = match.start()
