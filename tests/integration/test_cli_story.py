@@ -225,6 +225,9 @@ def test_dns(terminal: Terminal) -> None:
     assert terminal.run("dns", "query", address, "PTR").rstrip().endswith("mail.story.test.")
     assert terminal.json("dns", "query", "nope.story.test", status=1)["error"]["code"] == "dns-nxdomain"
     assert terminal.data("dns", "query", "--tcp", "story.test", "TXT")["answers"]
+    counts = terminal.data("dns", "stats")
+    assert counts["rcodes"]["NXDOMAIN"] >= 1
+    assert counts["queries"]["TXT"] >= 1
     types = {record["type"] for record in terminal.data("dns", "records")["records"]}
     assert {"MX", "TXT", "SRV"} <= types
 

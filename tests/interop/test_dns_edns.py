@@ -285,7 +285,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]
         bind(configure(root / "bind", theirs, options, world), theirs),
     ):
         deadline = time.monotonic() + 30
-        while summary(udp(theirs, TABLE["dns"]))[0] != summary(udp(mine, TABLE["dns"]))[0]:
+        while summary(tcp(theirs, TABLE["dns"]))[0] != summary(tcp(mine, TABLE["dns"]))[0]:
             assert time.monotonic() < deadline  # named answers before it has its zones
         yield mine, theirs
 

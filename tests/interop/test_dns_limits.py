@@ -45,7 +45,7 @@ def loaded(port: int) -> None:
     """Wait until the zones are there: named answers before."""
     deadline = time.monotonic() + 30
     query = dns.message.make_query("www.other.test", "A")
-    while not dns.query.udp(query, "127.0.0.1", port=port, source="127.0.1.1", timeout=30).answer:
+    while not dns.query.tcp(query, "127.0.0.1", port=port, source="127.0.1.1", timeout=30).answer:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -121,6 +121,6 @@ def test_order_of_records(tmp_path: Path, options: str, most: int, least: int) -
             seen = set()
             for _ in range(60):
                 query = dns.message.make_query("rich.test", "MX", use_edns=0)
-                answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=30).answer
+                answer = dns.query.tcp(query, "127.0.0.1", port=port, timeout=30).answer
                 seen.add(" ".join(str(rdata) for rdata in answer[0]))
             assert least <= len(seen) <= most, (port, seen)

@@ -85,7 +85,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]
     ):
         deadline = time.monotonic() + 30
         query = dns.message.make_query("www.other.test", "A")
-        while not dns.query.udp(query, "127.0.0.1", port=theirs, timeout=30).answer:
+        while not dns.query.tcp(query, "127.0.0.1", port=theirs, timeout=30).answer:
             assert time.monotonic() < deadline  # named answers before it has its zones
         yield mine, theirs
 
