@@ -125,7 +125,7 @@ def test_files_have_nameds_lines(tmp_path: Path) -> None:
         ours(prepare(tmp_path / "ours", mine), mine),
         bind(prepare(tmp_path / "bind", theirs), theirs, "-f"),
     ):
-        wait_for(tmp_path / "bind" / "log" / "default.log", "all zones loaded")
+        wait_for(tmp_path / "bind" / "log" / "default.log", "notice: running\n")
         for ask in asked():
             ask(mine)
             ask(theirs)
