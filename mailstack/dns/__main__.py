@@ -159,7 +159,7 @@ class Named:
                 continue
             shown = zone_conf.name or "."
             try:
-                zone, odd = load_zone(zone_conf.name, zone_conf.file)
+                zone, odd = load_zone(zone_conf.name, zone_conf.file, check_names=zone_conf.check_names)
                 zone = loaded(zone, zone_conf, self.zones.get(zone_conf.name), self.log)
                 if zone_conf.dnssec is not None:
                     _sign(zone, zone_conf, time.time())

@@ -24,12 +24,17 @@ from mailstack.dns.zone import (
     DNSKEY,
     DS,
     KEY,
+    L32,
+    L64,
+    LP,
     MX,
+    NAPTR,
     NS,
     NSEC,
     NSEC3,
     RRSIG,
     SOA,
+    SRV,
     TLSA,
     A,
     Node,
@@ -49,6 +54,8 @@ _NOT_ALIASED: Final = frozenset((CNAME, ANY, KEY, NSEC, RRSIG))
 
 
 _ADDRESSES: Final = (A, AAAA)
+_BESIDE: Final = {NAPTR: (SRV, A, AAAA), LP: (L32, L64)}
+"""What is told of the names in these types; of those in others, their addresses."""
 _SMTP: Final = b"\x03_25\x04_tcp"
 """TLSA beside MX: the records for DANE with SMTP (RFC 7672 §2.2)."""
 
@@ -163,7 +170,8 @@ class Authority:
             target = self._step(out, zone, name, name.lower(), rdtype, with_authority=with_authority)
             if target is None:
                 return
-            if any(owner == target and rrset.rdtype == CNAME for owner, rrset in out.answer):
+            came = target.lower()
+            if any(owner.lower() == came and rrset.rdtype == CNAME for owner, rrset in out.answer):
                 break
             name = target
             following = self.zone_of(target.lower())
@@ -200,7 +208,7 @@ class Authority:
         rrsets = node_at.rrsets
         if CNAME in rrsets and rdtype not in _NOT_ALIASED:
             alias = rrsets[CNAME]
-            out.answer.append((name, alias))
+            out.answer.append((node_at.owner if source == lower else name, alias))
             self._prove_expansion(out, zone, lower, source)
             return _target(alias)
         if zone.signer is not None and rdtype in (ANY, NSEC, RRSIG):
@@ -211,7 +219,9 @@ class Authority:
         if not found:
             self._deny_type(out, zone, lower, source, rdtype)
             return None
-        out.answer.extend((name, rrset) for rrset in found)
+        # The name as the zone writes it, but as it was asked for where a wildcard stands for it.
+        owner = node_at.owner if source == lower else name
+        out.answer.extend((owner, rrset) for rrset in found)
         if not (lower == zone.origin and rdtype in (NS, ANY)):
             self._add_authority(out, zone, with_authority=with_authority)
         self._prove_expansion(out, zone, lower, source)
@@ -340,9 +350,13 @@ class Authority:
                     continue
                 beside = self.zone_of(owner.lower())
                 for target in rrset.targets:
-                    self._add(out, target, _ADDRESSES, present, beside)
+                    self._add(out, target, _BESIDE.get(rrset.rdtype, _ADDRESSES), present, beside)
                     if rrset.rdtype == MX:
                         self._add(out, _SMTP + target, (TLSA,), present, beside)
+        for _, rrset in out.additional.copy():
+            if rrset.rdtype == SRV:  # it stands beside NAPTR, and its hosts beside it
+                for target in rrset.targets:
+                    self._add(out, target, _ADDRESSES, present, self.zone_of(target.lower()))
 
     def _add_glue(self, out: Answer, present: set[tuple[bytes, int]]) -> None:
         """The addresses of a referral's servers that nobody else can tell: those below cuts of the zone.
@@ -354,11 +368,11 @@ class Authority:
         assert zone is not None
         inside = [target for target in ns.targets if names.is_below(target.lower(), cut.lower())]
         for target in inside:
-            self._add(out, target, _ADDRESSES, present, zone)
+            self._add(out, target, _ADDRESSES, present, zone, glue=True)
         out.glue = len(out.additional)
         for target in ns.targets:
             if target not in inside and self._highest_break(zone, target.lower(), A) in zone.cuts:
-                self._add(out, target, _ADDRESSES, present, zone)
+                self._add(out, target, _ADDRESSES, present, zone, glue=True)
 
     def _add(
         self,
@@ -367,8 +381,10 @@ class Authority:
         kinds: tuple[int, ...],
         present: set[tuple[bytes, int]],
         only: Zone | None,
+        *,
+        glue: bool = False,
     ) -> None:
-        """The sets of `target` that are there, if it lies in zone `only` as well."""
+        """The sets of `target` that are there, if it lies in zone `only`; with `glue`, even below a cut."""
         lower = target.lower()
         if len(lower) > NAME_LIMIT:
             return
@@ -376,7 +392,9 @@ class Authority:
         if zone is None or zone is not only:
             return
         node = zone.nodes.get(lower)
-        if node is None and self._highest_break(zone, lower, A) is None:
+        if (not glue or node is None) and self._highest_break(zone, lower, A) is not None:
+            return
+        if node is None:
             node = zone.nodes.get(self._wildcard(zone, lower))
         if node is None:
             return

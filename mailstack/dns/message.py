@@ -205,7 +205,7 @@ def render(
     buffer = bytearray(12)
     buffer += query.question
     table: dict[bytes, int] = {}
-    _note_suffixes(table, query.name.lower(), 12)
+    _note_suffixes(table, query.name, 12)
     counts = [0, 0, 0]
     truncated = False
     whole = query.edns is not None
@@ -298,12 +298,11 @@ def _add_rrset(
 
 
 def _add_name(buffer: bytearray, table: dict[bytes, int], name: bytes) -> None:
-    """Append a name, its longest known suffix as a pointer (RFC 1035 §4.1.4)."""
-    lower = name.lower()
+    """Append a name, its longest known suffix as a pointer (RFC 1035 §4.1.4); its case is kept."""
     base = len(buffer)
     position = 0
-    while lower[position]:
-        suffix = lower[position:]
+    while name[position]:
+        suffix = name[position:]
         offset = table.get(suffix)
         if offset is not None:
             buffer += name[:position]
@@ -311,15 +310,15 @@ def _add_name(buffer: bytearray, table: dict[bytes, int], name: bytes) -> None:
             return
         if base + position < 0x4000:
             table[suffix] = base + position
-        position += 1 + lower[position]
+        position += 1 + name[position]
     buffer += name
 
 
-def _note_suffixes(table: dict[bytes, int], lower: bytes, base: int) -> None:
+def _note_suffixes(table: dict[bytes, int], name: bytes, base: int) -> None:
     position = 0
-    while lower[position]:
-        table[lower[position:]] = base + position
-        position += 1 + lower[position]
+    while name[position]:
+        table[name[position:]] = base + position
+        position += 1 + name[position]
 
 
 def _forget(table: dict[bytes, int], size: int) -> None:

@@ -127,6 +127,7 @@ def _read_all(
                 transaction.check_put_rdataset(_names_check(reader, told))
             if checks:
                 transaction.check_put_rdataset(_check_singleton)
+            transaction.check_put_rdataset(_keep_ttl)
             reader.read()
     except OSError as error:
         if error.filename == path:
@@ -150,6 +151,7 @@ def _read_plain(top: dns.name.Name, path: str, *, checks: bool, check_names: str
             transaction.check_put_rdataset(_names_check(reader, None))
         if checks:
             transaction.check_put_rdataset(_check_singleton)
+        transaction.check_put_rdataset(_keep_ttl)
 
         def between(piece: bytes, last: bytes) -> tuple[bytes, int, bytes]:
             if last:
@@ -256,6 +258,15 @@ def _check_singleton(
             raise ValueError(f"{owner.to_text(True)}: multiple RRs of singleton type")
 
 
+def _keep_ttl(
+    transaction: dns.transaction.Transaction, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset
+) -> None:
+    """The first record's TTL counts for all of its set, as with named (RFC 2181 §5.2)."""
+    before = transaction.get(owner, rdataset.rdtype, rdataset.covers)
+    if before is not None:
+        rdataset.ttl = before.ttl
+
+
 def _may_own(kind: int, owner: dns.name.Name) -> bool:
     return kind not in (A, AAAA, MX) or _is_host(owner, wildcard=True)
 
@@ -327,6 +338,8 @@ def compact(kind: int, rdata: Any) -> tuple[Rdata, bytes | None]:
         case 35:  # NAPTR: hosts for "A", services for "S"
             flags = rdata.flags.lower()
             return rdata.to_wire() or b"", _wire(rdata.replacement) if flags in (b"a", b"s") else None
+        case 107:  # LP
+            return rdata.to_wire() or b"", _wire(rdata.fqdn)
         case _:
             return rdata.to_wire() or b"", None
 

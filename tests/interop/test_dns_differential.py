@@ -135,6 +135,56 @@ def test_same_answers(ports: tuple[int, int], options: dict[str, object]) -> Non
     assert not different, f"{len(different)} of {asked}:\n" + "\n".join(different[:20])
 
 
+MORE = Path(__file__).parent / "zones"
+WAYS: tuple[dict[str, object], ...] = (
+    {"use_edns": 0, "payload": 1232},
+    {"use_edns": 0, "payload": 1232, "want_dnssec": True, "rd": False},
+    {"use_edns": False},
+)
+
+
+def questions_about(origin: str, port: int) -> Iterator[tuple[str, str]]:
+    """Every name of a zone as it stands, in capitals and with one more label; its types and common ones."""
+    transfer = dns.query.xfr("127.0.0.1", origin, port=port, relativize=False)
+    zone = dns.zone.from_xfr(transfer, relativize=False)
+    for name in sorted(zone.nodes):
+        types = {dns.rdatatype.to_text(rdataset.rdtype) for rdataset in zone.nodes[name]}
+        types |= {"A", "MX", "TXT", "NS", "CNAME", "ANY", "DS", "SOA"}
+        text = name.to_text()
+        for variant in (text, text.upper(), "nx." + text):
+            if len(variant) < 254:
+                for rdtype in sorted(types):
+                    yield variant, rdtype
+
+
+def test_more_zones(tmp_path: Path) -> None:
+    """Every type, names that are hard to read, wildcards, delegations, aliases, directives of master files."""
+    zones = ""
+    for path in sorted(MORE.glob("*.zone")):
+        zones += (
+            f'zone "{path.stem}.test" {{ type master; file "zones/{path.name}"; check-names ignore; }};\n'
+        )
+    mine, theirs = free_port(), free_port()
+    for folder in ("ours", "bind"):
+        shutil.copytree(MORE, tmp_path / folder / "zones")
+    options = "recursion no; allow-transfer { any; };"
+    different: list[str] = []
+    asked = 0
+    with (
+        ours(configure(tmp_path / "ours", mine, options, zones), mine),
+        bind(configure(tmp_path / "bind", theirs, options, zones), theirs),
+    ):
+        for path in MORE.glob("*.zone"):
+            for name, rdtype in questions_about(f"{path.stem}.test", theirs):
+                way = WAYS[asked % len(WAYS)]
+                asked += 1
+                here, there = ask(name, rdtype, mine, **way), ask(name, rdtype, theirs, **way)
+                if here != there:
+                    different.append(f"{name} {rdtype} {way}\n   ours {show(here)}\n  named {show(there)}")
+    assert asked > 4000
+    assert not different, f"{len(different)} of {asked}:\n" + "\n".join(different[:20])
+
+
 def raw(
     *options: tuple[int, bytes],
     question: bool = True,

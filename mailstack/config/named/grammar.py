@@ -40,7 +40,7 @@ OPTIONS_WORK: Final = frozenset(
     allow-notify allow-query allow-query-cache allow-query-cache-on allow-query-on allow-recursion
     allow-recursion-on allow-transfer allow-update
     allow-update-forwarding also-notify answer-cookie auth-nxdomain
-    blackhole cookie-algorithm cookie-secret
+    blackhole check-names cookie-algorithm cookie-secret
     directory disable-empty-zone dnssec-policy dnssec-validation edns-udp-size empty-contact
     empty-server empty-zones-enable forward
     forwarders hostname ixfr-from-differences key-directory
@@ -118,7 +118,7 @@ OPTIONS_IGNORED: Final = {
     ),
     **dict.fromkeys(
         _words("""
-        check-dup-records check-integrity check-mx check-mx-cname check-names check-sibling check-spf
+        check-dup-records check-integrity check-mx check-mx-cname check-sibling check-spf
         check-srv-cname check-wildcard max-records-per-type max-types-per-name max-zone-ttl
         """),
         _CHECK,
@@ -181,11 +181,11 @@ OPTIONS_REFUSED: Final = {
 
 ZONE_WORKS: Final = frozenset(
     _words("""
-    allow-notify allow-query allow-transfer allow-update allow-update-forwarding also-notify dnssec-policy
-    file forward forwarders inline-signing ixfr-from-differences journal key-directory masterfile-format
-    masters max-ixfr-ratio max-journal-size max-records max-refresh-time max-retry-time max-transfer-idle-in
-    max-transfer-time-in min-refresh-time min-retry-time multi-master notify notify-delay notify-source
-    notify-source-v6 notify-to-soa primaries request-ixfr transfer-source transfer-source-v6
+    allow-notify allow-query allow-transfer allow-update allow-update-forwarding also-notify check-names
+    dnssec-policy file forward forwarders inline-signing ixfr-from-differences journal key-directory
+    masterfile-format masters max-ixfr-ratio max-journal-size max-records max-refresh-time max-retry-time
+    max-transfer-idle-in max-transfer-time-in min-refresh-time min-retry-time multi-master notify notify-delay
+    notify-source notify-source-v6 notify-to-soa primaries request-ixfr transfer-source transfer-source-v6
     try-tcp-refresh type allow-query-on update-policy zone-statistics
     """)
 )

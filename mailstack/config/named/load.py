@@ -9,14 +9,14 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from mailstack.config.named import grammar
 from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl, AclTable
 from mailstack.config.named.answers import answering, zone_statistics
 from mailstack.config.named.channels import Logging, read_logging
 from mailstack.config.named.keys import read_keys
-from mailstack.config.named.model import DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
+from mailstack.config.named.model import CheckNames, DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
 from mailstack.config.named.peers import Traffic
 from mailstack.config.named.policy import Policies
 from mailstack.config.named.syntax import Block, Statement, Word, parse
@@ -36,7 +36,9 @@ from mailstack.config.named.values import (
     to_number,
 )
 
-_REPEATED: Final = frozenset(("listen-on", "listen-on-v6", "disable-empty-zone", "cookie-secret"))
+_REPEATED: Final = frozenset(
+    ("listen-on", "listen-on-v6", "disable-empty-zone", "cookie-secret", "check-names")
+)
 
 
 def load(path: Path) -> NamedConf:
@@ -57,6 +59,8 @@ class _Reader:
         self._logging: Logging | None = None
         self.general: dict[str, Statement] = {}
         """Options that are for zones that say nothing themselves."""
+        self.names_checked: dict[str, CheckNames] = {}
+        """`check-names` of the options, by type of zone."""
 
     def read(self) -> NamedConf:
         for name, (statement, _) in self.acls.names.items():
@@ -172,6 +176,8 @@ class _Reader:
         for keyword in ("max-cache-ttl", "max-ncache-ttl"):
             if keyword in one:
                 values[keyword.replace("-", "_")] = duration(one[keyword])
+        for statement in found.get("check-names", ()):
+            self._names_checked(statement)
         values.update(answering(found, self.acls, values["directory"]))
         values.setdefault("querylog", bool(self.logging(values["directory"]).categories.get("queries")))
         self._access(one, values)
@@ -310,6 +316,7 @@ class _Reader:
             update_policy=rules,
             dnssec=self._policy(one, kind),
             key_directory=self._key_directory(one, options),
+            check_names=self._check_names(one, kind),
             journal=os.path.join(options.directory, string(one["journal"])) if "journal" in one else "",
             transfers=self.remotes.of_zone(kind, one, self.general, statement),
             path=statement.path,
@@ -327,6 +334,33 @@ class _Reader:
             return granted(rules, self.keys)
         given = one.get("allow-update", self.general.get("allow-update"))
         return NONE if given is None else self._acl(given)
+
+    def _check_names(self, one: Mapping[str, Statement], kind: str) -> CheckNames:
+        if "check-names" not in one:
+            return self.names_checked.get(kind, "fail")
+        wanted = choice(one["check-names"], _CHECK_NAMES)
+        if kind == "secondary" and wanted == "fail":
+            raise one["check-names"].error(
+                "a secondary zone is taken as its primary server has it: warn or ignore"
+            )
+        return cast(CheckNames, wanted)
+
+    def _names_checked(self, statement: Statement) -> None:
+        """`check-names TYPE fail|warn|ignore` of the options."""
+        match statement.items[1:]:
+            case (Word(text=kind), Word(text="fail" | "warn" | "ignore" as wanted)) if kind in _CHECKED:
+                where = _CHECKED[kind]
+            case _:
+                raise statement.error(
+                    f"'check-names' takes one of {', '.join(_CHECKED)}, and one of {', '.join(_CHECK_NAMES)}"
+                )
+        if where in self.names_checked:
+            raise statement.error(f"'check-names {kind}' redefined")
+        if wanted == "fail" and where != "primary":
+            raise statement.error(
+                f"check-names {kind} fail is not supported: what others serve is taken as it is"
+            )
+        self.names_checked[where] = wanted
 
     def _policy(self, one: Mapping[str, Statement], kind: str) -> DnssecPolicy | None:
         wanted = one.get("dnssec-policy", self.general.get("dnssec-policy"))
@@ -351,6 +385,14 @@ _TCP_TIMES: Final = {
     "tcp-idle-timeout": 1200,
     "tcp-keepalive-timeout": 65_535,
     "tcp-advertised-timeout": 65_535,
+}
+_CHECK_NAMES: Final = ("fail", "warn", "ignore")
+_CHECKED: Final = {
+    "primary": "primary",
+    "master": "primary",
+    "secondary": "secondary",
+    "slave": "secondary",
+    "response": "response",
 }
 _PRIMARY: Final = grammar.ZONE_WORKS
 _SECONDARY: Final = grammar.ZONE_WORKS - {

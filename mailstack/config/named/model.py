@@ -127,6 +127,9 @@ class Options:
     """What `id.server` says; '' is the machine's name, None refuses to say."""
 
 
+CheckNames = Literal["fail", "warn", "ignore"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
     """One `zone`. `name` is lower case without the final dot; the root is ''."""
@@ -150,6 +153,8 @@ class Zone:
     """How the server signs the zone; None: it is served as its file has it."""
     key_directory: str = ""
     """Absolute path of the keys' folder."""
+    check_names: CheckNames = "fail"
+    """What becomes of names that are no host names where a host's has to be."""
     journal: str = ""
     """Absolute path; '' is FILE.journal. What else the server keeps of the zone lies beside it."""
     transfers: Transfers = PLAIN
