@@ -200,7 +200,9 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         r"session=<\S+>",
         log,
     )
-    assert re.search(r"pop3\(zs@mail\.test\)<\d+><\S+>: Disconnected: Logged out top=0/0, retr=0/0, del=0/0", log)
+    assert re.search(
+        r"pop3\(zs@mail\.test\)<\d+><\S+>: Disconnected: Logged out top=0/0, retr=0/0, del=0/0", log
+    )
 
 
 def test_a_silent_client_is_sent_away_and_deletes_nothing(
