@@ -200,12 +200,20 @@ class Master:
         return bound
 
     def _check(self) -> bool:
-        """Load everything as the children will, in a process of its own, so that nothing of it stays here."""
+        """Load everything as the children will, in a process of its own, so that nothing of it stays here.
+
+        Raises `StartError` when that process does not come to an answer: somebody killed it, or memory is
+        short, which says nothing about the configuration.
+        """
         pid = os.fork()
         if pid == 0:
             _leave(lambda: self._check_here())
         _, status = os.waitpid(pid, 0)
-        return status == 0
+        code = os.waitstatus_to_exitcode(status)
+        if code not in (0, EX_CONFIG):
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+            raise StartError(f"the process that checks the configuration {how}")
+        return code == 0
 
     def _check_here(self) -> int:
         from mailstack.mta import check
@@ -359,7 +367,7 @@ class Master:
             workers = Workers.read(conf, services)
             bound = self._bind(conf, services)
             redirect(self._log, conf)
-        except (ConfigError, OSError) as error:
+        except (ConfigError, StartError, OSError) as error:
             self._log.error(f"reload: {_why(error)}; the old configuration goes on")
             return
         self._conf, self._services, self._bound = conf, services, bound
