@@ -121,11 +121,17 @@ def _is_qmgr(pid: int) -> bool:
 def kill(project: Project, role: str, chance: random.Random) -> None:
     """SIGKILL to one process of a role, once there is one."""
     deadline = time.monotonic() + 40
-    while not (pids := processes(project, role)):
+    while True:
+        if pids := processes(project, role):
+            try:
+                os.kill(chance.choice(pids), signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # a child that only checks the configuration may have ended since
+            else:
+                print(f"killing {role}")
+                return
         assert time.monotonic() < deadline, f"no {role} runs"
         time.sleep(0.05)
-    print(f"killing {role}")
-    os.kill(chance.choice(pids), signal.SIGKILL)
 
 
 def settle(project: Project, boxes: dict[str, Path], accepted: set[str]) -> Counter[str]:
