@@ -34,6 +34,14 @@ def test_version(shell: Shell) -> None:
     assert shell("--version", "-o", "json").json["data"] == {"version": __version__}
 
 
+def test_as_a_module() -> None:
+    """`python -m mailstack` is the command, for those whose PATH lacks the script."""
+    command = [sys.executable, "-m", "mailstack"]
+    shown = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert shown.stdout == f"mailstack {__version__}\n"
+    assert subprocess.run([*command, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
+
+
 @pytest.mark.parametrize(
     "args",
     [
