@@ -30,7 +30,7 @@ class Terminal:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "mailstack.cli", *args],
+            [sys.executable, "-m", "mailstack", *args],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -277,7 +277,7 @@ def test_a_project_is_found_by_its_name_from_anywhere(terminal: Terminal, tmp_pa
 
 def test_run(terminal: Terminal) -> None:
     script = (
-        'set -e; M="$0 -m mailstack.cli"; $M send --to "$MAILSTACK_USER" --subject in-run -q; '
+        'set -e; M="$0 -m mailstack"; $M send --to "$MAILSTACK_USER" --subject in-run -q; '
         '$M mail wait "$MAILSTACK_USER" --subject in-run >&2; echo "$MAILSTACK_PROJECT"; exit 9'
     )
     out = terminal.run("run", "--", "sh", "-c", script, sys.executable, status=9)

@@ -32,7 +32,7 @@ $TTL 60
 
 
 def mailstack(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "mailstack.cli", "-f", str(folder / "mailstack.yaml"), *arguments]
+    command = [sys.executable, "-m", "mailstack", "-f", str(folder / "mailstack.yaml"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
