@@ -34,6 +34,32 @@ def folded(rdtype: int, data: bytes) -> bytes:
     return dns.rdata.from_wire(dns.rdataclass.IN, kind, data, 0, len(data)).to_digestable()
 
 
+class _Held:
+    """A set that is being changed: its records by the form in which they are compared."""
+
+    __slots__ = ("datas", "rdtype", "ttl")
+
+    def __init__(self, rdtype: int, ttl: int, rrset: RRset | None = None) -> None:
+        self.rdtype = rdtype
+        self.ttl = ttl
+        datas = [flat(rdata) for rdata in rrset.rdatas] if rrset is not None else ()
+        self.datas = {folded(rdtype, data): data for data in datas}
+
+    def rrset(self) -> RRset:
+        """The set as it is now."""
+        return rrset_of(self.rdtype, self.ttl, list(self.datas.values()))
+
+
+class _Name:
+    """A name that is being changed, and its sets, of which most stay as they are."""
+
+    __slots__ = ("owner", "sets")
+
+    def __init__(self, owner: bytes, sets: dict[int, RRset | _Held]) -> None:
+        self.owner = owner
+        self.sets = sets
+
+
 class Edit:
     """Changes to a zone, one after the other."""
 
@@ -41,99 +67,119 @@ class Edit:
         """`soa` is the zone's own: a zone that is signed as it is served shows another serial."""
         self.origin = zone.origin
         self.signed = zone.denial is not None
-        self._nodes = dict(zone.nodes)
-        self._own: set[bytes] = set()
-        self.changes: list[Change] = []
-        self._node(zone.origin).rrsets[SOA] = soa
+        self._zone = zone
+        self._soa = soa
+        self._names: dict[bytes, _Name] = {}
+        """Those that have been looked at in order to be changed."""
 
     def rrsets(self, name: bytes) -> dict[int, RRset]:
-        """The sets at a lower-case name."""
-        node = self._nodes.get(name)
-        return {} if node is None else node.rrsets
+        """The sets at a lower-case name, before all changes."""
+        node = self._zone.nodes.get(name)
+        rrsets = {} if node is None else node.rrsets
+        return {**rrsets, SOA: self._soa} if name == self.origin else rrsets
+
+    def types(self, name: bytes) -> list[int]:
+        """The types at a lower-case name now."""
+        there = self._names.get(name)
+        return list(self.rrsets(name) if there is None else there.sets)
 
     def add(self, owner: bytes, rdtype: int, ttl: int, data: bytes) -> None:
-        """A record comes; one that is there already gets the TTL (RFC 2136 §3.4.2.2)."""
+        """A record comes; all of its set get the TTL (RFC 2136 §3.4.2.2)."""
         name = owner.lower()
-        rrsets = self.rrsets(name)
-        others = rrsets.keys() - _OF_SIGNING - {CNAME}
-        if (rdtype == CNAME and others) or (
-            CNAME in rrsets and rdtype != CNAME and rdtype not in _OF_SIGNING
-        ):
+        types = set(self.types(name))
+        others = types - _OF_SIGNING - {CNAME}
+        if (rdtype == CNAME and others) or (CNAME in types and rdtype != CNAME and rdtype not in _OF_SIGNING):
             return
-        present = rrsets.get(rdtype)
         if rdtype == SOA and (name != self.origin or not is_later(serial_of(data), serial_of(self.soa))):
             return
-        kept = [flat(rdata) for rdata in present.rdatas] if present is not None else []
-        key = folded(rdtype, data)
+        held = self._held(name, owner, rdtype, ttl)
         if rdtype in _SINGLE:
-            kept = []
-        same = [one for one in kept if folded(rdtype, one) == key]
-        if same and present is not None and present.ttl == ttl and data in same:
-            return
-        if present is not None:
-            self._gone(name, rdtype, [flat(rdata) for rdata in present.rdatas])
-        wanted = [one for one in kept if one not in same] + [data]
-        node = self._node(name, owner)
-        node.rrsets[rdtype] = rrset_of(rdtype, ttl, wanted)
-        self.changes += [Change(node.owner, rdtype, ttl, one) for one in wanted]
+            held.datas.clear()
+        held.datas[folded(rdtype, data)] = data
+        held.ttl = ttl
 
     def delete(self, name: bytes, rdtype: int, data: bytes) -> None:
         """A record goes, but for the SOA and the zone's last NS (§3.4.2.4)."""
-        present = self.rrsets(name).get(rdtype)
-        if present is None or rdtype == SOA:
+        if rdtype == SOA or rdtype not in self.types(name):
             return
-        key = folded(rdtype, data)
-        all_of_them = [flat(rdata) for rdata in present.rdatas]
-        kept = [one for one in all_of_them if folded(rdtype, one) != key]
-        if len(kept) == len(all_of_them) or (name == self.origin and rdtype == NS and not kept):
+        held = self._held(name, name, rdtype, 0)
+        if len(held.datas) == 1 and rdtype == NS and name == self.origin:
             return
-        self._gone(name, rdtype, [one for one in all_of_them if one not in kept])
-        node = self._node(name)
-        if kept:
-            node.rrsets[rdtype] = rrset_of(rdtype, present.ttl, kept)
-        else:
-            del node.rrsets[rdtype]
+        held.datas.pop(folded(rdtype, data), None)
+        if not held.datas:
+            del self._names[name].sets[rdtype]
 
     def delete_set(self, name: bytes, rdtype: int) -> None:
         """A set goes, but for the zone's SOA and NS (§3.4.2.3)."""
-        present = self.rrsets(name).get(rdtype)
-        if present is None or (name == self.origin and rdtype in (SOA, NS)):
-            return
-        self._gone(name, rdtype, [flat(rdata) for rdata in present.rdatas])
-        del self._node(name).rrsets[rdtype]
+        if rdtype in self.types(name) and not (name == self.origin and rdtype in (SOA, NS)):
+            del self._opened(name, name).sets[rdtype]
 
     def result(self) -> Zone:
         """The zone as it is now. Names without records are gone."""
-        return Zone(self.origin, {name: node for name, node in self._nodes.items() if node.rrsets})
+        nodes = dict(self._zone.nodes)
+        for name, one in self._names.items():
+            node = nodes[name] = Node(one.owner)
+            for rdtype, held in one.sets.items():
+                node.rrsets[rdtype] = held.rrset() if isinstance(held, _Held) else held
+        nodes[self.origin].rrsets[SOA] = rrset_of(SOA, self._soa_ttl, [self.soa])
+        return Zone(self.origin, {name: node for name, node in nodes.items() if node.rrsets})
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What is different now: of each set the records that went, then those that came."""
+        found: list[Change] = []
+        for name, one in self._names.items():
+            before = self.rrsets(name)
+            for rdtype in dict.fromkeys((*before, *one.sets)):
+                found += _difference(one.owner, rdtype, before.get(rdtype), one.sets.get(rdtype))
+        return tuple(found)
 
     @property
     def soa(self) -> bytes:
         """The data of the SOA record."""
-        return flat(self._nodes[self.origin].rrsets[SOA].rdatas[0])
+        held = self._names[self.origin].sets[SOA] if self.origin in self._names else self._soa
+        return next(iter(held.datas.values())) if isinstance(held, _Held) else flat(held.rdatas[0])
+
+    @property
+    def _soa_ttl(self) -> int:
+        return (self._names[self.origin].sets[SOA] if self.origin in self._names else self._soa).ttl
 
     def renumber(self) -> None:
         """The next serial (RFC 1982; zero is left out)."""
-        soa = self._nodes[self.origin].rrsets[SOA]
         data = self.soa
         serial = (serial_of(data) + 1) & 0xFFFFFFFF or 1
-        self.add(
-            self._nodes[self.origin].owner, SOA, soa.ttl, data[:-20] + serial.to_bytes(4, "big") + data[-16:]
-        )
+        owner = self._zone.apex.owner
+        self.add(owner, SOA, self._soa_ttl, data[:-20] + serial.to_bytes(4, "big") + data[-16:])
 
-    def _gone(self, name: bytes, rdtype: int, datas: list[bytes]) -> None:
-        node = self._nodes[name]
-        ttl = node.rrsets[rdtype].ttl
-        self.changes += [Change(node.owner, rdtype, None, data, ttl) for data in datas]
+    def _opened(self, name: bytes, owner: bytes) -> _Name:
+        """A name that may be changed."""
+        found = self._names.get(name)
+        if found is None:
+            node = self._zone.nodes.get(name)
+            own = owner if node is None or not node.rrsets else node.owner
+            found = self._names[name] = _Name(own, {**self.rrsets(name)})
+        return found
 
-    def _node(self, name: bytes, owner: bytes = b"") -> Node:
-        """A node that may be changed."""
-        before = self._nodes.get(name)
-        if name not in self._own:
-            self._own.add(name)
-            node = self._nodes[name] = Node(owner if before is None or not before.rrsets else before.owner)
-            if before is not None:
-                node.rrsets.update(before.rrsets)
-        return self._nodes[name]
+    def _held(self, name: bytes, owner: bytes, rdtype: int, ttl: int) -> _Held:
+        """A set that may be changed."""
+        sets = self._opened(name, owner).sets
+        found = sets.get(rdtype)
+        if not isinstance(found, _Held):
+            found = sets[rdtype] = _Held(rdtype, ttl if found is None else found.ttl, found)
+        return found
+
+
+def _difference(owner: bytes, rdtype: int, before: RRset | None, now: RRset | _Held | None) -> list[Change]:
+    """What makes one set of another. With another TTL all of its records are others."""
+    if now is before or (now is None and before is None):
+        return []
+    old = {} if before is None else dict.fromkeys(map(flat, before.rdatas), before.ttl)
+    new = {}
+    if isinstance(now, _Held):
+        new = dict.fromkeys(now.datas.values(), now.ttl)
+    gone = [Change(owner, rdtype, None, data, ttl) for data, ttl in old.items() if new.get(data) != ttl]
+    come = [Change(owner, rdtype, ttl, data) for data, ttl in new.items() if old.get(data) != ttl]
+    return [*gone, *come]
 
 
 def serial_of(soa: bytes) -> int:

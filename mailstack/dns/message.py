@@ -19,6 +19,8 @@ from mailstack.dns.zone import OPT, TSIG, A, RRset
 HEADER = struct.Struct("!6H")
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 OPCODE_MASK = 0x7800
+UPDATE = 5 << 11
+"""The opcode of updates (RFC 2136), where it stands among the flags."""
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, NOTAUTH, BADVERS, BADCOOKIE = (
     0,
     1,
@@ -48,7 +50,7 @@ EXTENDED_ERROR = 15
 PROHIBITED = 18
 """Extended error: the client may not ask that (RFC 8914 §4.19)."""
 RECORD_LIMIT = 100
-"""Records that a query may carry; nobody sends more than a few."""
+"""Records that a query may carry; nobody sends more than a few. Updates have as many as there is room for."""
 
 _FIXED = struct.Struct("!HHIH")
 
@@ -106,7 +108,8 @@ class Query:
 def parse(data: bytes) -> Query:
     """A query with exactly one question. The caller has looked at QR and opcode. Raises `Malformed`."""
     ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(data)
-    if questions != 1 or answers + authorities + additionals > RECORD_LIMIT:
+    records = answers + authorities + additionals
+    if questions != 1 or (records > RECORD_LIMIT and flags & OPCODE_MASK != UPDATE):
         raise Malformed
     end = skip_name(data, 12)
     if len(data) < end + 4 or end - 12 > 255:
@@ -116,7 +119,7 @@ def parse(data: bytes) -> Query:
     edns: Edns | None = None
     signed = False
     position = end + 4
-    for index in range(answers + authorities + additionals):
+    for index in range(records):
         start = position
         position = skip_name(data, position, compressed=True)
         if len(data) < position + 10:
@@ -131,7 +134,7 @@ def parse(data: bytes) -> Query:
             options = _options(data[position : position + length])
             edns = Edns(max(payload, 512), ttl >> 16 & 0xFF, ttl & 0xFFFF, options)
         elif kind == TSIG:
-            if index != answers + authorities + additionals - 1:
+            if index != records - 1:
                 raise Malformed
             signed = True
         position += length

@@ -25,7 +25,7 @@ from mailstack.config.named.answers import RateLimit
 from mailstack.dns import names
 from mailstack.dns.authority import Answer
 from mailstack.dns.clients import ClientLog
-from mailstack.dns.message import AA, AD, NOERROR, NXDOMAIN, TC, Query, parse, skip_name
+from mailstack.dns.message import AA, AD, NOERROR, NXDOMAIN, TC, Query, parse, skip_name, without_question
 from mailstack.dns.statistics import Statistics, rcode_name, type_name
 from mailstack.dns.zone import DNAME
 from mailstack.net.log import Log
@@ -255,7 +255,7 @@ class Limits:
         """An answer by UDP to the query `data`; another one or none when its client has had too many."""
         verdict, text = self._limiter.judge(host, about, int(self.clock()))
         if text:
-            who = self._clients.who(host, port, parse(data))
+            who = self._clients.who(host, port, without_question(data) or parse(data))
             self._clients.limited(who, text, error=about.kind is Kind.ERROR)
         if verdict is Verdict.SEND:
             return wire

@@ -36,6 +36,7 @@ from mailstack.dns.message import (
     REFUSED,
     SERVFAIL,
     TC,
+    UPDATE,
     Malformed,
     Query,
     error,
@@ -66,8 +67,8 @@ from mailstack.dns.zone import (
 )
 from mailstack.net.log import Log
 
-UPDATE, NOTIFY = 5 << 11, 4 << 11
-"""Opcodes, where they stand among the flags."""
+NOTIFY = 4 << 11
+"""The opcode, where it stands among the flags."""
 
 
 class Responder:
@@ -193,10 +194,11 @@ class Responder:
             tail = self._prepared.take(view, key, tcp=tcp)
             if tail is not None:
                 wire = data[:2] + tail
-                if self._limits is None or tcp:
+                about = view.subjects.get(key)
+                if self._limits is None or tcp or about is None:
                     view.seen[2 * tcp + (":" in host)][tail] += 1
                     return wire
-                limited = self._limits.passed(wire, view.subjects[key], host, port, data)
+                limited = self._limits.passed(wire, about, host, port, data)
                 return self._count_one(data, limited, host, tcp=tcp)
         result = self._read(data, view, host, port, local, tcp=tcp)
         return self._count_one(data, result, host, tcp=tcp)

@@ -27,7 +27,7 @@ from mailstack.dns.edit import Edit, flat, folded, is_later, serial_of
 from mailstack.dns.ixfr import differences, patched, singles
 from mailstack.dns.journal import Entry, Journal
 from mailstack.dns.message import FORMERR, NOERROR, NXDOMAIN, REFUSED, SERVFAIL
-from mailstack.dns.zone import CLASS_ANY, CLASS_NONE, IN, NSEC, NSEC3, RRSIG, SOA, RRset, Zone
+from mailstack.dns.zone import CLASS_ANY, CLASS_NONE, DNSKEY, IN, NSEC, NSEC3, RRSIG, SOA, RRset, Zone
 from mailstack.dns.zonefile import is_host_record
 from mailstack.net.log import Log
 
@@ -143,6 +143,8 @@ def update(zone: Zone, conf: ZoneConf, message: dns.message.Message, sign: Sign)
         _apply(edit, record)
     if not edit.changes:
         return zone
+    if edit.signed and conf.dnssec is None:
+        _refuse_signed(edit)
     if serial_of(edit.soa) == before:
         edit.renumber()
     found = edit.result()
@@ -150,7 +152,7 @@ def update(zone: Zone, conf: ZoneConf, message: dns.message.Message, sign: Sign)
     if most and sum(1 for _ in singles(found)) > most:
         raise Refusal(SERVFAIL, f"the zone would have more than {most} records (max-records)")
     try:
-        journal_of(conf).append(Entry(before, serial_of(edit.soa), tuple(edit.changes)))
+        journal_of(conf).append(Entry(before, serial_of(edit.soa), edit.changes))
         if conf.dnssec is not None:
             sign(found, conf, time.time())
         else:
@@ -160,6 +162,13 @@ def update(zone: Zone, conf: ZoneConf, message: dns.message.Message, sign: Sign)
     except ConfigError as error:
         raise Refusal(SERVFAIL, str(error)) from error
     return found
+
+
+def _refuse_signed(edit: Edit) -> None:
+    """A zone whose file has its signatures: there are no keys for others."""
+    if DNSKEY not in edit.types(edit.origin):
+        raise Refusal(REFUSED, "update rejected: all DNSKEY records removed")
+    raise Refusal(SERVFAIL, "found no active private keys, unable to generate any signatures")
 
 
 def _wire(name: dns.name.Name) -> bytes:
@@ -247,8 +256,9 @@ def _apply(edit: Edit, record: dns.rrset.RRset) -> None:
             for rdata in record:
                 edit.add(owner, rdtype, int(record.ttl), rdata.to_wire() or b"")
         case 255 if rdtype == _ANY:
-            for present in list(edit.rrsets(name)):
-                edit.delete_set(name, present)
+            for present in edit.types(name):
+                if present not in _SIGNERS:
+                    edit.delete_set(name, present)
         case 255:
             edit.delete_set(name, rdtype)
         case _:

@@ -10,6 +10,7 @@ folder as `crash-…`, and belongs into the corpus once the fault is mended.
 from __future__ import annotations
 
 import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
@@ -18,11 +19,17 @@ def main() -> None:
     atheris = import_module("atheris")  # has no type information
     name = sys.argv[1]
     runs, *options = sys.argv[2:] or ["10000000"]
-    with atheris.instrument_imports(include=["mailstack.wire", "mailstack.storage"]):
-        from tests.fuzz.targets import TARGETS
+    rooms = ["mailstack.wire", "mailstack.storage", "mailstack.dns", "mailstack.config.named"]
+    with atheris.instrument_imports(include=rooms):
+        from tests.fuzz.targets import TARGETS, WORDS
     corpus = Path(__file__).parent / "corpus" / name
-    atheris.Setup([sys.argv[0], str(corpus), f"-runs={runs}", "-max_len=400", *options], TARGETS[name])
-    atheris.Fuzz()
+    with tempfile.NamedTemporaryFile("w", prefix="words-") as words:
+        for word in WORDS.get(name, ()):
+            words.write('"' + "".join(f"\\x{octet:02x}" for octet in word) + '"\n')
+        words.flush()
+        given = [str(corpus), f"-runs={runs}", "-max_len=400", f"-dict={words.name}", *options]
+        atheris.Setup([sys.argv[0], *given], TARGETS[name])
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from mailstack.wire.smtp import (
 )
 from mailstack.wire.smtp.server import NOT_ENABLED
 from mailstack.wire.smtp.verbs import NOT_IMPLEMENTED
+from tests.fuzz.dns_targets import DNS_TARGETS, DNS_WORDS
 from tests.fuzz.mailbox_targets import MAILBOX_TARGETS
 
 LIMITS = Limits(line=80, auth_line=60, message=300)
@@ -273,4 +274,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "milter": milter,
     "queue_file": queue_file,
     **MAILBOX_TARGETS,
+    **DNS_TARGETS,
 }
+WORDS = DNS_WORDS
+"""What the fuzzer may put into the inputs of some targets."""

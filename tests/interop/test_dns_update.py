@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.message
 import dns.query
 import dns.rcode
 import dns.tsigkeyring
@@ -224,6 +227,66 @@ def test_a_zone_that_is_signed_as_it_is_served(tmp_path: Path) -> None:
     verify = ["dnssec-verify", "-z", "-o", "rich.test", str(tmp_path / "whole")]
     done = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_update_of_many_records(servers: tuple[int, int]) -> None:
+    """More than a query may have, and as many of one set as named allows."""
+    for port in servers:
+        before = transferred(port)
+        update = dns.update.UpdateMessage("rich.test")
+        for number in range(1500):
+            update.add(f"n{number}.many", 60, "A", "192.0.2.9")
+        for number in range(90):
+            update.add("one.many", 60, "TXT", f"text {number}")
+        assert dns.query.tcp(update, "127.0.0.1", port=port, timeout=60).rcode() == dns.rcode.NOERROR
+        assert len(transferred(port)) == len(before) + 1590
+        gone = dns.update.UpdateMessage("rich.test")
+        gone.delete("one.many", "TXT")
+        for number in range(1500):
+            gone.delete(f"n{number}.many")
+        assert dns.query.tcp(gone, "127.0.0.1", port=port, timeout=60).rcode() == dns.rcode.NOERROR
+        assert len(transferred(port)) == len(before)
+
+
+@pytest.mark.parametrize("options", [[], ["-3", "-"]], ids=["NSEC", "NSEC3"])
+def test_a_zone_whose_file_is_signed(tmp_path: Path, options: list[str]) -> None:
+    """Without its keys nothing can be changed, and its proofs stay."""
+    mine, theirs = free_port(), free_port()
+    zone = 'zone "rich.test" { type primary; file "zones/rich.zone.signed"; allow-update { any; }; };'
+    configure(tmp_path / "ours", mine, "recursion no;", zone)
+    home = tmp_path / "ours" / "zones"
+    for kind in (["-f", "KSK"], []):
+        keygen = ["dnssec-keygen", "-q", "-K", str(tmp_path), "-a", "13", *kind, "rich.test"]
+        subprocess.run(keygen, capture_output=True, timeout=60, check=True)
+    sign = ["dnssec-signzone", "-q", "-S", "-K", str(tmp_path), "-o", "rich.test", *options, "rich.zone"]
+    subprocess.run(sign, cwd=home, capture_output=True, timeout=60, check=True)
+    shutil.copytree(home, tmp_path / "bind" / "zones")
+    configure(tmp_path / "bind", theirs, "recursion no;", zone)
+    said = []
+    with ours(tmp_path / "ours", mine), bind(tmp_path / "bind", theirs):
+        for port in (mine, theirs):
+            for _ in range(300):  # named answers before it has loaded
+                if dns.query.tcp(dns.message.make_query("rich.test", "SOA"), "127.0.0.1", port=port).answer:
+                    break
+                time.sleep(0.1)
+            found = [
+                nsupdate(port, script)
+                for script in (
+                    "add new.rich.test 60 A 192.0.2.1",
+                    "del mail.rich.test A",
+                    "del rich.test DNSKEY",
+                    "del nowhere.rich.test",
+                    "del mail.rich.test NSEC",
+                )
+            ]
+            query = dns.message.make_query("nothere.rich.test", "A", want_dnssec=True)
+            answer = dns.query.tcp(query, "127.0.0.1", port=port, timeout=30)
+            said.append(
+                (found, sorted(line for rrset in answer.authority for line in rrset.to_text().splitlines()))
+            )
+    assert said[0] == said[1]
+    assert "SERVFAIL" in said[0][0][0]
+    assert len(said[0][1]) >= 6
 
 
 def test_a_signed_transfer_of_many_messages(tmp_path: Path) -> None:

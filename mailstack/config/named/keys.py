@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 from typing import Final
 
@@ -44,7 +43,7 @@ def _key(statement: Statement) -> TsigKey:
         raise values["algorithm"].error(f"unknown algorithm '{algorithm}': {', '.join(ALGORITHMS)} are known")
     try:
         secret = base64.b64decode(one_text(values["secret"]), validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one
         raise values["secret"].error("bad secret: base64 is wanted") from None
     if not secret:
         raise values["secret"].error("bad secret: it is empty")

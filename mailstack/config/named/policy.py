@@ -93,9 +93,9 @@ def _policy(statement: Statement) -> DnssecPolicy:
 
 def _key(line: Statement) -> PolicyKey:
     words = [item.text for item in line.items if isinstance(item, Word)]
-    role = words[0].lower()
-    if role not in _ROLES:
-        raise line.error(f"'{words[0]}' is not csk, ksk or zsk")
+    role = words[0].lower() if words else ""
+    if role not in _ROLES or len(words) != len(line.items):
+        raise line.error(f"'{words[0] if words else '{'}' is not csk, ksk or zsk")
     rest = words[1:]
     if rest[:1] == ["key-directory"]:
         rest = rest[1:]
