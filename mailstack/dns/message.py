@@ -19,8 +19,8 @@ from mailstack.dns.zone import OPT, TSIG, A, RRset
 HEADER = struct.Struct("!6H")
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 OPCODE_MASK = 0x7800
-UPDATE = 5 << 11
-"""The opcode of updates (RFC 2136), where it stands among the flags."""
+UPDATE, NOTIFY = 5 << 11, 4 << 11
+"""Opcodes (RFC 2136, RFC 1996), where they stand among the flags."""
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, NOTAUTH, BADVERS, BADCOOKIE = (
     0,
     1,
@@ -185,6 +185,30 @@ def error(data: bytes, rcode: int, *, recursion: bool = False) -> bytes:
     question = question_of(data)
     flags = QR | flags & (OPCODE_MASK | RD | CD) | (RA if recursion else 0) | rcode
     return HEADER.pack(ident, flags, 1 if question else 0, 0, 0, 0) + question
+
+
+def malformed(data: bytes, *, recursion: bool = False) -> bytes:
+    """The answer to a message of at least a header that `parse` does not understand.
+
+    As named has it: flags come back with a query only, and one without a question that has an opcode which
+    nobody knows is understood: it may mean anything.
+    """
+    ident, flags = struct.unpack_from("!HH", data)
+    opcode = flags & OPCODE_MASK
+    if not opcode:
+        return error(data, FORMERR, recursion=recursion)
+    rcode, question = FORMERR, b""
+    if opcode in (UPDATE, NOTIFY):
+        # The zone section of an update comes back even if another follows.
+        several = opcode == UPDATE and data[4:6] > b"\0\1"
+        question = question_of(data[:4] + b"\0\1" + data[6:] if several else data)
+    elif data[4:6] == b"\0\0":
+        try:
+            parse(data[:4] + b"\0\1" + data[6:12] + bytes(5) + data[12:])
+            rcode = NOTIMP
+        except Malformed:
+            pass
+    return HEADER.pack(ident, QR | opcode | rcode, 1 if question else 0, 0, 0, 0) + question
 
 
 def opt(payload: int, rcode: int, flags: int = 0, options: bytes = b"") -> bytes:

@@ -30,6 +30,7 @@ from mailstack.dns.message import (
     FORMERR,
     HEADER,
     NOERROR,
+    NOTIFY,
     NOTIMP,
     OPCODE_MASK,
     RD,
@@ -40,6 +41,7 @@ from mailstack.dns.message import (
     Malformed,
     Query,
     error,
+    malformed,
     parse,
     without_question,
 )
@@ -66,9 +68,6 @@ from mailstack.dns.zone import (
     Zone,
 )
 from mailstack.net.log import Log
-
-NOTIFY = 4 << 11
-"""The opcode, where it stands among the flags."""
 
 
 class Responder:
@@ -216,8 +215,7 @@ class Responder:
         try:
             query = without_question(data) or parse(data)
         except Malformed:
-            other = int.from_bytes(data[2:4], "big") & OPCODE_MASK
-            return error(data, NOTIMP if other else FORMERR, recursion=view.available and not other)
+            return malformed(data, recursion=view.available)
         if query.signed:
             return self._signed(data, query, host, port, local, tcp=tcp)
         return self._unsigned(data, query, view, host, port, local, tcp=tcp)

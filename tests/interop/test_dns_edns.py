@@ -186,8 +186,27 @@ TABLE: dict[str, bytes] = {
     "header ten": struct.pack("!5H", 0x4D53, 0, 1, 0, 0),
     "a response": ask(flags=0x8000),
 }  # fmt: skip
-TCP_ONLY = [name for name in TABLE if name.startswith("class chaos")]
-"""named answers three of these in a second over UDP, and drops the others."""
+
+
+def odd(opcode: int, flags: int, questions: int, form: str) -> bytes:
+    """A message with so many questions whose end is in order, or not."""
+    body = (wire("rich.test") + b"\0\6\0\1") * questions
+    edns = {"edns": opt(), "edns cut": opt()[:-3]}.get(form, b"")
+    answers = 1 if form == "a record too few" else 0
+    head = struct.pack("!6H", 0x4D53, opcode << 11 | flags, questions, answers, 0, 1 if edns else 0)
+    return head + (body[:-3] if form == "cut" else body) + edns + (b"xyz" if form == "more" else b"")
+
+
+ODD = {
+    f"odd: opcode {opcode}, {count} questions, flags {flags:x}, {form}": odd(opcode, flags, count, form)
+    for opcode in (0, 1, 4, 5, 15)
+    for count in (0, 1, 2)
+    for flags in (0, AA | TC | RD | RA | Z | AD | CD)
+    for form in ("plain", "edns", "edns cut", "cut", "a record too few", "more")
+}
+TABLE |= ODD
+TCP_ONLY = [*ODD, *(name for name in TABLE if name.startswith("class chaos"))]
+"""named answers three of the latter in a second over UDP, and drops the others."""
 UDP_ONLY = ["header ten"]
 _OPT = "named sends no OPT record here, which RFC 6891 §7 wants in every answer to EDNS"
 DIFFER: dict[str, str] = {
