@@ -19,7 +19,7 @@ from mailstack.dns.message import SERVFAIL, error
 from mailstack.dns.responder import Responder
 from mailstack.dns.results import Delayed, Pending, Transfer
 from mailstack.dns.statistics import Seen
-from mailstack.net.listen import bind_tcp
+from mailstack.net.listen import BACKLOG, bind_tcp
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 
@@ -34,6 +34,11 @@ PIPELINE_LIMIT = 100
 TASK_LIMIT = 2000
 """Questions waiting for forwarders, over all clients; more are dropped."""
 PREFERRED_TCP_WRITE = 256 * 1024
+TURN_MESSAGES, TURN_OCTETS = 128, 64 * 1024
+"""Messages of one connection that are read, and octets of answers to them that are written, before others get
+their turn, and before it is known whether the client takes them."""
+TELL_AGAIN = 60.0
+"""Seconds between two lines of the log about too many connections."""
 _KEEPALIVE = b"\0\x0b\0\0"
 """The option, as it stands in a query. Whoever has these octets elsewhere may be idle as long."""
 
@@ -45,7 +50,9 @@ class DnsServer:
         self.responder = responder
         self.log = log
         self.tasks = TaskSet(lambda name, fault: log.exception(name, fault))
-        self.connections: set[TcpConnection] = set()
+        self.connections: dict[TcpConnection, None] = {}
+        """In the order of their last message."""
+        self._told = -TELL_AGAIN
         self._udp: dict[tuple[str, int], UdpSocket] = {}
         self._tcp: dict[tuple[str, int], asyncio.Server] = {}
 
@@ -60,7 +67,10 @@ class DnsServer:
         actual = (host, listener.getsockname()[1])
         loop = asyncio.get_running_loop()
         self._udp[actual] = UdpSocket(self, datagrams)
-        self._tcp[actual] = await loop.create_server(lambda: TcpConnection(self), sock=listener)
+        backlog = self.responder.options.tcp_listen_queue or BACKLOG
+        self._tcp[actual] = await loop.create_server(
+            lambda: TcpConnection(self), sock=listener, backlog=backlog
+        )
         return actual
 
     def forget(self, address: tuple[str, int]) -> None:
@@ -74,6 +84,26 @@ class DnsServer:
         self.responder = responder
         for udp in self._udp.values():
             udp.refresh()
+
+    def admit(self, new: TcpConnection) -> bool:
+        """Whether there is room for another connection.
+
+        Beyond `tcp-clients`, the one that has been idle for the longest time makes room (RFC 7766 §6.2.3):
+        who holds connections and asks nothing keeps nobody out.
+        """
+        limit = self.responder.options.tcp_clients
+        if len(self.connections) >= limit:
+            now = asyncio.get_running_loop().time()
+            if now - self._told >= TELL_AGAIN:
+                self._told = now
+                self.log.category("client").warning(f"more TCP connections than tcp-clients ({limit})")
+            idle = next((one for one in self.connections if one.idle), None)
+            if idle is None:
+                return False
+            del self.connections[idle]
+            idle.abort()
+        self.connections[new] = None
+        return True
 
     async def close(self, grace: float) -> None:
         """Stop listening, let what is under way end for up to `grace` seconds, close connections."""
@@ -182,6 +212,8 @@ class TcpConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._kept = False
         """The client has asked for keepalive (RFC 7828)."""
+        self._waiting = False
+        """It is the turn of others, before what has been read is answered."""
         self._transfers: list[Iterator[bytes]] = []
 
     # ---- asyncio.Protocol
@@ -190,9 +222,8 @@ class TcpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=PREFERRED_TCP_WRITE)
         options = self._server.responder.options
-        self._server.connections.add(self)
         peer = transport.get_extra_info("peername")
-        if peer is None or len(self._server.connections) > options.tcp_clients:
+        if peer is None or not self._server.admit(self):
             self._transport.abort()
             return
         self._peer = (str(peer[0]), int(peer[1]))
@@ -209,7 +240,7 @@ class TcpConnection(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
         self._transport = None
         self._transfers.clear()
         if self._timer is not None:
@@ -233,26 +264,43 @@ class TcpConnection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Answer the complete messages in the buffer, as far as the connection's limits let it."""
+        if self._transport is None or self._waiting:
+            return
         buffer, position = self._buffer, 0
         answers: list[bytes] = []
+        octets = messages = 0
         while not self._busy() and len(buffer) - position >= 2:
             end = position + 2 + int.from_bytes(buffer[position : position + 2], "big")
             if len(buffer) < end:
                 break
+            if messages == TURN_MESSAGES or octets > TURN_OCTETS:
+                self._waiting = True
+                asyncio.get_running_loop().call_soon(self._go_on)
+                break
+            messages += 1
             answer = self._respond(buffer[position + 2 : end])
             if answer is not None:
+                octets += len(answer)
                 answers.append(len(answer).to_bytes(2, "big"))
                 answers.append(answer)
             position = end
         self._buffer = buffer[position:]
-        if position and self._transport is not None:
+        if position:
             if _KEEPALIVE in buffer:
                 self._kept = True
             if answers:
                 self._transport.write(b"".join(answers))
+            connections = self._server.connections
+            if len(connections) > 1 and self in connections:
+                connections[self] = connections.pop(self)
             self._restart_timer(self._idle_timeout)
         self._flow()
         self._close_when_done()
+
+    def _go_on(self) -> None:
+        """It is this connection's turn again."""
+        self._waiting = False
+        self._work()
 
     def _respond(self, data: bytes) -> bytes | None:
         server = self._server
@@ -311,6 +359,11 @@ class TcpConnection(asyncio.Protocol):
 
     # ---- limits
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way for the client, or it does not read what it gets."""
+        return not self._waiting and not self._underway and (not self._transfers or self._blocked)
+
     def _busy(self) -> bool:
         return self._blocked or self._underway >= PIPELINE_LIMIT or bool(self._transfers)
 
@@ -318,13 +371,17 @@ class TcpConnection(asyncio.Protocol):
         """Read only while there is room for another answer."""
         if self._transport is None or self._transport.is_closing():
             return
-        if self._busy():
+        if self._waiting or self._busy():
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
 
     def _close_when_done(self) -> None:
-        if self._eof and not self._underway and not self._transfers and self._transport is not None:
+        if (
+            self._eof
+            and not (self._underway or self._transfers or self._waiting)
+            and self._transport is not None
+        ):
             self._transport.close()
 
     @property

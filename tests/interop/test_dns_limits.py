@@ -7,7 +7,9 @@ every `slip`-th is a truncated one.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,3 +126,50 @@ def test_order_of_records(tmp_path: Path, options: str, most: int, least: int) -
                 answer = dns.query.tcp(query, "127.0.0.1", port=port, timeout=30).answer
                 seen.add(" ".join(str(rdata) for rdata in answer[0]))
             assert least <= len(seen) <= most, (port, seen)
+
+
+@pytest.fixture(scope="module")
+def few_connections(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    root = configure(
+        tmp_path_factory.mktemp("tcp"), port, "recursion no; tcp-clients 20; tcp-listen-queue 200;"
+    )
+    with ours(root, port):
+        yield port
+
+
+@pytest.mark.parametrize("said", [b"", b"\0", b"\0\x20", b"\xff\xff" + bytes(40)])
+def test_connections_that_ask_nothing_keep_nobody_out(few_connections: int, said: bytes) -> None:
+    """Three times as many as `tcp-clients` lets, each with a part of a message."""
+    port = few_connections
+    held = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(60)]
+    try:
+        for sock in held:
+            with contextlib.suppress(OSError):  # those who made room for others
+                sock.sendall(said)
+        query = dns.message.make_query("rich.test", "MX")
+        for _ in range(10):
+            assert dns.query.tcp(query, "127.0.0.1", port=port, timeout=30).answer
+    finally:
+        for sock in held:
+            sock.close()
+
+
+def test_a_client_that_reads_late_gets_all_its_answers(few_connections: int) -> None:
+    """Several MiB of answers to questions that all came at once; others are answered meanwhile."""
+    port, count = few_connections, 10_000
+    query = dns.message.make_query("big.rich.test", "TXT").to_wire()
+    wires = b"".join(len(query).to_bytes(2, "big") + n.to_bytes(2, "big") + query[2:] for n in range(count))
+    with socket.create_connection(("127.0.0.1", port), 30) as sock, sock.makefile("rb") as file:
+        writer = threading.Thread(target=sock.sendall, args=(wires,))
+        writer.start()
+        for _ in range(10):
+            other = dns.message.make_query("mail.rich.test", "A")
+            assert dns.query.tcp(other, "127.0.0.1", port=port, timeout=30).answer
+        found = []
+        for _ in range(count):
+            data = file.read(int.from_bytes(file.read(2), "big"))
+            assert len(data) > 600
+            found.append(int.from_bytes(data[:2], "big"))
+        writer.join()
+    assert found == list(range(count))

@@ -111,19 +111,19 @@ def test_tcp_pipelining_whole_in_pieces_and_half_closed(port: int) -> None:
             assert sock.recv(1) == b""
 
 
-def test_tcp_idle_connections_end_and_more_than_the_limit_are_refused(port: int) -> None:
+def test_tcp_idle_connections_end_and_make_room_for_others(port: int) -> None:
     idle = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(30)]
     try:
         for sock in idle:
             sock.settimeout(5)
-        refused = 0
+        ended = 0
         for sock in idle:
             try:
                 sock.sendall(framed("rich.test"))
-                refused += not receive(sock, 1)
+                ended += not receive(sock, 1)
             except OSError:
-                refused += 1
-        assert 10 <= refused <= 12  # one or two of an earlier test may still be closing
+                ended += 1
+        assert 10 <= ended <= 12  # one or two of an earlier test may still be closing
         # tcp-idle-timeout is a second here: those that got an answer are closed, too.
         for sock in idle:
             try:

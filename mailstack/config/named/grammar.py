@@ -51,6 +51,7 @@ OPTIONS_WORK: Final = frozenset(
     notify-source-v6 notify-to-soa pid-file port provide-ixfr querylog rate-limit recursion request-ixfr
     require-server-cookie rrset-order
     serial-query-rate server-id startup-notify-rate statistics-file tcp-advertised-timeout tcp-clients
+    tcp-listen-queue
     tcp-idle-timeout tcp-initial-timeout tcp-keepalive-timeout
     transfer-format transfer-source transfer-source-v6 transfers-in transfers-per-ns try-tcp-refresh version
     zero-no-soa-ttl zone-statistics
@@ -110,7 +111,7 @@ OPTIONS_IGNORED: Final = {
     **dict.fromkeys(
         _words("""
         automatic-interface-scan avoid-v4-udp-ports avoid-v6-udp-ports coresize datasize files
-        interface-interval reserved-sockets reuseport stacksize tcp-listen-queue
+        interface-interval reserved-sockets reuseport stacksize
         tcp-receive-buffer tcp-send-buffer udp-receive-buffer udp-send-buffer use-v4-udp-ports
         use-v6-udp-ports
         """),

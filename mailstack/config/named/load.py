@@ -169,6 +169,9 @@ class _Reader:
             values["nocookie_udp_size"] = min(max(integer(one["nocookie-udp-size"]), 128), 4096)
         if "tcp-clients" in one:
             values["tcp_clients"] = integer(one["tcp-clients"], low=1)
+        if "tcp-listen-queue" in one:
+            depth = integer(one["tcp-listen-queue"])
+            values["tcp_listen_queue"] = max(depth, 10) if depth else 0  # as named has it
         for keyword, most in _TCP_TIMES.items():
             if keyword in one:
                 # In tenths of a second; named clamps as well.

@@ -93,6 +93,8 @@ class Options:
     minimal_any: bool = False
     querylog: bool = False
     tcp_clients: int = 150
+    tcp_listen_queue: int = 0
+    """Connections that may wait to be accepted; 0: as many as the system lets."""
     tcp_initial_timeout: float = 30.0
     """Seconds for the first message on a connection."""
     tcp_idle_timeout: float = 30.0
