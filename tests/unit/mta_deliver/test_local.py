@@ -125,6 +125,38 @@ class Machine:
 DELIVERED = ("Sent", "2.0.0", "delivered to mailbox")
 
 
+@pytest.mark.parametrize(
+    ("alias", "forwarded"),
+    [
+        ("a@far.test, kid", {None: ["a@far.test"], "owner-kid@x.test": ["b@far.test", "c@far.test"]}),
+        ("kid, c@far.test", {"owner-kid@x.test": ["b@far.test", "c@far.test"]}),
+        ("plain, a@far.test", {None: ["d@far.test", "a@far.test"]}),
+        (
+            "plain, kid\nowner-top: zs",
+            {"owner-top@x.test": ["d@far.test"], "owner-kid@x.test": ["b@far.test", "c@far.test"]},
+        ),
+        (":include:ROOT/list\nowner-top: zs", {"owner-kid@x.test": ["b@far.test", "c@far.test"]}),
+    ],
+)
+def test_owners_of_aliases_in_aliases(root: Path, alias: str, forwarded: dict[str | None, list[str]]) -> None:
+    # The innermost alias with an owner counts; who is named twice gets one message.
+    (root / "list").write_text("kid\n")
+    others = "kid: b@far.test, c@far.test\nowner-kid: ls\nplain: d@far.test\n"
+    machine = Machine(root, aliases=f"top: {alias}\n{others}".replace("ROOT", str(root)))
+    assert machine.deliver("top@x.test") == ("Sent", "2.0.0", "forwarded as ABC123")
+    assert {one.sender: list(one.addresses) for _, one in machine.forwarded} == forwarded
+
+
+def test_lists_without_recipients(root: Path) -> None:
+    (root / "list").write_text("# nobody yet\n")
+    machine = Machine(root, aliases=f"all: :include:{root}/list\n")
+    nobody = ("Sent", "2.0.0", "discarded: the list has no recipients")
+    assert machine.deliver("all@x.test") == nobody
+    machine.forward(":include:ROOT/list")
+    assert machine.deliver("zs@x.test") == nobody
+    assert not machine.forwarded
+
+
 def test_accounts_that_have_to_be_waited_for(root: Path) -> None:
     class Slow(Machine):
         """Its accounts are a directory's."""

@@ -25,6 +25,7 @@ from mailstack.mta.deliver.apart import in_thread
 from mailstack.mta.deliver.command import PATH, Command, export, run_apart, split_command
 from mailstack.mta.deliver.local.decision import (
     EXPANDED,
+    NOBODY,
     Action,
     Decision,
     Deliver,
@@ -149,7 +150,9 @@ class LocalAgent:
                 results += await self._probed_user(step, target, asked)
             else:
                 results.append(_acts(target, step))
-        return results + _forwards(target, decision.forward.addresses if decision.forward else ())
+        return results + [
+            one for forward in decision.forwards for one in _forwards(target, forward.addresses)
+        ]
 
     async def _probed_user(self, step: Mailbox, target: Target, asked: str) -> list[Result]:
         users = self._router.users
@@ -228,9 +231,11 @@ class LocalAgent:
                 outcome = await self._action(step, request.message, target)
                 results.append(Result(target, outcome, "local"))
         later = any(isinstance(result.outcome, Deferred) for result in results)
-        if deliver.forward is not None and not later:
-            outcome = await self._send_on(deliver.forward, request.message, target)
+        for forward in () if later else deliver.forwards:
+            outcome = await self._send_on(forward, request.message, target)
             results.append(Result(target, outcome, "local"))
+        if not results:
+            return Result(target, NOBODY, "local")
         return min(results, key=lambda result: _BADNESS[type(result.outcome)])
 
     # ---- users
@@ -261,12 +266,8 @@ class LocalAgent:
         user = self._router.users.split(address)[1]
 
         found = await self._known(lambda: self._expanded(targets, address, extension, user))
-        forward = (
-            Forward(tuple(found.addresses), None, final=False, by=self._router.by)
-            if found.addresses
-            else None
-        )
-        return await self._steps(Deliver(tuple(found.steps), forward), request, target)
+        forwards = found.forwards(self._router.by, final=False)
+        return await self._steps(Deliver(tuple(found.steps), forwards), request, target)
 
     def _expanded(self, targets: Sequence[str], address: str, extension: str, user: str) -> Found:
         """What the targets of a user's forward file stand for."""

@@ -56,13 +56,15 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Do all of this here, and then forward the rest."""
+    """Do all of this here, and then forward the rest: a message for each sender."""
 
     steps: tuple[Action | Mailbox, ...]
-    forward: Forward | None = None
+    forwards: tuple[Forward, ...] = ()
 
 
 Decision = Direct | Forward | Deliver | Sent | Bounced | Deferred
+NOBODY = Sent("discarded: the list has no recipients")
+"""An alias or forward file leads to empty lists only."""
 ForwardMail = Callable[[Message, str, Forward], Awaitable[str]]
 """Puts the new message into the queue; returns its id. Raises `OSError`."""
 

@@ -7,7 +7,7 @@ of this machine, fallback_transport_maps, fallback_transport and luser_relay. It
 
 - `Direct`: the mail goes straight on to another transport (its concurrency limits apply);
 - `Forward`: several addresses, or one that is not local; the mail becomes a new message to them, so that
-  each has a status of its own; its sender is the alias's owner where there is one;
+  each has a status of its own; its sender is the owner of the innermost alias that has one;
 - `Deliver`: there are commands, files or a user's mailbox to serve, and perhaps addresses to forward to;
 - an `Outcome` for what ends here.
 
@@ -25,6 +25,7 @@ from functools import lru_cache
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import split_extension
 from mailstack.mta.deliver.local.decision import (
+    NOBODY,
     Action,
     Decision,
     Deliver,
@@ -57,10 +58,18 @@ class Found:
     """What an alias has become so far."""
 
     def __init__(self) -> None:
-        self.addresses: dict[str, None] = {}
+        self.addresses: dict[str, str | None] = {}
+        """Who is forwarded to, and with which sender; None: the message's own."""
         self.steps: dict[Action | Mailbox, None] = {}
         self.included: set[str] = set()
         """The :include: files that have been read: each counts once."""
+
+    def forwards(self, by: str, *, final: bool = True) -> tuple[Forward, ...]:
+        """The new messages: one for each sender."""
+        groups: dict[str | None, list[str]] = {}
+        for address, sender in self.addresses.items():
+            groups.setdefault(sender, []).append(address)
+        return tuple(Forward(tuple(group), sender, final=final, by=by) for sender, group in groups.items())
 
 
 class LocalRouter:
@@ -122,12 +131,12 @@ class LocalRouter:
             if expanded:
                 return self._user(address)
             found = Found()
-            owner = self._expand(address, found, (), 0)
-            addresses = tuple(found.addresses)
-            # The address itself may be of a domain that a transport table gives to local.
-            stays = len(addresses) == 1 and (addresses[0] == address or self._is_local(addresses[0]))
-            if stays and not found.steps and owner is None:
-                return self._user(addresses[0])
+            self._expand(address, found, (), 0, None)
+            if len(found.addresses) == 1 and not found.steps:
+                [(only, owner)] = found.addresses.items()
+                # The address itself may be of a domain that a transport table gives to local.
+                if owner is None and (only == address or self._is_local(only)):
+                    return self._user(only)
         except Problem as problem:
             return problem.outcome
         except Pending:
@@ -136,11 +145,15 @@ class LocalRouter:
             self._log.warning(f"alias lookup of {address}: {error}")
             return Deferred("alias database unavailable", "4.3.0")
         steps = tuple(found.steps)
-        if not steps:
-            return Forward(addresses, owner, by=self.by)
-        if len(steps) == 1 and not addresses and isinstance(steps[0], Mailbox):
+        if len(steps) == 1 and not found.addresses and isinstance(steps[0], Mailbox):
             return self.mailbox(steps[0].address)
-        return Deliver(steps, Forward(addresses, owner, by=self.by) if addresses else None)
+        return self._found(found)
+
+    def _found(self, found: Found) -> Decision:
+        forwards = found.forwards(self.by)
+        if not found.steps and len(forwards) < 2:
+            return forwards[0] if forwards else NOBODY
+        return Deliver(tuple(found.steps), forwards)
 
     def alias(self, address: str) -> str | None:
         """What aliases(5) says of an address, as it is written there; None: nothing.
@@ -182,8 +195,7 @@ class LocalRouter:
                 found = Found()
                 for target in split_targets(relay):
                     self.target(target, found, "forward", "")
-                forward = Forward(tuple(found.addresses), None, by=self.by) if found.addresses else None
-                return Deliver(tuple(found.steps), forward) if found.steps else forward or _nobody(user)
+                return self._found(found) if found.steps or found.addresses else _nobody(user)
         if user in _RESERVED:
             self._log.warning(f"required alias not found: {user}")
             return Sent("discarded")
@@ -191,10 +203,13 @@ class LocalRouter:
 
     # ---- aliases
 
-    def _expand(self, address: str, found: Found, seen: tuple[str, ...], depth: int) -> str | None:
-        """Add to `found` what an address stands for; return the owner of the outermost alias.
+    def _expand(
+        self, address: str, found: Found, seen: tuple[str, ...], depth: int, sender: str | None
+    ) -> None:
+        """Add to `found` what an address stands for.
 
-        `seen`: the aliases that have led here. One that names itself means the user.
+        `seen`: the aliases that have led here. One that names itself means the user. `sender`: the owner of
+        the innermost of them that has one.
         """
         local = split_address(address)[0]
         name, value, table = self._alias(local)
@@ -202,18 +217,23 @@ class LocalRouter:
             self._log.warning(f"alias database loop for {name}")
             raise Problem(Bounced(f"alias database loop for {name}", "5.4.6"))
         if value is None or name in seen:
-            found.addresses[address] = None
+            found.addresses.setdefault(address, sender)
             if self._limit and len(found.addresses) > self._limit * 10:
                 raise Problem(Bounced(f"alias expansion of {address} has too many addresses", "5.4.6"))
-            return None
+            return
         seen = (*seen, name)
         extension = local[len(name) :]
         targets = split_targets(value)
         if not targets:
             raise TableError(f"no recipient in alias lookup result for {name}")
         user = self._table_owner(table) if any(_rights_matter(target) for target in targets) else ""
+        owner = self._owner(name)
+        sender = sender if owner is None else owner
         for target in targets:
-            self.target(target, found, "alias", user, seen, depth, extension=extension)
+            self.target(target, found, "alias", user, seen, depth, extension=extension, sender=sender)
+
+    def _owner(self, name: str) -> str | None:
+        """The owner of an alias: the sender of what it makes; None where it has none."""
         owner = f"owner-{name}"
         if not self._owners or name.startswith("owner-") or name.endswith("-request"):
             return None
@@ -234,13 +254,15 @@ class LocalRouter:
         depth: int = 0,
         self_address: str = "",
         extension: str = "",
+        sender: str | None = None,
     ) -> None:
         """Add one target of an alias or a forward file to `found`.
 
         `user`: whose rights commands and files have. `self_address`: whose forward file it is; its
         user's name means his mailbox, and other local addresses are left to the new message's own
         delivery. `extension` (with its delimiter) goes on to addresses where
-        propagate_unmatched_extensions says so. Raises `Problem`, `OSError`, `TableError`.
+        propagate_unmatched_extensions says so. `sender`: of what is forwarded, None for the message's own.
+        Raises `Problem`, `OSError`, `TableError`.
         """
         if target.startswith(("|", "/")):
             found.steps[Action(target, user, source)] = None
@@ -254,7 +276,7 @@ class LocalRouter:
             found.included.add(target[9:])
             text, owner = self._include(target[9:])
             for line in lines_of(text):
-                self.target(line, found, "include", owner, seen, depth + 1, self_address, extension)
+                self.target(line, found, "include", owner, seen, depth + 1, self_address, extension, sender)
             return
         direct = target.startswith("\\")
         address = self._rewriter.complete(target.removeprefix("\\"))
@@ -262,13 +284,13 @@ class LocalRouter:
             name, domain = split_address(address)
             address = f"{name}{extension}@{domain}" if domain else name + extension
         if not self._is_local(address):
-            found.addresses[address] = None
+            found.addresses.setdefault(address, sender)
         elif direct or (self_address and self._same_user(address, self_address)):
             found.steps[Mailbox(address, forward=False)] = None
         elif self_address:
-            found.addresses[address] = None
+            found.addresses.setdefault(address, sender)
         else:
-            self._expand(address, found, seen, depth + 1)
+            self._expand(address, found, seen, depth + 1, sender)
 
     def _at_home(self, target: str, user: str) -> str:
         """The file that `~/file` means in a list of a user's. Raises `Problem`, `OSError`."""
