@@ -68,20 +68,31 @@ class FilesystemFlush:
 
 
 @cache
-def names_follow(device: int, mounts: str = "/proc/self/mountinfo") -> bool:
-    """Whether flushing a file of that filesystem flushes a rename of it that came before, too.
+def names_follow(device: int, root: str = "/") -> bool:
+    """Whether flushing a file of that filesystem flushes the renames that came before, of other files, too.
 
-    The rename changes the file as well as its folder, and these write both to their journal together.
+    A rename changes a file as well as its folder, and these write all changes to their journal in order. An
+    ext4 may be without one (`mke2fs -O ^has_journal`), and then has no mode for data among its options; where
+    they cannot be read it counts as such. `root`: above proc/ and sys/.
     """
+    number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with open(mounts, encoding="ascii", errors="replace") as lines:
+        with open(f"{root}/proc/self/mountinfo", encoding="ascii", errors="replace") as lines:
             for line in lines:
-                mount, _, kind = line.partition(" - ")
-                if mount.split()[2] == f"{os.major(device)}:{os.minor(device)}":
-                    return kind.split()[0] in JOURNALS
+                mount, _, source = line.partition(" - ")
+                if mount.split()[2] == number:
+                    kind = source.split()[0]
+                    return kind in JOURNALS and (kind == "xfs" or _has_journal(root, number))
     except (OSError, IndexError):
         pass
     return False
+
+
+def _has_journal(root: str, number: str) -> bool:
+    """Whether an ext4 has a journal. Raises `OSError`."""
+    name = os.path.basename(os.readlink(f"{root}/sys/dev/block/{number}"))
+    with open(f"{root}/proc/fs/ext4/{name}/options", encoding="ascii", errors="replace") as lines:
+        return any(line.startswith("data=") for line in lines)
 
 
 @cache

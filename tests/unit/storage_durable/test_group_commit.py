@@ -276,13 +276,29 @@ def test_a_gate(folder: Path, size: int, ordered: bool) -> None:
     assert os.listdir(folder) == ["new"]
 
 
-@pytest.mark.parametrize(("kind", "follows"), [("ext4", True), ("xfs", True), ("overlay", False)])
-def test_where_a_name_goes_with_its_file(tmp_path: Path, kind: str, follows: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options", "follows"),
+    [
+        ("ext4", "rw\nbarrier\ndata=ordered\n", True),
+        ("ext3", "rw\ndata=journal\n", True),
+        ("ext4", "rw\nbarrier\ndata_err=abort\n", False),  # made without a journal
+        ("ext4", None, False),  # who knows
+        ("xfs", None, True),
+        ("overlay", None, False),
+    ],
+)
+def test_where_a_name_goes_with_its_file(
+    tmp_path: Path, kind: str, options: str | None, follows: bool
+) -> None:
     device = os.makedev(254, 3)
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(
-        f"20 1 254:1 / / rw - tmpfs x rw\n21 20 254:3 / /var rw shared:1 - {kind} /dev/vda rw\n"
+    for folder in ("proc/self", "proc/fs/ext4/vda3", "sys/dev/block"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sys/dev/block/254:3").symlink_to("../../devices/virtio0/block/vda/vda3")
+    if options is not None:
+        (tmp_path / "proc/fs/ext4/vda3/options").write_text(options)
+    (tmp_path / "proc/self/mountinfo").write_text(
+        f"20 1 254:1 / / rw - tmpfs x rw\n21 20 254:3 / /var rw shared:1 - {kind} /dev/root rw\n"
     )
-    assert names_follow.__wrapped__(device, str(mounts)) is follows
-    assert not names_follow.__wrapped__(os.makedev(1, 1), str(mounts))
+    assert names_follow.__wrapped__(device, str(tmp_path)) is follows
+    assert not names_follow.__wrapped__(os.makedev(1, 1), str(tmp_path))
     assert not names_follow.__wrapped__(device, str(tmp_path / "missing"))
