@@ -192,7 +192,7 @@ class Named:
             self.log.warning(text)
         for text in notes:
             zoneload.info(text)
-        self._forwarder = Forwarder(max_ttl=options.max_cache_ttl, max_negative_ttl=options.max_ncache_ttl)
+        self._forwarder = Forwarder(options.resolving, conf.peers, conf.keys, options.edns_udp_size)
         faults = self._faults(keep=keep)
         responder = Responder(conf, served, locality(), self._forwarder, self.log, faults, _sign)
         responder.changed = self._changed

@@ -52,9 +52,9 @@ class Replies:
             return QR | opcode
         return QR | query.flags & (RD | CD) | (RA if view.available else 0)
 
-    def of(self, query: Query, view: View, found: Answer, limit: int) -> bytes:
+    def of(self, query: Query, view: View, found: Answer, limit: int, flags: int = 0) -> bytes:
         """An answer with records."""
-        flags = self.flags(query, view) | (AA if found.authoritative else 0) | found.rcode
+        flags |= self.flags(query, view) | (AA if found.authoritative else 0) | found.rcode
         return render(
             query,
             flags,

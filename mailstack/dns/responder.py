@@ -106,7 +106,12 @@ class Responder:
         self._keyring = Keyring(conf.keys)
         self._edns = Edns(conf.options)
         self._replies = Replies(conf.options, self._edns)
-        self._relay = Relay(conf.options, confs, forwarder, self._replies)
+        quick = not (self._faults or conf.options.querylog or conf.options.rate_limit)
+        self._relay = Relay(
+            conf.options, confs, forwarder, self._replies, self._authority, self.count, keep=quick
+        )
+        self._ready = quick and conf.options.recursion
+        """Answers out of the forwarders' cache may be kept ready."""
         self._transfers = TransfersOut(self._authority, confs, conf.peers, self._replies, log)
         self._updates = Updates(self._authority, confs, sign, self._zone_changed, locality, log)
         self.notifies = NotifiesIn(self._authority, confs, locality, log)
@@ -147,6 +152,14 @@ class Responder:
         for view in self._rights.views():
             for index, seen in enumerate(view.seen):
                 self.statistics.fold(seen, tcp=index > 1, ipv6=bool(index % 2))
+            for index in range(4):
+                given = view.ready[index > 1].given(index % 2)
+                self._relay.forwarder.hits += sum(given.values())
+                self.statistics.fold(given, tcp=index > 1, ipv6=bool(index % 2))
+        forwarder = self._relay.forwarder
+        self.statistics.add("cache hits (from query)", forwarder.hits)
+        self.statistics.add("cache misses (from query)", forwarder.misses)
+        forwarder.hits = forwarder.misses = 0
         return self.statistics
 
     def _zone_counted(self, name: bytes) -> str | None:
@@ -191,6 +204,12 @@ class Responder:
         if not self._faults:
             key = data[2:]
             tail = self._prepared.take(view, key, tcp=tcp)
+            if tail is None and self._ready:
+                ready = view.ready[tcp].answers.get(key)
+                tail = None if ready is None else ready.take(self._relay.forwarder.now())
+                if ready is not None and tail is not None:
+                    ready.hits[":" in host] += 1
+                    return data[:2] + tail
             if tail is not None:
                 wire = data[:2] + tail
                 about = view.subjects.get(key)
@@ -345,11 +364,15 @@ class Responder:
         if found is None:
             servers = self._relay.servers(query, view, query.name.lower())
             if not servers:
+                held = self._relay.held(query, view, limit, data[2:])
+                if held is not None:
+                    return held
                 if self.options.recursion and not view.recursion:
                     self._clients.denied(query, who, cache="allow-query-cache")
                 self._clients.failed(query, who, "REFUSED")
                 return Relayed(self._replies.plain(query, view, REFUSED))
-            return self._relay.onward(query, view, limit, query.question, servers, None)
+            key = data[2:]
+            return self._relay.onward(query, view, limit, query.question, servers, None, key, host)
         assert found.zone is not None
         if found.zone.origin in self._authority.unloaded:
             return self._replies.plain(query, view, SERVFAIL)
@@ -362,7 +385,7 @@ class Responder:
             servers = self._relay.servers(query, view, found.onward.lower())
             if servers:
                 question = found.onward + rdtype.to_bytes(2, "big") + IN.to_bytes(2, "big")
-                return self._relay.onward(query, view, limit, question, servers, found)
+                return self._relay.onward(query, view, limit, question, servers, found, host=host)
         if rdtype == SOA and query.edns is not None and query.edns.option(EXPIRE) is not None:
             query = with_expire(query, found, self.remaining(found.zone.origin))
         self._prepared.arrange(found, view, query, data[2:], tcp=tcp)

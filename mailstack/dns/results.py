@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns.authority import Answer
@@ -11,6 +12,9 @@ from mailstack.dns.forward import Server
 from mailstack.dns.message import Query
 from mailstack.dns.rights import View
 from mailstack.dns.tsig import Signed
+
+if TYPE_CHECKING:
+    from mailstack.dns.relay import Chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,10 @@ class Pending:
     so_far: Answer | None
     """The alias chain up to where it leaves our zones."""
     signed: Signed | None = None
+    host: str = ""
+    """Who asks."""
+    chain: Chain | None = None
+    """What is known of the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from mailstack.config.named import Acl, Address, Locality, Options
 from mailstack.config.named import Zone as ZoneConf
 from mailstack.dns.ordering import Turns
 from mailstack.dns.ratelimit import Subject
+from mailstack.dns.ready import Shelf
 from mailstack.dns.statistics import Seen
 
 CLIENT_LIMIT = 10_000
@@ -41,12 +42,16 @@ class View:
     """Answers whose order changes, by UDP and TCP."""
     subjects: dict[bytes, Subject] = field(default_factory=dict)
     """What the answers by UDP are about, where they are limited."""
+    ready: tuple[Shelf, Shelf] = field(default_factory=lambda: (Shelf(), Shelf()))
+    """Answers out of the forwarders' cache, by UDP and TCP."""
 
     def forget(self) -> None:
         """Make all answers anew. Those that were given must have been counted."""
         self.udp.clear()
         self.tcp.clear()
         self.subjects.clear()
+        for shelf in self.ready:
+            shelf.forget()
         for turning in self.turns:
             turning.clear()
 

@@ -44,14 +44,19 @@ OPTIONS_WORK: Final = frozenset(
     directory disable-empty-zone dnssec-policy dnssec-validation edns-udp-size empty-contact
     empty-server empty-zones-enable forward
     forwarders hostname ixfr-from-differences key-directory
-    listen-on listen-on-v6 masterfile-format max-cache-ttl max-ixfr-ratio max-journal-size max-ncache-ttl
-    max-records max-refresh-time max-retry-time max-transfer-idle-in max-transfer-time-in max-udp-size
-    min-refresh-time min-retry-time minimal-any
+    listen-on listen-on-v6 masterfile-format max-cache-size max-cache-ttl max-clients-per-query
+    max-ixfr-ratio max-journal-size max-ncache-ttl
+    max-query-restarts max-records max-refresh-time max-retry-time max-stale-ttl max-transfer-idle-in
+    max-transfer-time-in max-udp-size
+    min-cache-ttl min-ncache-ttl min-refresh-time min-retry-time minimal-any
     minimal-responses multi-master nocookie-udp-size notify notify-delay notify-rate notify-source
-    notify-source-v6 notify-to-soa pid-file port provide-ixfr querylog rate-limit recursion request-ixfr
-    require-server-cookie rrset-order
-    serial-query-rate server-id startup-notify-rate statistics-file tcp-advertised-timeout tcp-clients
-    tcp-listen-queue
+    notify-source-v6 notify-to-soa pid-file port prefetch provide-ixfr query-source query-source-v6 querylog
+    rate-limit recursion recursive-clients request-ixfr
+    require-server-cookie resolver-nonbackoff-tries resolver-query-timeout resolver-retry-interval rrset-order
+    send-cookie
+    serial-query-rate server-id servfail-ttl stale-answer-client-timeout stale-answer-enable stale-answer-ttl
+    stale-cache-enable stale-refresh-time startup-notify-rate statistics-file tcp-advertised-timeout
+    tcp-clients tcp-listen-queue
     tcp-idle-timeout tcp-initial-timeout tcp-keepalive-timeout
     transfer-format transfer-source transfer-source-v6 transfers-in transfers-per-ns try-tcp-refresh version
     zero-no-soa-ttl zone-statistics
@@ -59,6 +64,8 @@ OPTIONS_WORK: Final = frozenset(
 )
 _NO_FILE = "the file is not written"
 _NO_RECURSOR = "names that are not ours are forwarded, not resolved"
+_NO_VALIDATION = "answers are not validated"
+_ONE_LIMIT = "recursive-clients and max-clients-per-query are the limits"
 _NO_SIGNING = "zones are signed by a dnssec-policy only"
 _SYSTEM = "the system's own limit applies"
 _CHECK = "the zone is checked as it is by default"
@@ -74,19 +81,24 @@ OPTIONS_IGNORED: Final = {
     ),
     **dict.fromkeys(
         _words("""
-        attach-cache clients-per-query disable-algorithms disable-ds-digests dnssec-accept-expired
-        dnssec-must-be-secure dual-stack-servers fetch-quota-params fetches-per-server fetches-per-zone
-        lame-ttl max-cache-size max-clients-per-query max-query-count max-query-restarts max-recursion-depth
-        max-recursion-queries max-stale-ttl min-cache-ttl min-ncache-ttl nta-lifetime nta-recheck prefetch
-        qname-minimization query-source query-source-v6 recursive-clients request-nsid
-        resolver-nonbackoff-tries
-        resolver-query-timeout resolver-retry-interval root-key-sentinel send-cookie servfail-ttl
-        stale-answer-client-timeout stale-answer-enable stale-answer-ttl stale-cache-enable
-        stale-refresh-time
-        synth-from-dnssec trust-anchor-telemetry v6-bias validate-except preferred-glue
+        lame-ttl max-query-count max-recursion-depth max-recursion-queries preferred-glue qname-minimization
+        v6-bias
         """),
         _NO_RECURSOR,
     ),
+    **dict.fromkeys(
+        _words("""
+        disable-algorithms disable-ds-digests dnssec-accept-expired nta-lifetime nta-recheck
+        root-key-sentinel synth-from-dnssec trust-anchor-telemetry validate-except
+        """),
+        _NO_VALIDATION,
+    ),
+    "attach-cache": "there are no views, and one cache",
+    "clients-per-query": "max-clients-per-query is the limit from the start",
+    "fetch-quota-params": _ONE_LIMIT,
+    "fetches-per-server": _ONE_LIMIT,
+    "fetches-per-zone": _ONE_LIMIT,
+    "request-nsid": "servers are not asked for their name",
     **dict.fromkeys(
         _words("""
         alt-transfer-source alt-transfer-source-v6 use-alt-transfer-source
@@ -153,6 +165,8 @@ OPTIONS_IGNORED: Final = {
     ),
 }
 OPTIONS_REFUSED: Final = {
+    "dnssec-must-be-secure": _NO_VALIDATION,
+    "dual-stack-servers": "forwarders are asked at the addresses that are given",
     "allow-new-zones": "zones come from named.conf only",
     "auto-dnssec": _NO_SIGNING,
     "catalog-zones": "catalog zones are not supported",
@@ -213,28 +227,20 @@ ZONE_REFUSED: Final = {
 }
 SERVER_WORKS: Final = frozenset(
     _words("""
-    keys notify-source notify-source-v6 provide-ixfr request-ixfr transfer-format transfer-source
-    transfer-source-v6 transfers
+    bogus edns edns-udp-size keys notify-source notify-source-v6 provide-ixfr query-source query-source-v6
+    request-ixfr send-cookie tcp-only transfer-format transfer-source transfer-source-v6 transfers
     """)
 )
 SERVER_IGNORED: Final = {
-    "edns": "servers that do not understand it are asked without",
-    "edns-udp-size": "1232 octets are asked for",
     "edns-version": "version 0 is the only one there is",
     "max-udp-size": "the options' value holds for everybody",
     "padding": "messages are not padded",
-    "query-source": "the system chooses the address",
-    "query-source-v6": "the system chooses the address",
     "request-expire": "the SOA record says when a zone expires",
     "request-nsid": "servers are not asked for their name",
-    "send-cookie": "no cookies are sent",
     "support-ixfr": "BIND ignores it as well",
     "tcp-keepalive": "no connection is kept",
 }
-SERVER_REFUSED: Final = {
-    "bogus": "no server is left out of those that are listed",
-    "tcp-only": "questions go by UDP first",
-}
+SERVER_REFUSED: Final[dict[str, str]] = {}
 ZONE_TYPES: Final = {
     "master": "primary",
     "primary": "primary",

@@ -19,6 +19,7 @@ from mailstack.config.named.keys import read_keys
 from mailstack.config.named.model import CheckNames, DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
 from mailstack.config.named.peers import Traffic
 from mailstack.config.named.policy import Policies
+from mailstack.config.named.resolving import resolving
 from mailstack.config.named.syntax import Block, Statement, Word, parse
 from mailstack.config.named.transfers import SETTINGS, Remotes, check_file, traffic
 from mailstack.config.named.updates import UpdateRule, granted, read_update_policy
@@ -27,7 +28,6 @@ from mailstack.config.named.values import (
     FALSE,
     boolean,
     choice,
-    duration,
     integer,
     one_block,
     one_text,
@@ -176,9 +176,7 @@ class _Reader:
             if keyword in one:
                 # In tenths of a second; named clamps as well.
                 values[keyword.replace("-", "_")] = min(max(integer(one[keyword]), 1), most) / 10
-        for keyword in ("max-cache-ttl", "max-ncache-ttl"):
-            if keyword in one:
-                values[keyword.replace("-", "_")] = duration(one[keyword])
+        values["resolving"] = resolving(one)
         for statement in found.get("check-names", ()):
             self._names_checked(statement)
         values.update(answering(found, self.acls, values["directory"]))

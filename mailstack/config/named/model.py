@@ -12,6 +12,8 @@ from mailstack.config.named.answers import EVERYTHING_RANDOM, OrderRule, RateLim
 from mailstack.config.named.channels import PLAIN as PLAIN_LOG
 from mailstack.config.named.channels import Logging
 from mailstack.config.named.peers import EASY, PLAIN, Peer, Traffic, Transfers
+from mailstack.config.named.resolving import PLAIN as RESOLVING
+from mailstack.config.named.resolving import Resolving
 from mailstack.config.named.updates import UpdateRule
 
 Server = tuple[str, int]
@@ -103,8 +105,8 @@ class Options:
     """Seconds between messages of a client that asked for keepalive (RFC 7828)."""
     tcp_advertised_timeout: float = 30.0
     """Seconds that such a client is told."""
-    max_cache_ttl: int = 604_800
-    max_ncache_ttl: int = 10_800
+    resolving: Resolving = RESOLVING
+    """The cache, and how forwarders are asked."""
     rate_limit: RateLimit | None = None
     rrset_order: tuple[OrderRule, ...] = EVERYTHING_RANDOM
     """The first rule that covers a set counts; sets that none covers stand in the zone's order."""

@@ -40,6 +40,15 @@ class Peer:
     transfer_source: Source | None = None
     notify_source: Source | None = None
     transfers: int | None = None
+    bogus: bool = False
+    """It is not asked."""
+    edns: bool = True
+    edns_udp_size: int | None = None
+    """Octets that it is told we take."""
+    tcp_only: bool = False
+    send_cookie: bool | None = None
+    query_source: str | None = None
+    """Address that it is asked from; '': any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

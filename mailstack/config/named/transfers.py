@@ -10,6 +10,7 @@ from mailstack.config.named import grammar
 from mailstack.config.named.acl import AclTable, key_name, parse_network
 from mailstack.config.named.model import TsigKey, Zone
 from mailstack.config.named.peers import Peer, Remote, Source, Traffic, Transfers
+from mailstack.config.named.resolving import query_source
 from mailstack.config.named.syntax import Block, Statement, Word
 from mailstack.config.named.values import (
     BOOLEANS,
@@ -202,6 +203,14 @@ class Remotes:
                     values[word.removesuffix("-v6").replace("-", "_")] = _source(one)
                 case "transfers":
                     values["transfers"] = integer(one, low=1)
+                case "bogus" | "edns" | "tcp-only" | "send-cookie" as word:
+                    values[word.replace("-", "_")] = boolean(one)
+                case "edns-udp-size":
+                    values["edns_udp_size"] = min(max(integer(one), 512), 4096)
+                case "query-source" | "query-source-v6" as word:
+                    if word.endswith("-v6") != (network.version == 6):
+                        raise one.error(f"'{word}' is for servers of the other address family")
+                    values["query_source"] = query_source(one)
                 case word if word in grammar.SERVER_IGNORED:
                     self._warnings.append(
                         f"{one.path}:{one.line}: '{word}' has no effect: {grammar.SERVER_IGNORED[word]}"

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailstack.config.named import Locality
-from mailstack.dns.forward import Forwarder, read
+from mailstack.dns.forward import Forwarder
 from mailstack.dns.message import Malformed
+from mailstack.dns.received import read
 from mailstack.dns.responder import Responder
 from mailstack.dns.results import Pending
 from mailstack.net.clock import ManualClock
@@ -34,6 +35,8 @@ def upstream(query: dns.message.Message) -> dns.message.Message:
     if name == "www.elsewhere.example.":
         response.answer.append(dns.rrset.from_text(name, 300, "IN", "CNAME", "web.elsewhere.example."))
         response.answer.append(dns.rrset.from_text("web.elsewhere.example.", 100, "IN", "A", "198.51.100.1"))
+    elif name == "web.elsewhere.example.":
+        response.answer.append(dns.rrset.from_text(name, 100, "IN", "A", "198.51.100.1"))
     elif name == "big.example.":
         response.answer.append(
             dns.rrset.from_text(name, 300, "IN", "TXT", *[f'"{"x" * 200}{i}"' for i in range(9)])
@@ -65,7 +68,7 @@ def serve(
             listed = " ".join(f"{address} port {port};" for address, port in addresses)
             text = f"recursion yes; allow-recursion {{ 192.0.2.0/24; }}; forwarders {{ {listed} }}; {options}"
             conf = configuration(tmp_path, text)
-            forwarder = Forwarder(clock=clock, max_ttl=conf.options.max_cache_ttl)
+            forwarder = Forwarder(conf.options.resolving, conf.peers, conf.keys, clock=clock)
             server = Responder(conf, zones(), Locality(), forwarder, Log("named", "test", 2))
             for question in questions:
                 wire = server.respond(question.to_wire(), host, 1, tcp=tcp)
@@ -96,8 +99,8 @@ def test_forwarded_answer_and_its_cache(tmp_path: Path) -> None:
     first, second, *_, last = serve(tmp_path, [server], [asked] * 12, clock=clock)
     assert [rrset.ttl for rrset in first.answer] == [300, 100]
     assert [rrset.ttl for rrset in second.answer] == [290, 90]
-    assert [rrset.ttl for rrset in last.answer] == [290, 90]  # asked anew after 100 seconds
-    assert server.asked.total() == 2
+    assert [rrset.ttl for rrset in last.answer] == [190, 90]  # only what has expired is asked for anew
+    assert server.asked == {"WWW.elsewhere.example. A": 1, "web.elsewhere.example. A": 2}
     assert first.flags & dns.flags.RA
     assert not first.flags & dns.flags.AA
     assert first.question[0].name.to_text() == "WWW.elsewhere.example."
@@ -203,7 +206,6 @@ def test_forged_answers_are_ignored(tmp_path: Path) -> None:
 @given(st.binary(min_size=33, max_size=300))
 def test_walker_reads_or_refuses(data: bytes) -> None:
     try:
-        answer = read(data, 21)
+        read(data)
     except Malformed:
         return
-    assert len(answer.aged(5)) == len(answer.body)
