@@ -85,7 +85,9 @@ def parse(arguments: Sequence[str]) -> Options:
         while word := word[1:]:
             letter = word[0]
             if letter in "cCo":
-                value = word[1:] or (rest.pop(0) if rest else "")
+                if not word[1:] and not rest:
+                    raise Fatal(f"option requires an argument -- {letter!r}; {USAGE.strip()}", 1)
+                value = word[1:] or rest.pop(0)
                 _valued(options, letter, value)
                 break
             if letter not in "aAdefFhHmMnpPxX#":
@@ -94,6 +96,8 @@ def parse(arguments: Sequence[str]) -> Options:
     options.names = rest
     if {"d", "n"} <= options.flags:
         raise Fatal("specify one of -d -n", 1)
+    if {"M", "h"} <= options.flags:
+        raise Fatal("with option -M, do not specify -h", 1)
     for one_of in ("aAFmMP", "eX#"):
         chosen = sorted(options.flags & set(one_of))
         if len(chosen) > 1:
@@ -172,6 +176,7 @@ def _parameters(config_dir: Path, options: Options) -> None:
     of_services = _service_parameters(transports, raw)
     used = {name for value in raw.values() for name in references(value)}
     used |= {name for one in services for _, value in overrides(one) for name in references(value)}
+    used.update(words(raw.get("smtpd_restriction_classes", "")))
     users = {name for name in raw if name in used and name not in PARAMETERS and name not in of_services}
     builtin = set(PARAMETERS) | {"config_directory"}
     classes = options.classes or {"all"}
@@ -325,7 +330,8 @@ def _master(config_dir: Path, options: Options) -> None:
     wanted = [[*name.split("/"), "*", "*"][:3] for name in options.names] or [["*", "*", "*"]]
     matched: set[int] = set()
     for entry in services:
-        view = conf.with_overrides(dict(overrides(entry))) if "x" in flags else conf
+        given = {"service_name": entry[0], **dict(overrides(entry))}
+        view = conf.with_overrides(given) if "x" in flags else conf
         for name, lines in parts(entry, flags, view.str if "x" in flags else None):
             hits = [
                 index

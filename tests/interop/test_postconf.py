@@ -23,6 +23,8 @@ mydestination = $myhostname,
     foo.test
 zz_user = hello
 unused_thing = 1
+smtpd_restriction_classes = zz_class
+zz_class = permit_mynetworks, reject
 smtpd_banner = $myhostname $zz_user  two  spaces and a very long text that has to be folded somewhere, here or there
 relay_domains =
 inet_interfaces=loopback-only
@@ -37,6 +39,8 @@ MASTER_CF = """\
   -o { smtpd_banner = hello  there } -o smtpd_helo_required=no
 pickup unix n - n 60 1 pickup
 fast unix - - n - - lmtp
+relay unix - - n - - smtp
+        -o syslog_name=postfix/$service_name
 very-long-service-name-here unix n - n 1000? 100000 lmtp -o master=$myhostname
 maildrop  unix  -       n       n       -       -       pipe
   flags=DRhu user=vmail argv=/usr/bin/maildrop -d ${recipient}
@@ -45,7 +49,7 @@ ASKED = [
     "-n", "-nh", "-nx", "-nH", "-nf", "-n -C builtin", "-C user", "-d myorigin mydomain nosuch", "-dh myorigin",
     "myorigin smtpd_banner nosuch", "-x mydestination", "-p myhostname", "-o myhostname=q.test -x smtpd_banner",
     "-M", "-Mf", "-M pickup/unix fast", "-M nope", "-M */inet", "-F", "-F pickup", "-Fh pickup/unix/command",
-    "-FH fast", "-F */inet/chroot", "-P", "-P */*/smtpd_banner", "-Px", "-Ph", "-dn", "-C foo", "-a",
+    "-FH fast", "-F */inet/chroot", "-P", "-P */*/smtpd_banner", "-Px", "-Ph", "-dn", "-C foo", "-a", "-Mh", "-Ph relay",
 ]  # fmt: skip
 CHANGES = [
     ["myorigin=c"],

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mailstack.config.errors import ConfigError
+from mailstack.config.postfix.expand import references
 from mailstack.config.postfix.lines import logical_lines, read_text, words
 from mailstack.config.postfix.main_cf import Origin
 
@@ -39,7 +40,7 @@ class MasterService:
 
     `wakeup` is in seconds, 0 for never (`wakeup_if_used`: the `?` suffix). `maxproc` is None for `-`
     (default_process_limit) and 0 for no limit. `private`, `unprivileged` and `chroot` are what the line says,
-    with `-` resolved to y, y and n.
+    with `-` resolved to y, y and n. `overrides` has a service_name where one of them asks for it.
     """
 
     name: str
@@ -122,6 +123,8 @@ def _service(logical: str, origin: Origin) -> MasterService:
         raise _bad(origin, f"bad transport type {kind!r}; expected one of {', '.join(TYPES)}")
     seconds, lazy = _wakeup(wakeup, origin)
     overrides, verbose, rest = _arguments(arguments, origin)
+    if any("service_name" in references(value) for value in overrides.values()):
+        overrides.setdefault("service_name", name)
     service = MasterService(
         name=name,
         type=kind,

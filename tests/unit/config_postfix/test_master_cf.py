@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.errors import ConfigError
+from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import enabled, parse_master
 
 GOOD = """\
@@ -106,3 +107,10 @@ def test_services_that_are_off(words: list[str], left: list[str]) -> None:
     )  # fmt: skip
     services = parse_master(text, Path("master.cf"))
     assert [service.name for service in enabled(services, words)] == left
+
+
+def test_the_name_of_a_service_in_its_settings() -> None:
+    line = "relay unix - - n - - smtp\n  -o syslog_name=postfix/$service_name\n"
+    [service] = parse_master(line, Path("master.cf"))
+    conf = MainCf.parse("", Path("main.cf")).with_overrides(service.overrides)
+    assert conf.str("syslog_name") == "postfix/relay"
