@@ -108,7 +108,7 @@ login_greeting = Dovecot ready.
 login_log_format = %$: %s
     of logins and of connections without one
 login_log_format_elements = user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}>
-    %u %n %d %s %m %r %l %a %b %c %e %p %{session} and their long names, without modifiers; others are an \
+    %u %n %d %s %m %r %l %a %b %c %k %e %p %{session} and their long names, without modifiers; others are an \
 error
 login_trusted_networks =
     connections from there count as secure, and their failures are not counted
@@ -136,7 +136,7 @@ pop3_deleted_flag =
 pop3_enable_last = no
     LAST, as in RFC 1460
 pop3_logout_format = top=%t/%p, retr=%r/%b, del=%d/%m, size=%s
-    %t %p %r %b %d %m %s; other variables are an error
+    %t %p %r %b %d %m %s %i %o; other variables are an error
 pop3_no_flag_updates = no
     RETR leaves messages unseen
 pop3_uidl_format = %08Xu%08Xv

@@ -43,6 +43,7 @@ class LogLines:
             "pid": self._pid,
             "mail_pid": self._pid if ok else "",
             "secured": "TLS" if stream.tls is not None else "",
+            "ssl_security": _security(stream),
             "session": session,
         }
         told = [
@@ -81,6 +82,15 @@ class LogLines:
                 "session": session,
             }
         )
+
+
+def _security(stream: Stream) -> str:
+    """`TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits)`; empty without TLS."""
+    cipher = stream.tls.cipher() if stream.tls is not None else None
+    if stream.tls is None or cipher is None:
+        return ""
+    name, _, bits = cipher
+    return f"{stream.tls.version()} with cipher {name} ({bits}/{bits} bits)"
 
 
 class Attempt:

@@ -32,6 +32,11 @@ DEFAULTS: Mapping[str, str] = {name: setting.default for name, setting in SETTIN
 """Dovecot 2.3's, of everything."""
 
 PROTOCOLS = ("imap", "pop3", "lmtp")
+_OTHER_PROTOCOLS = {
+    "sieve": "there is no ManageSieve, and no script is run",
+    "submission": "submission is the MTA's: smtpd on port 587",
+}
+"""What Dovecot's packages beside these add; their sections and settings are told of by name."""
 _MECHANISMS = (
     "PLAIN",
     "LOGIN",
@@ -168,7 +173,7 @@ class _Loader:
             pop3_enable_last=self.value("pop3_enable_last", values.boolean, "pop3"),
             pop3_client_workarounds=self.value("pop3_client_workarounds", converters.workarounds, "pop3"),
             pop3_logout_format=self.value(
-                "pop3_logout_format", lambda s: values.template(s, "tprbdms"), "pop3"
+                "pop3_logout_format", lambda s: values.template(s, "tprbdmsio"), "pop3"
             ),
             pop3_login_delay=own.login_delay,
             plugin=self._plugin(),
@@ -210,9 +215,12 @@ class _Loader:
         def convert(setting: Setting) -> frozenset[str]:
             names = values.words(setting)
             for name in names:
-                if name not in (*PROTOCOLS, "none"):
+                if name in _OTHER_PROTOCOLS:
+                    reason = _OTHER_PROTOCOLS[name]
+                    self.warnings.append(f"{setting.origin}: protocols: {name} has no effect: {reason}")
+                elif name not in (*PROTOCOLS, "none"):
                     raise setting.origin.error(f"protocols: Unknown protocol: {name}")
-            return frozenset(names) - {"none"}
+            return frozenset(names) & frozenset(PROTOCOLS)
 
         return self.value("protocols", convert)
 
@@ -345,6 +353,9 @@ class _Loader:
                     f"{part.origin}: {section.type} {{ {part.type} has no effect here"
                     for part in section.sections
                 ]
+            elif section.type in ("metric", "event_exporter"):
+                name = f"{section.type} {section.name}"
+                self.warnings.append(f"{section.origin}: {name} has no effect: there is no stats process")
             elif section.type not in ("passdb", "userdb", "namespace", "service"):
                 raise section.origin.error(f"Unknown section {section.type}")
 

@@ -16,6 +16,8 @@ Everything else is refused: it would put the messages, or what other programs lo
 
 from __future__ import annotations
 
+import re
+
 from mailstack.config.dovecot.model import MailLocation
 
 REASONS = {
@@ -70,7 +72,11 @@ def _mbox(rest: str) -> MailLocation:
     return MailLocation(copy, mbox=inbox)
 
 
+_WHOLE = re.compile(r"/|~/|~\Z|%[LU]*h|%\{home\}")
+"""What a path begins with."""
+
+
 def _checked(path: str) -> str:
-    if not path.startswith(("/", "~/", "%h")) and path != "~":
+    if _WHOLE.match(path) is None:
         raise ValueError("the path must begin with / or ~/")
     return path.rstrip("/") or "/"

@@ -1,8 +1,8 @@
 """`namespace NAME { … }` with its mailboxes, and what `mail_plugins = acl` and its settings say.
 
-Sections of one name are one namespace (10-mail.conf and 15-mailboxes.conf both have `namespace inbox`). What
-goes together is checked in Dovecot's words; one thing more is asked for: all namespaces share one separator,
-`.` or `/`, also those that are not listed.
+Sections of one name are one namespace (10-mail.conf and 15-mailboxes.conf both have `namespace inbox`); each
+without a name is one of its own. What goes together is checked in Dovecot's words; one thing more is asked
+for: all namespaces share one separator, `.` or `/`, also those that are not listed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def read_namespaces(
     explicit_inbox: bool,
 ) -> tuple[NamespaceSettings, ...]:
     """All namespaces, in their order; one for the inbox where there are no sections. Raises `ConfigError`."""
-    blocks: dict[str, _Block] = {}
-    for section in sections:
-        block = blocks.setdefault(section.name, _Block(section))
+    blocks: dict[str | int, _Block] = {}
+    for number, section in enumerate(sections):
+        block = blocks.setdefault(section.name or number, _Block(section))
         block.settings.update(section.settings)
         for below in section.sections:
             if below.type != "mailbox":
@@ -246,7 +246,9 @@ def read_acl(
         raise backend.origin.error("plugin { acl: global ACL files are not supported")
     shared = plugin["acl_shared_dict"].content() if "acl_shared_dict" in plugin else ""
     if shared and not shared.startswith("file:/"):
-        raise plugin["acl_shared_dict"].origin.error("plugin { acl_shared_dict: only file:/PATH is supported")
+        where = plugin["acl_shared_dict"].origin
+        warn(f"{where}: plugin {{ acl_shared_dict has no effect: only file:/PATH is supported")
+        shared = ""
     from_inbox = plugin.get("acl_defaults_from_inbox")
     groups = plugin["acl_groups"].content() if "acl_groups" in plugin else ""
     return AclSettings(

@@ -27,6 +27,7 @@ LOGIN: Mapping[str, str] = {
     "a": "lport",
     "b": "rport",
     "c": "secured",
+    "k": "ssl_security",
     "e": "mail_pid",
 }
 """Letters of login_log_format_elements; `session` has none."""

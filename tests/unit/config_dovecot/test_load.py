@@ -120,6 +120,26 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert userdb.fields == {"home": "/var/mail/%d/%n"}
 
 
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("protocols = imap sieve\n", "protocols: sieve has no effect: there is no ManageSieve"),
+        ("protocols = imap submission\n", "protocols: submission has no effect: submission is the MTA's"),
+        ("protocols = imap\nmetric a {\n  event_name = x\n}\n", "metric a has no effect: there is no stats"),
+        ("protocols = imap\nevent_exporter b {\n}\n", "event_exporter b has no effect"),
+        ("protocols = imap\nprotocol sieve {\n  managesieve_sieve_capability = x\n}\n", "is unknown here"),
+    ],
+)
+def test_what_other_packages_add_is_named(tmp_path: Path, text: str, warning: str) -> None:
+    """Files made for a whole Dovecot, with Pigeonhole and its statistics, can be used."""
+    (tmp_path / "dovecot.conf").write_text("ssl = no\nmail_location = maildir:%Lh/Maildir/\n" + text)
+    found = load(tmp_path)
+    assert found.protocols == {"imap"}
+    assert found.mail_location == "%Lh/Maildir"
+    assert [told for told in found.warnings if warning in told] == list(found.warnings)
+    assert found.warnings
+
+
 def test_what_has_no_effect_is_named_once_each(tmp_path: Path) -> None:
     conf = config(
         tmp_path,

@@ -254,10 +254,11 @@ def test_poplib_over_tls(tmp_path: Path) -> None:
         return lines
 
     async def check() -> None:
-        async with running(tmp_path, tls=True) as mailbox:
+        async with running(tmp_path, "login_log_format_elements = %u %k\n", tls=True) as mailbox:
             await mailbox.deliver("zs", b"Subject: x\r\n\r\nbody\r\n.\r\n")
             lines = await asyncio.to_thread(fetch, mailbox.port("pop3"), mailbox.port("pop3s"))
             assert lines == [b"Subject: x", b"", b"body", b"."]
+            assert re.search(r"Login: zs, TLSv1\.3 with cipher TLS_\S+ \((\d+)/\1 bits\)\n", mailbox.log())
 
     asyncio.run(check())
     assert not stored(tmp_path)

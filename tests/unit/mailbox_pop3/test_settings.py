@@ -68,7 +68,7 @@ def test_a_login_that_comes_too_soon(tmp_path: Path) -> None:
 
 def test_the_line_in_the_log_has_the_form_that_was_asked_for(tmp_path: Path) -> None:
     async def check() -> str:
-        async with running(tmp_path, "pop3_logout_format = %d of %m, %s octets, %r/%b\n") as mailbox:
+        async with running(tmp_path, "pop3_logout_format = %d of %m, %s octets, %r/%b, %i in\n") as mailbox:
             await mailbox.deliver("zs", b"Subject: 1\n\n12345\n")
             client = await Client.login(mailbox)
             await client.lines("RETR 1")
@@ -77,7 +77,7 @@ def test_the_line_in_the_log_has_the_form_that_was_asked_for(tmp_path: Path) -> 
             assert await client.line() == ""
             return mailbox.log()
 
-    assert "Disconnected: Logged out 1 of 1, 21 octets, 1/21\n" in asyncio.run(check())
+    assert "Disconnected: Logged out 1 of 1, 21 octets, 1/21, 22 in\n" in asyncio.run(check())
 
 
 def test_ids_that_came_with_the_mailbox_are_kept(tmp_path: Path) -> None:
