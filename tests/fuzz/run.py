@@ -27,7 +27,9 @@ def main() -> None:
         for word in WORDS.get(name, ()):
             words.write('"' + "".join(f"\\x{octet:02x}" for octet in word) + '"\n')
         words.flush()
-        given = [str(corpus), f"-runs={runs}", "-max_len=400", f"-dict={words.name}", *options]
+        given = [str(corpus), f"-runs={runs}", "-max_len=400", *options]
+        if words.tell():  # an empty dictionary is an error
+            given.insert(1, f"-dict={words.name}")
         atheris.Setup([sys.argv[0], *given], TARGETS[name])
         atheris.Fuzz()
 
