@@ -10,72 +10,84 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from mailstack.dns.message import HEADER, Malformed, skip_name
 from mailstack.dns.statistics import Seen
 from mailstack.dns.zone import OPT
 
 _TTL = struct.Struct("!I")
-OVERHEAD = 700
-"""Octets that one takes beside its text: key, numbers, places in dictionaries."""
+OVERHEAD = 450
+"""Octets that one takes beside its text and key: numbers, objects, places in dictionaries."""
 SIZE = 2048
 """Octets of the largest answer that is kept."""
 
 
-class Aging:
-    """One answer without its id, as it was in second `made`."""
+class Ready:
+    """One answer without its id as it was in second `made`, good before second `until`.
 
-    __slots__ = ("_made", "_offsets", "_second", "_tail", "_template")
+    Where the order of its records changes there are `most` of them, and the first one knows the others.
+    """
 
-    def __init__(self, tail: bytes, made: int) -> None:
-        self._template = self._tail = tail
+    __slots__ = (
+        "_made",
+        "_offsets",
+        "_second",
+        "_template",
+        "cyclic",
+        "hits",
+        "most",
+        "others",
+        "tail",
+        "turn",
+        "until",
+    )
+
+    def __init__(self, tail: bytes, made: int, until: int, most: int = 1, *, cyclic: bool = False) -> None:
+        self._template = tail
         self._offsets = offsets(tail)
         self._made = self._second = made
-
-    def at(self, now: int) -> bytes:
-        """The answer as it is in second `now`."""
-        if now != self._second:
-            buffer = bytearray(self._template)
-            passed = now - self._made
-            for offset, ttl in self._offsets:
-                _TTL.pack_into(buffer, offset, max(ttl - passed, 0))
-            self._tail, self._second = bytes(buffer), now
-        return self._tail
-
-    @property
-    def tail(self) -> bytes:
+        self.tail = tail
         """The answer as it was last given."""
-        return self._tail
-
-    @property
-    def octets(self) -> int:
-        """What it takes."""
-        return 2 * len(self._template) + OVERHEAD + 120 * len(self._offsets)
-
-
-@dataclass(slots=True)
-class Ready:
-    """An answer, good before second `until`, in `most` orders of its records."""
-
-    until: int
-    most: int
-    cyclic: bool
-    variants: list[Aging] = field(default_factory=list)
-    hits: list[int] = field(default_factory=lambda: [0, 0])
-    """How often it was given over IPv4 and IPv6, and not yet counted."""
-    turn: int = 0
+        self.until = until
+        self.most = most
+        self.cyclic = cyclic
+        self.turn = 0
+        self.others: list[Ready] | None = None
+        self.hits = 0
+        """How often it was given over IPv4, and, in the upper half, over IPv6; not yet counted."""
 
     def take(self, now: int) -> bytes | None:
         """The answer as it is in second `now`; None when it has to be made (anew)."""
-        if now >= self.until or len(self.variants) < self.most:
+        if now == self._second and self.most == 1:
+            return self.tail
+        if now >= self.until:
             return None
         if self.most == 1:
-            return self.variants[0].at(now)
-        if self.cyclic:
-            self.turn = (self.turn + 1) % self.most
-            return self.variants[self.turn].at(now)
-        return random.choice(self.variants).at(now)  # noqa: S311 - no secret is made
+            return self._at(now)
+        others = self.others
+        if others is None or len(others) + 1 < self.most:
+            return None
+        self.turn = (self.turn + 1 if self.cyclic else random.randrange(self.most)) % self.most  # noqa: S311
+        return others[self.turn - 1]._at(now) if self.turn else self._at(now)
+
+    def _at(self, now: int) -> bytes:
+        if now != self._second:
+            buffer = bytearray(self._template)
+            passed = now - self._made
+            numbers = self._offsets
+            for index in range(0, len(numbers), 2):
+                _TTL.pack_into(buffer, numbers[index], max(numbers[index + 1] - passed, 0))
+            self.tail, self._second = bytes(buffer), now
+        return self.tail
+
+    @property
+    def octets(self) -> int:
+        """What it takes, without its key."""
+        return 2 * len(self._template) + OVERHEAD + 24 * len(self._offsets)
+
+
+IPV6 = 1 << 32
+"""What one answer over IPv6 adds to `Ready.hits`."""
 
 
 class Shelf:
@@ -88,34 +100,48 @@ class Shelf:
         self._octets = 0
         self.answers: dict[bytes, Ready] = {}
 
-    def put(self, key: bytes, ready: Ready, tail: bytes, now: int, count: Callable[[], object]) -> None:
-        """Keep one more order of an answer. `count` is called before all are dropped for want of room."""
-        one = Aging(tail, now)
-        if self._octets + one.octets > self.limit:
+    def put(self, key: bytes, ready: Ready, count: Callable[[], object]) -> None:
+        """Keep one more order of an answer. `count` is called before some are dropped for want of room."""
+        if self._octets + ready.octets + len(key) > self.limit:
             count()
-            self.forget()
+            self._make_room()
         held = self.answers.get(key)
-        if held is None or held.until != ready.until or len(held.variants) >= held.most:
-            if held is not None:
-                self._octets -= sum(old.octets for old in held.variants)
-                ready.hits = held.hits
-            self.answers[key] = held = ready
-        held.variants.append(one)
-        self._octets += one.octets
+        self._octets += ready.octets
+        if held is not None and held.until == ready.until and self.variants(key, held.until) < held.most:
+            if held.others is None:
+                held.others = []
+            held.others.append(ready)
+            return
+        if held is not None:
+            ready.hits = held.hits
+            self._octets -= self._size(key, held)
+        self._octets += len(key)
+        self.answers[key] = ready
+
+    def _size(self, key: bytes, held: Ready) -> int:
+        return len(key) + held.octets + sum(other.octets for other in held.others or ())
+
+    def _make_room(self) -> None:
+        """Drop a quarter, those first that were made first."""
+        for key in list(self.answers)[: len(self.answers) // 4 + 1]:
+            self._octets -= self._size(key, self.answers.pop(key))
 
     def variants(self, key: bytes, until: int) -> int:
         """How many orders of the answer that is good before `until` there are."""
         held = self.answers.get(key)
-        return len(held.variants) if held is not None and held.until == until else 0
+        if held is None or held.until != until:
+            return 0
+        return 1 + len(held.others or ())
 
-    def given(self, ipv6: int) -> Seen:
-        """How often each was given over IPv4 (0) or IPv6 (1), once."""
-        seen: Seen = {}
+    def given(self) -> tuple[Seen, Seen]:
+        """How often each was given over IPv4 and IPv6, once."""
+        seen: tuple[Seen, Seen] = ({}, {})
         for ready in self.answers.values():
-            if ready.hits[ipv6]:
-                tail = ready.variants[0].tail
-                seen[tail] = seen.get(tail, 0) + ready.hits[ipv6]
-                ready.hits[ipv6] = 0
+            if ready.hits:
+                for index, times in enumerate((ready.hits % IPV6, ready.hits // IPV6)):
+                    if times:
+                        seen[index][ready.tail] = seen[index].get(ready.tail, 0) + times
+                ready.hits = 0
         return seen
 
     def forget(self) -> None:
@@ -124,12 +150,12 @@ class Shelf:
         self._octets = 0
 
 
-def offsets(tail: bytes) -> list[tuple[int, int]]:
-    """Where the TTLs of an answer without id stand, and what they are."""
+def offsets(tail: bytes) -> tuple[int, ...]:
+    """Where the TTLs of an answer without id stand, each followed by what it is."""
     wire = b"\0\0" + tail
     _, _, questions, *counts = HEADER.unpack_from(wire)
     position = 12
-    found: list[tuple[int, int]] = []
+    found: list[int] = []
     try:
         for _ in range(questions):
             position = skip_name(wire, position) + 4
@@ -137,8 +163,8 @@ def offsets(tail: bytes) -> list[tuple[int, int]]:
             position = skip_name(wire, position, compressed=True)
             kind, _, ttl, length = struct.unpack_from("!HHIH", wire, position)
             if kind != OPT:
-                found.append((position + 2, ttl))  # +4, less the id
+                found += (position + 2, ttl)  # +4, less the id
             position += 10 + length
     except (Malformed, struct.error):
         raise AssertionError("an answer of ours that cannot be read") from None
-    return found
+    return tuple(found)

@@ -319,8 +319,8 @@ class Relay:
         now = self.forwarder.now()
         if keep and chain.until > now and len(wire) <= SIZE:
             shelf.limit = self._shelf_limit
-            ready = Ready(chain.until, 1 if turns is None else turns.most, turns is not None and turns.cyclic)
-            shelf.put(key, ready, wire[2:], now, self._count)
+            most, cyclic = (1, False) if turns is None else (turns.most, turns.cyclic)
+            shelf.put(key, Ready(wire[2:], now, chain.until, most, cyclic=cyclic), self._count)
         return wire
 
     def _is_authentic(self, query: Query, chain: Chain) -> bool:

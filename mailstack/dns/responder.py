@@ -48,6 +48,7 @@ from mailstack.dns.message import (
 from mailstack.dns.notify import NotifiesIn
 from mailstack.dns.prepared import Prepared
 from mailstack.dns.ratelimit import Limits, subject
+from mailstack.dns.ready import IPV6
 from mailstack.dns.relay import Relay
 from mailstack.dns.replies import TCP_LIMIT, Replies
 from mailstack.dns.results import Delayed, Handed, Pending, Relayed, Result, Transfer
@@ -152,10 +153,10 @@ class Responder:
         for view in self._rights.views():
             for index, seen in enumerate(view.seen):
                 self.statistics.fold(seen, tcp=index > 1, ipv6=bool(index % 2))
-            for index in range(4):
-                given = view.ready[index > 1].given(index % 2)
-                self._relay.forwarder.hits += sum(given.values())
-                self.statistics.fold(given, tcp=index > 1, ipv6=bool(index % 2))
+            for tcp, shelf in enumerate(view.ready):
+                for ipv6, given in enumerate(shelf.given()):
+                    self._relay.forwarder.hits += sum(given.values())
+                    self.statistics.fold(given, tcp=bool(tcp), ipv6=bool(ipv6))
         forwarder = self._relay.forwarder
         self.statistics.add("cache hits (from query)", forwarder.hits)
         self.statistics.add("cache misses (from query)", forwarder.misses)
@@ -208,7 +209,7 @@ class Responder:
                 ready = view.ready[tcp].answers.get(key)
                 tail = None if ready is None else ready.take(self._relay.forwarder.now())
                 if ready is not None and tail is not None:
-                    ready.hits[":" in host] += 1
+                    ready.hits += IPV6 if ":" in host else 1
                     return data[:2] + tail
             if tail is not None:
                 wire = data[:2] + tail

@@ -22,7 +22,7 @@ from mailstack.config.named.values import (
     to_number,
 )
 
-CACHE_SIZE: Final = 64 << 20
+CACHE_SIZE: Final = 128 << 20
 """Octets, when `max-cache-size` says nothing or `default`."""
 _LEAST_SIZE: Final = 2 << 20
 _WEEK: Final = 604_800
