@@ -34,7 +34,7 @@ PIPELINE_LIMIT = 100
 TASK_LIMIT = 2000
 """Questions waiting for forwarders, over all clients; more are dropped."""
 PREFERRED_TCP_WRITE = 256 * 1024
-TURN_MESSAGES, TURN_OCTETS = 128, 64 * 1024
+TURN_MESSAGES, TURN_OCTETS = 64, 32 * 1024
 """Messages of one connection that are read, and octets of answers to them that are written, before others get
 their turn, and before it is known whether the client takes them."""
 TELL_AGAIN = 60.0
@@ -204,6 +204,8 @@ class TcpConnection(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
+        self._position = 0
+        """How much of it has been answered."""
         self._peer = ("", 0)
         self._local = ""
         self._underway = 0
@@ -231,7 +233,8 @@ class TcpConnection(asyncio.Protocol):
         self._restart_timer(options.tcp_initial_timeout)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
+        self._buffer = self._buffer[self._position :] + data if self._buffer else data
+        self._position = 0
         self._work()
 
     def eof_received(self) -> bool:
@@ -266,7 +269,8 @@ class TcpConnection(asyncio.Protocol):
         """Answer the complete messages in the buffer, as far as the connection's limits let it."""
         if self._transport is None or self._waiting:
             return
-        buffer, position = self._buffer, 0
+        buffer, begun = self._buffer, self._position
+        position = begun
         answers: list[bytes] = []
         octets = messages = 0
         while not self._busy() and len(buffer) - position >= 2:
@@ -284,9 +288,9 @@ class TcpConnection(asyncio.Protocol):
                 answers.append(len(answer).to_bytes(2, "big"))
                 answers.append(answer)
             position = end
-        self._buffer = buffer[position:]
-        if position:
-            if _KEEPALIVE in buffer:
+        if position > begun:
+            self._buffer, self._position = (buffer, position) if position < len(buffer) else (b"", 0)
+            if not self._kept and buffer.find(_KEEPALIVE, begun, position) >= 0:
                 self._kept = True
             if answers:
                 self._transport.write(b"".join(answers))
