@@ -184,7 +184,7 @@ def dns_zone(data: bytes) -> None:
         zonefile.LARGE, before = least, zonefile.LARGE
         try:
             zone, odd = zonefile.load_zone("z.test", str(path))
-            zones.append((_said(zone), odd))
+            zones.append((_said(zone), sorted(odd)))
         except ConfigError as error:
             _placed(error, data)
             zones.append(([], [str(error)]))

@@ -91,6 +91,8 @@ def _parse_file(path: Path, source: _Source, depth: int) -> tuple[Statement, ...
         raise ConfigError(path, 0, error.strerror or str(error)) from error
     if len(data) > SIZE_LIMIT:
         raise ConfigError(path, 0, f"larger than {SIZE_LIMIT} octets")
+    if (nul := data.find(b"\0")) >= 0:
+        raise ConfigError(path, data.count(b"\n", 0, nul) + 1, "an octet of zero: this is no text")
     tokens = _tokens(data.decode("utf-8", "surrogateescape"), path)
     return _statements(tokens, path, source, depth, None)
 
