@@ -235,8 +235,9 @@ class _Response:
                 self.header_size = header_size(data) if in_memory else await to_thread(header_size, data)
             sizes = [await self.measure(item) for item in self._binary]
             out = [self.session.fetched(self.at + 1, uid=self.uid_first)]
-            if seen and Attribute("FLAGS") not in items:
-                out += (self.attribute("FLAGS"), b" ")
+            if seen:
+                if Attribute("FLAGS") not in items:
+                    out += (self.attribute("FLAGS"), b" ")
                 if self.session.condstore and MODSEQ not in items:
                     out += (self.attribute("MODSEQ"), b" ")
             for item in items:

@@ -45,8 +45,14 @@ async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
     if "SUBSCRIBED" not in command.selection:
         parents = {*names, *tops}
     everything = _with_parents([*existing, *tops], separator)
+
+    def meant(name: str) -> bool:
+        return any(matches(pattern, name, separator) for pattern in patterns)
+
+    # Of those that are listed themselves nothing more need be said (RFC 5258 §3.5).
+    unlisted = [name for name in subscribed if not meant(name)] if recursive else []
     for name in _sorted(names | _with_parents(parents, separator)):
-        if not any(matches(pattern, name, separator) for pattern in patterns):
+        if not meant(name):
             continue
         if "SPECIAL-USE" in command.selection and name not in special:
             continue
@@ -63,7 +69,7 @@ async def list_mailboxes(session: Session, tag: str, command: c.List) -> str:
             separator.encode(),
             session.mailbox(name),
         )
-        if recursive and any(other.startswith(name + separator) for other in subscribed):
+        if recursive and any(other.startswith(name + separator) for other in unlisted):
             line += b' ("CHILDINFO" ("SUBSCRIBED"))'
         elif recursive and name not in names:
             continue
