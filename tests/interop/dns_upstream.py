@@ -20,16 +20,17 @@ Script = Callable[[dns.message.Message, bool], "Reply | Iterable[tuple[float, Re
 
 @dataclass
 class Upstream:
-    """UDP and TCP on one port of 127.0.0.1, from `with` to its end. `asked` are the questions, in order."""
+    """UDP and TCP on one port, from `with` to its end. `asked` are the questions, in order."""
 
     script: Script
     port: int
+    host: str = "127.0.0.1"
     asked: list[tuple[str, dns.message.Message]] = field(default_factory=list)
 
     def __enter__(self) -> Upstream:
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", self.port))
-        self._tcp = socket.create_server(("127.0.0.1", self.port))
+        self._udp.bind((self.host, self.port))
+        self._tcp = socket.create_server((self.host, self.port))
         self._over = False
         for work in (self._datagrams, self._connections):
             threading.Thread(target=work, daemon=True).start()
