@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.named import NamedConf, load
@@ -41,6 +42,9 @@ from mailstack.dns.zone import Zone
 from mailstack.dns.zonefile import load_zone
 from mailstack.net import loop
 from mailstack.net.log import Log
+
+if TYPE_CHECKING:
+    from mailstack.dns.session import Session
 
 USAGE = "usage: python -m mailstack.dns --config DIR"
 RENEWAL = 3600.0
@@ -62,10 +66,11 @@ class Named:
         self.stopping = asyncio.Event()
         self._forwarder: Forwarder | None = None
         self._exchange: Exchange | None = None
+        self._session: Session | None = None
 
     async def start(self) -> None:
         """Read everything, then listen. Raises `ConfigError` or `OSError`."""
-        self.conf = load(self.path)
+        self.conf = self._with_session_key(load(self.path))
         self._log_as(self.conf)
         responder = self._responder(self.conf, keep=False)
         self.server = DnsServer(responder, self.log)
@@ -77,7 +82,7 @@ class Named:
         """Read everything again; what cannot be used leaves the old in service."""
         self.log.info("received SIGHUP signal to reload zones")
         try:
-            conf = load(self.path)
+            conf = self._with_session_key(load(self.path))
             self._log_as(conf)
         except ConfigError as error:
             self.log.error(f"reloading configuration failed: {error}")
@@ -94,6 +99,16 @@ class Named:
         if previous is not None:
             await previous.close()
         self.log.info("reloading configuration succeeded")
+
+    def _with_session_key(self, conf: NamedConf) -> NamedConf:
+        """With the key of `update-policy local`, where that is used. Raises `ConfigError`."""
+        if conf.session_key is None:
+            return conf
+        if self._session is None:
+            from mailstack.dns.session import Session
+
+            self._session = Session()
+        return self._session.with_key(conf)
 
     def _log_as(self, conf: NamedConf) -> None:
         """Log as a configuration says. Raises `ConfigError`."""

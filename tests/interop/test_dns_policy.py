@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +118,7 @@ def test_the_same_is_granted_and_denied(ports: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("rules", "error"),
     [
-        ("update-policy local;", "update-policy local is not supported"),
+        ("update-policy { local; };", "a rule is: grant or deny"),
         ("update-policy { grant k name; };", "a rule of type name takes a name"),
         ("update-policy { allow k name x.test A; };", "a rule is: grant or deny"),
         ("update-policy { grant k krb5-self . A; };", "rule type 'krb5-self' is not supported"),
@@ -136,3 +138,47 @@ def test_what_is_wrong_is_said(tmp_path: Path, rules: str, error: str) -> None:
     path.write_text(f'zone "x.test" {{ type primary; file "x"; {rules} }};')
     with pytest.raises(ConfigError, match=error):
         load(path)
+
+
+def test_local(tmp_path: Path) -> None:
+    """`nsupdate -l` with the file that the server has written, from this machine only; the key outlives a reload."""
+    said = []
+    zone = 'zone "rich.test" { type primary; file "zones/rich.zone"; update-policy local; };'
+    for name, server in (("ours", ours), ("bind", bind)):
+        port = free_port()
+        root = configure(
+            tmp_path / name, port, 'recursion no; session-keyname "here"; session-keyalg hmac-sha512;', zone
+        )
+        with server(root, port) as process:
+            query = dns.message.make_query("rich.test", "SOA")
+            deadline = time.monotonic() + 30
+            while not dns.query.tcp(query, "127.0.0.1", port=port, timeout=30).answer:
+                assert time.monotonic() < deadline  # named answers before it has loaded
+                time.sleep(0.05)
+            file = root / "session.key"
+            assert file.stat().st_mode & 0o777 == 0o600
+            secret = file.read_text().split('secret "')[1].split('"')[0]
+            found = [file.read_text().replace(secret, ""), len(secret)]
+            for source in ("127.0.0.1", "127.9.9.9"):
+                script = f"server 127.0.0.1 {port}\nlocal {source}\nzone rich.test\nadd new.rich.test 60 A 192.0.2.7\nsend\n"
+                done = subprocess.run(
+                    ["nsupdate", "-k", str(file)],
+                    input=script,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                )
+                found.append(done.stderr)
+            unsigned = dns.update.UpdateMessage("rich.test")
+            unsigned.delete("mail")
+            found.append(dns.query.tcp(unsigned, "127.0.0.1", port=port, timeout=30).rcode())
+            process.send_signal(signal.SIGHUP)
+            log = root / f"{name}.log"
+            while "reloading configuration succeeded" not in log.read_text():
+                assert time.monotonic() < deadline + 30
+                time.sleep(0.05)
+            assert secret in file.read_text()
+        said.append(found)
+    assert said[0] == said[1]
+    assert said[0][2] == "" and "REFUSED" in str(said[0][3])

@@ -54,7 +54,8 @@ OPTIONS_WORK: Final = frozenset(
     rate-limit recursion recursive-clients request-ixfr
     require-server-cookie resolver-nonbackoff-tries resolver-query-timeout resolver-retry-interval rrset-order
     send-cookie
-    serial-query-rate server-id servfail-ttl stale-answer-client-timeout stale-answer-enable stale-answer-ttl
+    serial-query-rate server-id session-keyalg session-keyfile session-keyname
+    servfail-ttl stale-answer-client-timeout stale-answer-enable stale-answer-ttl
     stale-cache-enable stale-refresh-time startup-notify-rate statistics-file tcp-advertised-timeout
     tcp-clients tcp-listen-queue
     tcp-idle-timeout tcp-initial-timeout tcp-keepalive-timeout
@@ -75,7 +76,7 @@ OPTIONS_IGNORED: Final = {
     **dict.fromkeys(
         _words("""
         bindkeys-file dump-file geoip-directory lock-file managed-keys-directory memstatistics-file
-        new-zones-directory recursing-file secroots-file session-keyfile
+        new-zones-directory recursing-file secroots-file
         """),
         _NO_FILE,
     ),
@@ -146,7 +147,7 @@ OPTIONS_IGNORED: Final = {
         _words("""
         flush-zones-on-shutdown glue-cache keep-response-order lmdb-mapsize
         masterfile-style memstatistics no-case-compress transfer-message-size
-        match-mapped-addresses message-compression session-keyalg session-keyname
+        match-mapped-addresses message-compression
         """),
         "it has no counterpart here",
     ),

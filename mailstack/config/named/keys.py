@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from mailstack.config.named.acl import key_name
-from mailstack.config.named.model import TsigKey
+from mailstack.config.named.model import SessionKey, TsigKey
 from mailstack.config.named.syntax import Block, Statement, Word
 from mailstack.config.named.values import one_text
 
@@ -23,6 +24,22 @@ def read_keys(statements: Iterable[Statement]) -> dict[str, TsigKey]:
             raise statement.error(f"key '{key.name}' is already defined")
         found[key.name] = key
     return found
+
+
+def read_session_key(options: Mapping[str, Statement], directory: str) -> SessionKey:
+    """The key of `update-policy local`, with BIND's own defaults. Raises `ConfigError`."""
+    file, name, algorithm = "/run/named/session.key", "local-ddns", "hmac-sha256"
+    if "session-keyfile" in options:
+        text = one_text(options["session-keyfile"])
+        file = "" if text == "none" else os.path.join(directory, text)
+    if "session-keyname" in options:
+        name = key_name(one_text(options["session-keyname"]))
+    if "session-keyalg" in options:
+        algorithm = one_text(options["session-keyalg"]).lower()
+        if algorithm not in ALGORITHMS:
+            known = ", ".join(ALGORITHMS)
+            raise options["session-keyalg"].error(f"unknown algorithm '{algorithm}': {known} are known")
+    return SessionKey(file, name, algorithm)
 
 
 def _key(statement: Statement) -> TsigKey:

@@ -15,14 +15,23 @@ from mailstack.config.named import grammar
 from mailstack.config.named.acl import ANY, LOCAL, NONE, Acl, AclTable
 from mailstack.config.named.answers import answering, zone_statistics
 from mailstack.config.named.channels import Logging, read_logging
-from mailstack.config.named.keys import read_keys
-from mailstack.config.named.model import CheckNames, DnssecPolicy, ListenOn, NamedConf, Options, Server, Zone
+from mailstack.config.named.keys import read_keys, read_session_key
+from mailstack.config.named.model import (
+    CheckNames,
+    DnssecPolicy,
+    ListenOn,
+    NamedConf,
+    Options,
+    Server,
+    SessionKey,
+    Zone,
+)
 from mailstack.config.named.peers import Traffic
 from mailstack.config.named.policy import Policies
 from mailstack.config.named.resolving import resolving
 from mailstack.config.named.syntax import Block, Statement, Word, parse
 from mailstack.config.named.transfers import SETTINGS, Remotes, check_file, traffic
-from mailstack.config.named.updates import UpdateRule, granted, read_update_policy
+from mailstack.config.named.updates import UpdateRule, granted, is_local, local_only, read_update_policy
 from mailstack.config.named.values import (
     BOOLEANS,
     FALSE,
@@ -59,6 +68,9 @@ class _Reader:
         self._logging: Logging | None = None
         self.general: dict[str, Statement] = {}
         """Options that are for zones that say nothing themselves."""
+        self.session_key: SessionKey = read_session_key({}, "")
+        self.local_updates = False
+        """A zone has `update-policy local`."""
         self.names_checked: dict[str, CheckNames] = {}
         """`check-names` of the options, by type of zone."""
 
@@ -98,6 +110,7 @@ class _Reader:
             peers,
             self.traffic,
             self.logging(options.directory),
+            self.session_key if self.local_updates else None,
         )
 
     def logging(self, directory: str) -> Logging:
@@ -179,6 +192,7 @@ class _Reader:
         values["resolving"] = resolving(one)
         for statement in found.get("check-names", ()):
             self._names_checked(statement)
+        self.session_key = read_session_key(one, values["directory"])
         values.update(answering(found, self.acls, values["directory"]))
         values.setdefault("querylog", bool(self.logging(values["directory"]).categories.get("queries")))
         self._access(one, values)
@@ -302,7 +316,9 @@ class _Reader:
             )
         forwarders = _servers(one["forwarders"]) if "forwarders" in one else None
         only = choice(one["forward"], ("first", "only")) == "only" if "forward" in one else None
-        rules = read_update_policy(one["update-policy"], name) if "update-policy" in one else ()
+        rules: tuple[UpdateRule, ...] = ()
+        if "update-policy" in one:
+            rules = read_update_policy(one["update-policy"], name, self.session_key.name)
         return Zone(
             name=name,
             kind=kind,
@@ -332,6 +348,9 @@ class _Reader:
         if "update-policy" in one:
             if "allow-update" in one:
                 raise one["update-policy"].error("one of 'allow-update' and 'update-policy' is enough")
+            if is_local(one["update-policy"]):
+                self.local_updates = True
+                return local_only(self.session_key.name)
             return granted(rules, self.keys)
         given = one.get("allow-update", self.general.get("allow-update"))
         return NONE if given is None else self._acl(given)

@@ -63,6 +63,15 @@ class TsigKey:
     secret: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """The key of `update-policy local`: made anew when the server starts, and written to a file."""
+
+    file: str
+    name: str
+    algorithm: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The `options` block, defaults as BIND 9.18 has them but for `allow-transfer` (none here)."""
@@ -189,3 +198,5 @@ class NamedConf:
     peers: tuple[Peer, ...] = ()
     traffic: Traffic = EASY
     logging: Logging = PLAIN_LOG
+    session_key: SessionKey | None = None
+    """Where a zone has `update-policy local`."""

@@ -64,11 +64,18 @@ def permitted(rules: Sequence[UpdateRule], key: str | None, name: str, rdtype: i
     return next((rule.grant for rule in rules if rule.is_about(key, name, rdtype)), False)
 
 
-def read_update_policy(statement: Statement, zone: str) -> tuple[UpdateRule, ...]:
-    """The rules of a zone. Raises `ConfigError`."""
+def is_local(statement: Statement) -> bool:
+    """Whether it is `update-policy local`: the session key may change everything, from this machine."""
     match statement.items[1:]:
         case (Word(text="local"),):
-            raise statement.error("update-policy local is not supported: grant a key what it may change")
+            return True
+    return False
+
+
+def read_update_policy(statement: Statement, zone: str, session_key: str) -> tuple[UpdateRule, ...]:
+    """The rules of a zone. `session_key` is the name of the key of `local`. Raises `ConfigError`."""
+    if is_local(statement):
+        return (UpdateRule(True, session_key, "zonesub", types=frozenset((_ANY,))),)
     return tuple(_rule(item, zone) for item in one_block(statement).statements)
 
 
@@ -76,6 +83,12 @@ def granted(rules: Sequence[UpdateRule], keys: Collection[str]) -> Acl:
     """Those who may change anything at all."""
     named = [key for key in keys if any(rule.grant and _matches(rule.identity, key) for rule in rules)]
     return Acl(tuple(Element(KeyName(key)) for key in named))
+
+
+def local_only(key: str) -> Acl:
+    """Those who sign with a key and are at an address of this machine."""
+    elsewhere = Acl((Element("localhost", negated=True), Element("any")))
+    return Acl((Element(elsewhere, negated=True), Element(KeyName(key))))
 
 
 def _rule(item: Statement, zone: str) -> UpdateRule:
