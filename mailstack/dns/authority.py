@@ -272,6 +272,10 @@ class Authority:
             at = names.parent(at)
         return found
 
+    def breaks_below(self, zone: Zone, lower: bytes) -> bool:
+        """Whether a cut or a DNAME at a name of a zone, or above, takes the names below it out."""
+        return self._highest_break(zone, b"\1\0" + lower, A) is not None
+
     def _wildcard(self, zone: Zone, lower: bytes) -> bytes:
         """The source of synthesis for a name that does not exist (RFC 4592 §3.3.1), be it there or not."""
         if not zone.wild:

@@ -19,6 +19,7 @@ from mailstack.config.named.faults import Fault
 from mailstack.dns import chaos, names
 from mailstack.dns.authority import Answer, Authority
 from mailstack.dns.clients import ClientLog
+from mailstack.dns.direct import Direct
 from mailstack.dns.edns import Edns, with_expire
 from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarder
@@ -122,6 +123,8 @@ class Responder:
         """Seconds until a secondary zone expires; None for a primary one."""
         known = sum(len(zone.nodes) for zone in zones)
         self._prepared = Prepared(conf.options.rrset_order, known, self.count, keep=not conf.options.querylog)
+        self.direct = (Direct(self._authority), Direct(self._authority))
+        """Answers by form, by UDP and TCP; used only while all clients have the same rights (`shared`)."""
         self._found: Answer | None = None
         """What the answer at hand was found to be; None for errors and for what others are asked."""
 
@@ -145,6 +148,8 @@ class Responder:
     def forget_prepared(self) -> None:
         """The zones have changed: make the answers anew."""
         self.count()
+        for direct in self.direct:
+            direct.clear()
         for view in self._rights.views():
             view.forget()
 
@@ -219,6 +224,10 @@ class Responder:
                     return wire
                 limited = self._limits.passed(wire, about, host, port, data)
                 return self._count_one(data, limited, host, tcp=tcp)
+            if tcp and view is self._rights.only:
+                made = self.direct[tcp].answer(data, view.seen[2 + (":" in host)])
+                if made is not None:
+                    return made
         result = self._read(data, view, host, port, local, tcp=tcp)
         return self._count_one(data, result, host, tcp=tcp)
 
@@ -325,6 +334,8 @@ class Responder:
             about = subject(query, self._found, wire)
         if keep and isinstance(result, bytes) and self._prepared.is_kept(query):
             self._prepared.keep(view, data[2:], wire[2:], self._found, about, tcp=tcp)
+            if view is self._rights.only and self._found is not None:
+                self.direct[tcp].learn(data, query, self._found, wire)
         if self._limits is None or about is None or query.known:
             return wire
         limited = self._limits.passed(wire, about, host, port, data)

@@ -1,8 +1,8 @@
 """Sockets: UDP read in batches straight from the socket, TCP with pipelining and idle limits.
 
 UDP bypasses the event loop's datagram transports: a readable socket is drained by up to `BATCH` datagrams,
-each a dictionary look-up and one `sendto`. An answer that the socket does not take at once is dropped, as the
-network might have done.
+each a dictionary look-up or two, which come and go many at a time (`mailstack.net.datagrams`). An answer that
+the socket does not take at once is dropped, as the network might have done.
 
 A TCP connection is served in the order that answers become ready (RFC 7766 §6.2.1.1); it is closed when it is
 idle, when it has too much under way, and when its peer does not read.
@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from mailstack.dns.message import SERVFAIL, error
 from mailstack.dns.responder import Responder
 from mailstack.dns.results import Delayed, Pending, Transfer
 from mailstack.dns.statistics import Seen
+from mailstack.net.datagrams import COUNT, SLOT, batch_of
 from mailstack.net.listen import BACKLOG, bind_tcp
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 
 BATCH = 64
 """Datagrams read before other events get their turn."""
-DATAGRAM = 4096
-"""Octets read of a query; a longer one is malformed anyway."""
 RECEIVE_BUFFER = 1024 * 1024
 """Octets that the kernel holds for a UDP socket while the process is busy."""
 PIPELINE_LIMIT = 100
@@ -146,6 +145,10 @@ class UdpSocket:
         self._local = str(sock.getsockname()[0])
         self._shared: dict[bytes, bytes] | None = None
         self._seen: Seen = {}
+        self._direct: Callable[[bytes, Seen], bytes | None]
+        self._batch = batch_of(sock)
+        self._peer = ("", 0)
+        """Who has sent what is being answered, where datagrams come one by one."""
         self.refresh()
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
 
@@ -153,35 +156,48 @@ class UdpSocket:
         """The server's responder has been replaced."""
         self._shared = self._server.responder.shared
         self._seen = self._server.responder.seen(self._local)
+        self._direct = self._server.responder.direct[False].answer
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._sock.close()
 
     def _readable(self) -> None:
-        sock, shared, seen = self._sock, self._shared, self._seen
-        receive, send = sock.recvfrom, sock.sendto
+        if self._batch is not None:
+            for _ in range(BATCH // COUNT):
+                if self._batch.exchange(self._answer) < COUNT:
+                    return
+            return
         try:
             for _ in range(BATCH):
-                data, peer = receive(DATAGRAM)
-                tail = shared.get(data[2:]) if shared is not None else None
-                if tail is not None:
-                    send(data[:2] + tail, peer)
-                    seen[tail] += 1
-                else:
-                    self._respond(data, peer)
+                data, self._peer = self._sock.recvfrom(SLOT)
+                answer = self._answer(data)
+                if answer is not None:
+                    self._sock.sendto(answer, self._peer)
         except OSError:
             return  # nothing more to read, or the send buffer is full
 
-    def _respond(self, data: bytes, peer: tuple[str, int]) -> None:
+    def _answer(self, data: bytes, index: int = -1) -> bytes | None:
+        """The answer to a datagram (of the batch, with its number there), if there is one at once."""
+        shared = self._shared
+        if shared is not None:
+            tail = shared.get(data[2:])
+            if tail is not None:
+                self._seen[tail] += 1
+                return data[:2] + tail
+            answer = self._direct(data, self._seen)
+            if answer is not None:
+                return answer
+        peer = self._peer if self._batch is None else self._batch.peer(index)
         server = self._server
         result = server.responder.respond(data, peer[0], peer[1], tcp=False, local=self._local)
         if isinstance(result, bytes):
-            self._send(result, peer)
-        elif isinstance(result, Pending) and len(server.tasks) < TASK_LIMIT:
+            return result
+        if isinstance(result, Pending) and len(server.tasks) < TASK_LIMIT:
             server.tasks.start(self._complete(server.responder, result, peer), "forward")
         elif isinstance(result, Delayed) and len(server.tasks) < TASK_LIMIT:
             server.tasks.start(self._delay(result, peer), "delay")
+        return None
 
     async def _complete(self, responder: Responder, pending: Pending, peer: tuple[str, int]) -> None:
         self._send(await responder.complete(pending), peer)

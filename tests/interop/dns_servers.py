@@ -89,5 +89,12 @@ def bind(root: Path, port: int, mode: str = "-g") -> Iterator[subprocess.Popen[b
     if named is None:
         pytest.skip("needs named (bind9)")
     command = [named, mode, "-c", str(root / "named.conf")]
-    with running(command, port, root / "bind.log") as process:
+    log = root / "bind.log"
+    before = log.stat().st_size if log.exists() else 0
+    with running(command, port, log) as process:
+        # It answers before it has read its zones: SERVFAIL.
+        deadline = time.monotonic() + 60
+        while mode == "-g" and b"all zones loaded" not in log.read_bytes()[before:]:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
         yield process
