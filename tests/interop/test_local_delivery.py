@@ -125,6 +125,8 @@ spaced: | {dir}/bin/says
 unclosed: "|echo open
 homeless: ~/file
 wrongtilde: ~news/file
+upper: "|{dir}/bin/shows {dir}/out/upper"
+slash: "|{dir}/bin/shows {dir}/out/slash"
 garbled: "|cat > /dev/null; printf 'a\\001b\\377'; exit 65"
 """
 SCRIPTS = {
@@ -178,6 +180,9 @@ RECIPIENTS = [
     "includedfile@x.test",
     "news@x.test",
     "news+only@x.test",
+    "News+ONLY@X.Test",
+    "Upper+Ext.Ension@X.Test",
+    "Slash+Up/../../A@x.test",
     "uucp@x.test",
     "proxy@x.test",
     "irc@x.test",

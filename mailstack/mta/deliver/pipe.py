@@ -183,7 +183,7 @@ class PipeAgent:
         self._delimiters = conf.str("recipient_delimiter")
         limit = f"{service.name}_time_limit"
         self._time_limit = conf.time(limit if conf.knows(limit) else "command_time_limit")
-        self._environment = {"PATH": PATH, **export(conf.list("export_environment"))}
+        self._environment = {**export(conf.list("export_environment")), "PATH": PATH}
 
     async def deliver(self, request: Request) -> Sequence[Result]:
         try:

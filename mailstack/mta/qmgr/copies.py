@@ -43,7 +43,7 @@ async def forward(
         attributes=_attributes(envelope, forward),
     )
     trace = f"Received: by {forward.by}\r\n\tid {new.queue_id}; {mail_date(now)}\r\n" if forward.by else ""
-    head = f"{trace}Delivered-To: {address}\r\n".encode("utf-8", "surrogateescape")
+    head = f"{trace}Delivered-To: {address.lower()}\r\n".encode("utf-8", "surrogateescape")
     if message.content is not None:
         await queue.enqueue(new, (head, message.content), commit)
     else:

@@ -221,7 +221,7 @@ class PolicyService:
         for line in answer.decode("utf-8", "replace").split("\n"):
             name, equals, value = line.partition("=")
             if equals and name.strip() == "action":
-                return value.strip()
+                return value.partition("\0")[0].strip()  # the text may become a reply
         raise ValueError("answer without action")
 
     def _take(self) -> _Connection | None:

@@ -125,6 +125,18 @@ class Machine:
 DELIVERED = ("Sent", "2.0.0", "delivered to mailbox")
 
 
+def test_extensions_are_in_lower_case_and_no_paths(root: Path) -> None:
+    machine = Machine(root, "propagate_unmatched_extensions = alias\n", aliases="far: a@far.test\n")
+    machine.forward("one@other.test", name=".forward+one")
+    (root / "zs" / ".forward+up").mkdir()
+    (root / "zs" / "secret").write_text("stolen@other.test\n")
+    for address in ("zs+ONE@x.test", "zs+up/../secret@x.test", "Far+Ext@x.test", "far+A/b@x.test"):
+        machine.deliver(address)
+    addresses = [list(forward.addresses) for _, forward in machine.forwarded]
+    assert addresses == [["one@other.test"], ["a+ext@far.test"], ["a@far.test"]]
+    assert "warning: address with illegal extension: zs+up/../secret\n" in machine.log()
+
+
 @pytest.mark.parametrize(
     ("alias", "forwarded"),
     [

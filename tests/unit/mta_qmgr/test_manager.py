@@ -181,9 +181,9 @@ def test_aliases(tmp_path: Path) -> None:
         assert await deliver("loop@x.test") == [("zs@x.test", "")]  # a report
         assert len(bench.lines(r"to=<loop@x.test>, .*dsn=5\.4\.6, .*\(alias database loop for loop\)")) == 1
         assert await deliver("nested@x.test") == [
-            ("ls+x@x.test", "zs@x.test"),
-            ("out@other.test", "zs@x.test"),
-            ("zs@x.test", "zs@x.test"),
+            ("ls+x@x.test", "owner-team@x.test"),
+            ("out@other.test", "owner-team@x.test"),
+            ("zs@x.test", "owner-team@x.test"),
         ]
         await deliver("command@x.test")
         assert len(bench.lines(r"dsn=5\.7\.1, status=bounced \(mail to command is restricted\)")) == 1

@@ -71,7 +71,10 @@ async def judge(settings: Settings, client: Client) -> str:
 def test_one_connection_serves_many_requests(tmp_path: Path) -> None:
     async def run() -> None:
         async with policy_server(
-            tmp_path / "queue/private/policy", b"action=DUNNO\n\n", b"action=REJECT no\n\n", b"action=OK\n\n"
+            tmp_path / "queue/private/policy",
+            b"action=DUNNO\n\n",
+            b"action=REJECT no\0pe\n\n",
+            b"action=OK\n\n",
         ) as policy:
             client = Client()
             assert await judge(settings, client) == "None"

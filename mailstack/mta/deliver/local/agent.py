@@ -47,7 +47,6 @@ from mailstack.storage.durable import GroupCommit
 from mailstack.storage.identity import Identity
 from mailstack.storage.queue import Message, Queue
 from mailstack.storage.tables import Table, TableError
-from mailstack.wire.smtp import split_address
 
 T = TypeVar("T")
 _SOURCES = ("alias", "forward", "include")
@@ -354,10 +353,8 @@ class LocalAgent:
         names = self._router.users.names(address, account)
         directory = self._queue.directory
         if self._directory:
-            found = expand_template(self._directory, names, self._directory_filter)
-            if found is None:
-                return CONFIGURATION
-            directory = found
+            # Where $home has no value (commands that belong to nobody), there is no such directory.
+            directory = expand_template(self._directory, names, self._directory_filter) or directory
         groups: Sequence[int] = ()
         if account is not None and identity.uid == account.pw_uid and not identity.ours:
             name, group = account.pw_name, account.pw_gid
@@ -388,10 +385,9 @@ class LocalAgent:
     ) -> dict[str, str]:
         """What a command finds in its environment."""
         envelope = message.envelope
-        local, domain = split_address(address)
         values = {
-            "LOCAL": local,
-            "DOMAIN": domain,
+            "LOCAL": names.get("local", ""),
+            "DOMAIN": names.get("domain", ""),
             "EXTENSION": names.get("extension", ""),
             "LOGNAME": names.get("user", ""),
             "USER": names.get("user", ""),
@@ -413,7 +409,7 @@ class LocalAgent:
             for name, value in values.items()
             if value or name in always
         }
-        return {"PATH": PATH, **self._exported, **kept}
+        return {**self._exported, "PATH": PATH, **kept}
 
     def _head(self, where: str, message: Message, target: Target, *, from_line: bool = False) -> bytes:
         return self._store.head(message, target, delivered=where in self._headers, from_line=from_line)

@@ -160,7 +160,7 @@ class LocalRouter:
 
         Raises `OSError`, `TableError`.
         """
-        return self._alias(split_address(address)[0])[1]
+        return self._alias(self.users.split(address)[0])[1]
 
     def looped(self, address: str, message: Message, queue: Queue, *, expanded: bool) -> bool:
         """Whether a message has a Delivered-To: with this address. Raises `OSError`.
@@ -211,7 +211,9 @@ class LocalRouter:
         `seen`: the aliases that have led here. One that names itself means the user. `sender`: the owner of
         the innermost of them that has one.
         """
-        local = split_address(address)[0]
+        local = self.users.split(address)[0]
+        if len(local) < len(split_address(address)[0]):
+            self._log.warning(f"address with illegal extension: {split_address(address)[0].lower()}")
         name, value, table = self._alias(local)
         if depth > DEPTH or (name in seen and name != seen[-1]):
             self._log.warning(f"alias database loop for {name}")
@@ -226,11 +228,11 @@ class LocalRouter:
         targets = split_targets(value)
         if not targets:
             raise TableError(f"no recipient in alias lookup result for {name}")
-        user = self._table_owner(table) if any(_rights_matter(target) for target in targets) else ""
+        rights = self._table_owner(table) if any(_rights_matter(target) for target in targets) else ""
         owner = self._owner(name)
         sender = sender if owner is None else owner
         for target in targets:
-            self.target(target, found, "alias", user, seen, depth, extension=extension, sender=sender)
+            self.target(target, found, "alias", rights, seen, depth, extension=extension, sender=sender)
 
     def _owner(self, name: str) -> str | None:
         """The owner of an alias: the sender of what it makes; None where it has none."""

@@ -80,10 +80,13 @@ class Users:
         return found
 
     def split(self, address: str) -> tuple[str, str, str]:
-        """(local part, user, extension without its delimiter) of an address; the user in lower case."""
-        local = split_address(address)[0]
+        """(local part, user, extension without its delimiter) of an address, all in lower case.
+
+        An extension with a `/` counts for nothing: it may become part of a path.
+        """
+        local = split_address(address)[0].lower()
         user, extension = split_extension(local, self.delimiters)
-        return local, user.lower(), extension[1:]
+        return (user, user, "") if "/" in extension else (local, user, extension[1:])
 
     def names(self, address: str, account: pwd.struct_passwd | None) -> dict[str, str]:
         """What templates (forward_path, luser_relay…) may refer to; what has no value is missing."""
@@ -91,7 +94,7 @@ class Users:
         values = {
             "user": user,
             "local": local,
-            "domain": split_address(address)[1],
+            "domain": split_address(address)[1].lower(),
             "recipient": address,
             "extension": extension,
             "recipient_delimiter": local[len(user) : len(user) + 1] if extension else "",
