@@ -19,7 +19,7 @@ from mailstack.dns.authority import Answer, Authority
 from mailstack.dns.cache import Entry
 from mailstack.dns.edns import with_option
 from mailstack.dns.forward import Forwarder, Server
-from mailstack.dns.message import AD, CD, EXTENDED_ERROR, NOERROR, RD, REFUSED, SERVFAIL, Query
+from mailstack.dns.message import AA, AD, CD, EXTENDED_ERROR, NOERROR, NXDOMAIN, RD, REFUSED, SERVFAIL, Query
 from mailstack.dns.ordering import Ordering, Turns
 from mailstack.dns.ready import SIZE, Ready
 from mailstack.dns.replies import TCP_LIMIT, Replies
@@ -315,6 +315,8 @@ class Relay:
             turns = self._ordering.turns(out)
             self._ordering.arrange(out, shelf.variants(key, chain.until) if keep else None)
         flags = AD if self._is_authentic(query, chain) else 0
+        if self._options.auth_nxdomain and out.rcode == NXDOMAIN:
+            flags |= AA
         wire = self._replies.of(query, view, out, limit, flags)
         now = self.forwarder.now()
         if keep and chain.until > now and len(wire) <= SIZE:

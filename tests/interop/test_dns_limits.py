@@ -20,6 +20,7 @@ import dns.query
 import pytest
 
 from tests.interop.dns_servers import bind, configure, ours
+from tests.interop.dns_upstream import Reply, Upstream, reply
 from tests.ports import free_port
 
 pytestmark = pytest.mark.real
@@ -173,3 +174,26 @@ def test_a_client_that_reads_late_gets_all_its_answers(few_connections: int) -> 
             found.append(int.from_bytes(data[:2], "big"))
         writer.join()
     assert found == list(range(count))
+
+
+def test_auth_nxdomain(tmp_path: Path) -> None:
+    """A forwarder's NXDOMAIN as if it were ours, the first time and out of the cache; other answers as they are."""
+
+    def script(query: dns.message.Message, _tcp: bool) -> Reply:
+        if query.question[0].name.to_text() == "there.u.test.":
+            return reply(query, ["there.u.test. 300 A 192.0.2.1"])
+        return reply(query, authority=["u.test. 300 SOA ns.u.test. h.u.test. 1 2 3 4 300"], rcode=3)
+
+    said = []
+    with Upstream(script, free_port()) as upstream:
+        options = f"recursion yes; dnssec-validation no; forward only; forwarders {{ 127.0.0.1 port {upstream.port}; }};"
+        for name, server in (("ours", ours), ("bind", bind)):
+            port = free_port()
+            with server(configure(tmp_path / name, port, f"{options} auth-nxdomain yes;"), port):
+                found = []
+                for owner in ("there.u.test", "none.u.test", "none.u.test"):
+                    query = dns.message.make_query(owner, "A")
+                    answer = dns.query.tcp(query, "127.0.0.1", port=port, timeout=30)
+                    found.append((answer.rcode(), bool(answer.flags & dns.flags.AA)))
+                said.append(found)
+    assert said[0] == said[1] == [(0, False), (3, True), (3, True)]

@@ -169,6 +169,8 @@ class _Reader:
         for keyword in ("recursion", "querylog", "minimal-any", "answer-cookie", "require-server-cookie"):
             if keyword in one:
                 values[keyword.replace("-", "_")] = boolean(one[keyword])
+        if "auth-nxdomain" in one:
+            values["auth_nxdomain"] = boolean(one["auth-nxdomain"])
         if "empty-zones-enable" in one:
             values["empty_zones"] = boolean(one["empty-zones-enable"])
         values["disabled_empty_zones"] = frozenset(
@@ -236,8 +238,6 @@ class _Reader:
             raise one["masterfile-format"].error("zone files in raw format are not supported")
         if "cookie-algorithm" in one and choice(one["cookie-algorithm"], ("aes", "siphash24")) == "aes":
             raise one["cookie-algorithm"].error("cookie-algorithm aes is not supported: siphash24 is")
-        if "auth-nxdomain" in one and boolean(one["auth-nxdomain"]):
-            raise one["auth-nxdomain"].error("auth-nxdomain yes is not supported")
         if "dnssec-validation" in one:
             statement = one["dnssec-validation"]
             if choice(statement, ("auto", *BOOLEANS)) not in FALSE:

@@ -103,6 +103,8 @@ class Options:
     minimal_responses: MinimalResponses = "no-auth-recursive"
     minimal_any: bool = False
     querylog: bool = False
+    auth_nxdomain: bool = False
+    """NXDOMAIN of forwarders is given as if it were ours."""
     tcp_clients: int = 150
     tcp_listen_queue: int = 0
     """Connections that may wait to be accepted; 0: as many as the system lets."""
