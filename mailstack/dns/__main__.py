@@ -32,7 +32,7 @@ from mailstack.config.named.channels import PLAIN
 from mailstack.config.named.faults import Fault, load_faults
 from mailstack.dns.emptyzones import empty_zones
 from mailstack.dns.exchange import Exchange
-from mailstack.dns.forward import Forwarder
+from mailstack.dns.forward import Forwarder, raise_file_limit
 from mailstack.dns.interfaces import locality, sockets_of, watch
 from mailstack.dns.logs import NamedLog
 from mailstack.dns.responder import Responder
@@ -207,6 +207,8 @@ class Named:
             self.log.warning(text)
         for text in notes:
             zoneload.info(text)
+        if options.forwarders or any(zone.forwarders for zone in conf.zones):
+            raise_file_limit(options.resolving)
         self._forwarder = Forwarder(options.resolving, conf.peers, conf.keys, options.edns_udp_size)
         faults = self._faults(keep=keep)
         responder = Responder(conf, served, locality(), self._forwarder, self.log, faults, _sign)

@@ -60,7 +60,7 @@ class Entry:
 
     def remaining(self, now: int) -> int:
         """Its TTL at `now`."""
-        return max(self.expires - now, 0)
+        return min(max(self.expires - now, 0), self.ttl)  # the clock may be set back
 
     def size(self) -> int:
         """Octets that it takes."""

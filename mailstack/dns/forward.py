@@ -19,15 +19,17 @@ from mailstack.config.named.model import TsigKey
 from mailstack.config.named.peers import Peer
 from mailstack.config.named.resolving import PLAIN, Resolving
 from mailstack.dns.cache import Cache, Entry
-from mailstack.dns.inquiry import Inquiry
+from mailstack.dns.inquiry import TRIES, Inquiry
 from mailstack.dns.received import Verdict
 from mailstack.dns.upstreams import Server, Upstreams
 from mailstack.dns.zone import ANY, RRSIG
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.tasks import TaskSet
 
-__all__ = ["Forwarder", "Outcome", "Server"]
+__all__ = ["Forwarder", "Outcome", "Server", "raise_file_limit"]
 
+OTHER_FILES = 1000
+"""Descriptors for everything else."""
 FAILURES = 10_000
 """Failures that are remembered at the most."""
 UNDERWAY_EXTRA = 1000
@@ -77,6 +79,11 @@ class Forwarder:
     def now(self) -> int:
         """Seconds of the wall clock, as TTLs are counted."""
         return int(self._clock.time())
+
+    @property
+    def underway(self) -> int:
+        """Questions that others are being asked."""
+        return len(self._underway)
 
     # ---- what is known
 
@@ -149,6 +156,8 @@ class Forwarder:
                 self._asking[key] = left
             else:
                 del self._asking[key]
+                if turn.done():
+                    task.cancel()  # for nobody: a flood must not leave more questions than clients
         if task.done():
             return FAILED if task.cancelled() or task.exception() is not None else task.result()
         return FAILED if turn.done() else None
@@ -181,15 +190,13 @@ class Forwarder:
         task = self._underway.get(key)
         if task is None:
             task = self._underway[key] = self._tasks.start(self._ask(key, name), "forward")
+            task.add_done_callback(lambda _: self._underway.pop(key, None))
         return task
 
     async def _ask(self, key: _Key, name: bytes) -> Outcome:
         lower, rdtype, cd, servers = key
         inquiry = Inquiry(self._upstreams, self.resolving, name, rdtype, cd=cd)
-        try:
-            verdict = await inquiry.run(servers)
-        finally:
-            del self._underway[key]
+        verdict = await inquiry.run(servers)
         if verdict is None:
             if inquiry.timed_out:
                 # Only silence opens the window, as with named: who answers SERVFAIL may be asked again.
@@ -222,6 +229,18 @@ class Forwarder:
     async def close(self) -> None:
         """End what is under way."""
         await self._tasks.drain(0)
+
+
+def raise_file_limit(resolving: Resolving) -> None:
+    """Let this process have the sockets that so many questions need, as far as it may."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = TRIES * resolving.recursive_clients + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _unexpected(name: str, error: BaseException) -> None:

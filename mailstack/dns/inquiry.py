@@ -7,6 +7,7 @@ answer counts. One that answers SERVFAIL, REFUSED, nonsense, or a referral is no
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ from mailstack.dns.message import BADCOOKIE, BADVERS, FORMERR, NOERROR, NOTIMP, 
 from mailstack.dns.received import Received, Verdict, judge, matches, read
 from mailstack.dns.tsig import Conversation, Untrusted
 from mailstack.dns.upstreams import Datagram, Server, Upstream, Upstreams
+
+TRIES = 4
+"""Messages that are listened for at a time: each takes a socket."""
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors that say nothing of the server."""
 
 
 @dataclass(slots=True)
@@ -117,6 +123,8 @@ class Inquiry:
         edns = edns and upstream.speaks_edns(now)
         wire = upstream.wire(self._name, self._rdtype, cd=self._cd, edns=edns)
         one = _Try(upstream, wire, now, edns, tcp, again)
+        if len(self._tries) >= TRIES:
+            self._tries.pop(0).close()
         self._tries.append(one)
         if tcp:
             one.task = self._loop.create_task(self._by_tcp(one))
@@ -161,7 +169,8 @@ class Inquiry:
         if upstream.address in self._bad:
             return None
         if isinstance(data, OSError):
-            upstream.silent()
+            if data.errno not in _OURS:
+                upstream.silent()
             self._bad.add(upstream.address)
             return None
         try:

@@ -60,7 +60,7 @@ class Ready:
         """The answer as it is in second `now`; None when it has to be made (anew)."""
         if now == self._second and self.most == 1:
             return self.tail
-        if now >= self.until:
+        if not self._made <= now < self.until:  # the clock may be set back, too
             return None
         if self.most == 1:
             return self._at(now)

@@ -303,7 +303,7 @@ class Relay:
 
     def _reply(self, query: Query, view: View, limit: int, chain: Chain, key: bytes) -> bytes:
         out = chain.out
-        keep = bool(key) and self._keep and chain.kept and (query.edns is None or not query.edns.options)
+        keep = self._keep and chain.kept and _is_plain(query, key)
         if out.answer and out.rcode == NOERROR and chain.rdtype != ANY:
             self._additional(query, chain, tcp=limit == TCP_LIMIT)
         if chain.error is not None:
@@ -367,6 +367,13 @@ class Relay:
         chain.out.additional.append((owner, RRset(kind, ttl, found.rdatas)))
         if chain.do and found.signature is not None:
             chain.out.additional.append((owner, RRset(found.signature.rdtype, ttl, found.signature.rdatas)))
+
+
+def _is_plain(query: Query, key: bytes) -> bool:
+    """The message, here without its id, has a question, at most an OPT record without options, no more."""
+    if query.edns is not None and query.edns.options:
+        return False
+    return key[4:10] == (b"\0\0\0\0\0\0" if query.edns is None else b"\0\0\0\0\0\1")
 
 
 def _substituted(chain: Chain, entry: Entry, ttl: int) -> bytes | None:

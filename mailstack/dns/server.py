@@ -31,7 +31,7 @@ RECEIVE_BUFFER = 1024 * 1024
 PIPELINE_LIMIT = 100
 """Answers under way on one connection before reading stops."""
 TASK_LIMIT = 2000
-"""Questions waiting for forwarders, over all clients; more are dropped."""
+"""Answers under way, over all clients, beside those that wait for forwarders; more are dropped."""
 PREFERRED_TCP_WRITE = 256 * 1024
 TURN_MESSAGES, TURN_OCTETS = 64, 32 * 1024
 """Messages of one connection that are read, and octets of answers to them that are written, before others get
@@ -59,6 +59,11 @@ class DnsServer:
     def bound(self) -> list[tuple[str, int]]:
         """Addresses and ports in use."""
         return list(self._udp)
+
+    @property
+    def task_limit(self) -> int:
+        """Answers that may be under way."""
+        return TASK_LIMIT + self.responder.options.resolving.recursive_clients
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Answer on an address; port 0 picks one that is free for both transports. Raises `OSError`."""
@@ -193,9 +198,9 @@ class UdpSocket:
         result = server.responder.respond(data, peer[0], peer[1], tcp=False, local=self._local)
         if isinstance(result, bytes):
             return result
-        if isinstance(result, Pending) and len(server.tasks) < TASK_LIMIT:
+        if isinstance(result, Pending) and len(server.tasks) < server.task_limit:
             server.tasks.start(self._complete(server.responder, result, peer), "forward")
-        elif isinstance(result, Delayed) and len(server.tasks) < TASK_LIMIT:
+        elif isinstance(result, Delayed) and len(server.tasks) < server.task_limit:
             server.tasks.start(self._delay(result, peer), "delay")
         return None
 
@@ -327,13 +332,13 @@ class TcpConnection(asyncio.Protocol):
         host, port = self._peer
         result = server.responder.respond(data, host, port, tcp=True, local=self._local)
         if isinstance(result, Pending):
-            if len(server.tasks) >= TASK_LIMIT:
+            if len(server.tasks) >= server.task_limit:
                 return error(data, SERVFAIL)
             self._underway += 1
             server.tasks.start(self._complete(server.responder, result), "forward")
             return None
         if isinstance(result, Delayed):
-            if len(server.tasks) >= TASK_LIMIT:
+            if len(server.tasks) >= server.task_limit:
                 return result.wire
             self._underway += 1
             server.tasks.start(self._delay(result), "delay")

@@ -198,3 +198,26 @@ def test_it_is_a_question_of_class_in() -> None:
         and len(wire) == 12 + len(WWW) + 4
     )
     assert dns.message.from_wire(one.wire(WWW, A, cd=False, edns=True)).ednsflags == dns.flags.DO
+
+
+def test_a_flood_leaves_no_more_questions_than_may_wait() -> None:
+    async def go() -> tuple[int, int]:
+        server = FakeServer(lambda _: None)
+        forwarder = Forwarder(Resolving(recursive_clients=10))
+        async with running(server) as address:
+            flood = [
+                asyncio.create_task(
+                    forwarder.ask(names.from_text(f"r{number}.test"), A, [address], "192.0.2.9", cd=False)
+                )
+                for number in range(200)
+            ]
+            _, waiting = await asyncio.wait(flood, timeout=0.2)
+            await asyncio.sleep(0)
+            underway = forwarder.underway
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        await forwarder.close()
+        return len(waiting), underway
+
+    assert asyncio.run(go()) == (10, 10)
