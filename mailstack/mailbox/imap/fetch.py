@@ -47,7 +47,7 @@ READ = frozenset((*KINDS, *PREVIEWS))
 CACHED = frozenset(map(Attribute, (*READ, *LAZY)))
 """What is kept beside the folder once it has been read out of a message."""
 GONE = "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."
-TURN = 0.02
+TURN = 0.005
 """Seconds after which other sessions get a turn."""
 
 

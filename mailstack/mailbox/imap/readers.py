@@ -33,6 +33,8 @@ MANY = 1000
 SAMPLE = 1000
 """Messages of which it is looked at how much is known of them."""
 READERS_MAX = 3
+TURN = 0.002
+"""Seconds of reading in this process after which others have their turn."""
 _NUMBER = struct.Struct("<I")
 _FOUND = struct.Struct("<III")
 """A UID, a `Kind` and the octets that follow; a block's number, 0 and 0 where it is complete."""
@@ -108,7 +110,7 @@ class Readers:
                 if number == block:
                     return
                 # A reader is at it: meanwhile there are others.
-                self._read_block(number)
+                await self._read_block(number)
             elif self._readers:
                 await self._news()
             else:
@@ -125,7 +127,7 @@ class Readers:
             if taken:
                 (number,) = _NUMBER.unpack(taken)
                 self._done.add(number)
-                self._read_block(number)
+                await self._read_block(number)
             elif self._readers:
                 await self._news()
             else:
@@ -146,8 +148,10 @@ class Readers:
     def _of(self, block: int) -> Sequence[int]:
         return self._uids[block * BLOCK : (block + 1) * BLOCK]
 
-    def _read_block(self, number: int) -> None:
-        """Read in this process what does not take long."""
+    async def _read_block(self, number: int) -> None:
+        """Read in this process what does not take long; others have their turn now and then."""
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + TURN
         for uid in self._of(number):
             try:
                 found = self._read(uid, False)
@@ -155,6 +159,10 @@ class Readers:
                 continue
             for kind, value in found:
                 self._cache.add(kind, uid, value)
+            if loop.time() > turn:
+                await asyncio.sleep(0)
+                turn = loop.time() + TURN
+        await asyncio.sleep(0)
 
     async def _news(self) -> None:
         """Wait until a reader has found something, or ends."""

@@ -139,3 +139,32 @@ def test_what_readers_find_is_what_the_session_finds(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     assert asyncio.run(ask()) == with_readers
     assert len(started) == 6
+
+
+def test_others_have_their_turn_after_each_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where this process reads everything by itself."""
+
+    async def main() -> None:
+        cache = MessageCache.load(str(tmp_path), 1, range(COUNT + 1))
+        monkeypatch.setattr("mailstack.mailbox.imap.readers.READERS_MAX", 0)
+        found = readers_for(cache, range(1, COUNT + 1), _read)
+        assert found is not None
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async def no_turn(done: int, total: int) -> None:
+            pass
+
+        task = asyncio.create_task(others())
+        await found.read_all(no_turn)
+        task.cancel()
+        assert turns >= 9
+        found.close()
+        cache.close()
+
+    asyncio.run(main())
