@@ -52,6 +52,7 @@ from mailstack.storage.tables.make import (
     make_index,
     with_nul,
 )
+from mailstack.storage.tables.simple import inline_entries
 from mailstack.storage.tables.text import alias_entries, map_entries, read
 
 _WITH_FILE = frozenset((*INDEXED, "texthash", "cidr", "regexp", "pcre", "sqlite", "memcache"))
@@ -236,9 +237,15 @@ def _lookup(command: _Command, kind: str, name: str) -> Callable[[str], str | No
         return lookup_of(open_index(kind, name + INDEXED[kind]), fold=False)
     if "f" in command.flags and kind == "texthash":
         return parse_texthash(read(name), name, command.warn, fold=False)
+    if "f" in command.flags and kind == "inline":
+        return dict(_inline(name)).get
     if kind in INDEXED and not any(os.path.exists(path) for path in (name, name + INDEXED[kind])):
         raise TableError(f"open database {name}{INDEXED[kind]}: No such file or directory")
     return opener(command.warn)(f"{kind}:{name}").lookup
+
+
+def _inline(rest: str) -> list[tuple[str, str]]:
+    return inline_entries(f"inline:{rest}", rest)
 
 
 def _decoded(command: _Command, table: tuple[str, str], key: str, value: str) -> str:
@@ -259,6 +266,10 @@ def _sequence(command: _Command, kind: str, name: str) -> None:
                 continue
             seen.add(folded)
             sys.stdout.write(f"{folded}{command.separator}{value}\n")
+        return
+    if kind == "inline":
+        for key, value in {command.fold(key): value for key, value in _inline(name)}.items():
+            sys.stdout.write(f"{key}{command.separator}{value}\n")
         return
     if kind not in INDEXED:
         raise TableError(f"table {kind}:{name}: sequence operation is not supported")

@@ -32,7 +32,13 @@ def static(name: str, rest: str) -> Table:
 
 def inline(name: str, rest: str) -> Table:
     """`inline:{ key = value, { key = value with spaces } }`; of equal keys the last one counts."""
-    entries: dict[str, str] = {}
+    get = {key.lower(): value for key, value in inline_entries(name, rest)}.get
+    return Fixed(name, lambda key: get(key.lower()))
+
+
+def inline_entries(name: str, rest: str) -> list[tuple[str, str]]:
+    """(key, value) of an inline: table as they are written. Raises `TableError`."""
+    entries: list[tuple[str, str]] = []
     for element in members(name, rest, "name=value"):
         text = element[1:-1] if element.startswith("{") else element
         key, equals, value = text.partition("=")
@@ -40,9 +46,8 @@ def inline(name: str, rest: str) -> Table:
             raise TableError(f'missing \'=\' after attribute name: "{name}"; need "inline:{{name=value...}}"')
         if not key.strip():
             raise TableError(f'missing attribute name: "{name}"; need "inline:{{name=value...}}"')
-        entries[key.strip().lower()] = value.strip()
-    get = entries.get
-    return Fixed(name, lambda key: get(key.lower()))
+        entries.append((key.strip(), value.strip()))
+    return entries
 
 
 def rules(name: str, rest: str, parse: Callable[[str, str, Warn], Lookup], warn: Warn) -> Table:

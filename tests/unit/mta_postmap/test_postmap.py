@@ -164,6 +164,14 @@ def test_several_tables_of_any_type(table: str, capsys: pytest.CaptureFixture[st
     assert run(capsys, "-f", "-q", "key1", f"texthash:{table}")[0] == 1
 
 
+def test_inline_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "inline:{A=1, b=2, {c=x y}, B=3}"
+    assert run(capsys, "-s", name) == (0, "a\t1\nb\t3\nc\tx y\n", "")
+    assert run(capsys, "-fs", name) == (0, "A\t1\nb\t2\nc\tx y\nB\t3\n", "")
+    assert run(capsys, "-fq", "A", name) == (0, "1\n", "")
+    assert run(capsys, "-fq", "a", name)[:2] == (1, "")
+
+
 def test_without_a_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "main.cf").write_text("default_database_type = cdb\n")
     (tmp_path / "master.cf").write_text("")
