@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
+import time
 from pathlib import Path
 
 import dns.message
 import dns.rdatatype
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,3 +84,31 @@ def test_parser_reads_or_refuses(data: bytes) -> None:
     except Malformed:
         return
     assert data[12:].startswith(query.question)
+
+
+def worst(opcode: int, records: int, name: bytes, *, tsig: bool) -> bytes:
+    """A message of up to 65,535 octets: a record with a long name, others whose names are pointers to it."""
+    zone = b"\4rich\4test\0"
+    counts = (1, 0, records, int(tsig))
+    wire = struct.pack("!6H", 1, opcode << 11, *counts) + zone + struct.pack("!HH", 6 if opcode else 1, 1)
+    pointer = (0xC000 | len(wire)).to_bytes(2, "big")
+    record = struct.pack("!HHIH", 16, 255, 0, 0)
+    wire += name + record + (pointer + record) * (records - 1)
+    if tsig:
+        rdata = b"\x0bhmac-sha256\0" + bytes(6) + struct.pack("!HH", 300, 32) + bytes(32 + 6)
+        wire += b"\4nope\0" + struct.pack("!HHIH", 250, 255, 0, len(rdata)) + rdata
+    return wire
+
+
+@pytest.mark.parametrize("name", [b"\1a" * 120 + b"\xc0\x0c", b"\xc0\x1c", b"\xc0\x0c"])
+@pytest.mark.parametrize(("opcode", "records"), [(0, 90), (0, 5000), (4, 90), (5, 5000), (15, 5000)])
+@pytest.mark.parametrize("tsig", [False, True], ids=["", "an unknown key"])
+def test_the_worst_messages_cost_little(opcode: int, records: int, name: bytes, tsig: bool) -> None:
+    """Of clients that may do nothing; what it costs is the processor's time, some 3 ms."""
+    data = worst(opcode, records, name, tsig=tsig)
+    assert len(data) <= 65_535
+    begun = time.process_time()
+    answer = SERVER.respond(data, "192.0.2.1", 5353, tcp=True)
+    assert time.process_time() - begun < 0.5
+    assert isinstance(answer, bytes)
+    assert len(answer) < 1000
