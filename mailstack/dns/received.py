@@ -255,6 +255,8 @@ def judge(said: Received, name: bytes, rdtype: int) -> Verdict | None:
     if not found and (above := _above(said, lower)):
         found = [(_entry(said, above, DNAME, authentic), DNAME)]
     if found:
+        if said.rcode == NXDOMAIN and found[0][1] not in (CNAME, DNAME):
+            return None  # there is no such name, and this is its address: one of the two is wrong
         return Verdict(found, _beside(said, found))
     if said.answer or said.rcode not in (NOERROR, NXDOMAIN):
         return None

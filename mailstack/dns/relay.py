@@ -265,7 +265,7 @@ class Relay:
         """Go on with an alias's target: out of a zone of ours, or with whoever is asked about it."""
         chain.name = target
         chain.restarts += 1
-        if chain.restarts >= self._resolving.max_query_restarts:
+        if chain.restarts > self._resolving.max_query_restarts:
             chain.fail()
             chain.error = (OTHER, "max. restarts reached")
             return

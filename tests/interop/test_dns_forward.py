@@ -92,6 +92,12 @@ class World:
                 return reply(
                     query, [f"{name} 300 A 1.1.1.1", f"{name} 300 RRSIG {SIGNATURE}"], flags=dns.flags.AD
                 )
+            case "nonsense":
+                return reply(query, [f"{name} 300 A 1.1.1.1"], rcode=3)
+            case "chain":
+                return reply(query, [f"{name} 300 CNAME c1.u.test."])
+            case _ if label[0] == "c" and label[1:].isdigit():
+                return reply(query, [f"{name} 300 CNAME c{int(label[1:]) + 1}.u.test."])
             case "loop":
                 return reply(query, [f"{name} 300 CNAME loop2.u.test."])
             case "loop2":
@@ -247,6 +253,8 @@ ASKED: list[tuple[str, str, dict[str, Any]]] = [
     ("a.dn.u.test", "A", {}),
     ("web.dn.u.test", "A", {}),
     ("dn.u.test", "DNAME", {}),
+    ("nonsense.u.test", "A", {}),
+    ("chain.u.test", "A", {}),
     ("big.u.test", "TXT", {}),
     ("big.u.test", "TXT", {"tcp": True}),
     ("signed.u.test", "RRSIG", {}),
