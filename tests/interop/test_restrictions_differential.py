@@ -207,7 +207,19 @@ CASES: list[Case] = [
     # DNS lists.
     *(client(f"reject_rbl_client {name}") for name in (
         "bl.test", "bl.test=127.0.0.3", "bl.test=127.0.0.[1..3]", "bl.test=127.0.0.[4..7]",
-        "bl.test=127.0.0.[1;3;5]", "bl.test=127.[0..1].0.3", "fail.test")),
+        "bl.test=127.0.0.[1;3;5]", "bl.test=127.[0..1].0.3", "fail.test",
+        "bl.test=127.0.0.[2..11;13]", "bl.test=127.0.0.[1;2;4..11]", "bl.test=[127..127].[0].[0..255].[3]")),
+    sender("reject_rhsbl_sender bl.test=127.0.0.[2..11;13]", "a@good.test"), sender("reject_rhsbl_sender bl.test", ""),
+    rcpt("reject_rhsbl_recipient bl.test=127.0.0.[1..5;7]"), helo("reject_rhsbl_helo bl.test=127.0.0.[4..6]", "[127.0.0.1]"),
+    # Who may use which sender, and which list comes first.
+    *(Case({"smtpd_sender_login_maps": "inline:{ a@b.test=joe, {@c.test=joe, ann} }", "smtpd_sender_restrictions": words}, sender=address)
+      for words in ("reject_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch",
+                    "reject_authenticated_sender_login_mismatch", "reject_known_sender_login_mismatch")
+      for address in ("a@b.test", "A+ext@B.test", "x@c.test", "")),
+    *(Case({"smtpd_relay_before_recipient_restrictions": how, "smtpd_delay_reject": delayed,
+            "smtpd_relay_restrictions": "check_recipient_access inline:{ {far.test=554 relay} }, permit_mynetworks, reject_unauth_destination",
+            "smtpd_recipient_restrictions": "check_recipient_access inline:{ {far.test=450 rcpt}, {dgtlinux.com=DEFER_IF_REJECT} }"})
+      for how in ("yes", "no") for delayed in ("yes", "no")),
     client("reject_rbl_client bl.test", source=NAMELESS), client("reject_rhsbl_client bl.test"),
     client("reject_rhsbl_reverse_client bl.test", source=FORGED), client("reject_rhsbl_client bl.test", source=FORGED),
     client("warn_if_reject reject_rbl_client bl.test, permit"),

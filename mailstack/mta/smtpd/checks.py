@@ -41,6 +41,16 @@ _OLD_NAMES = {
 """Words of old main.cf files, as Postfix still takes them."""
 
 
+def _ignored(word: str) -> Check:
+    """A word about logins, where nobody can log in."""
+
+    def check(client: Client) -> Verdict:
+        client.warn(f"restriction `{word}' ignored: no SASL support")
+        return None
+
+    return check
+
+
 class Checks:
     """The words under one configuration. Raises `ConfigError` when `mynetworks` cannot be read."""
 
@@ -89,6 +99,8 @@ class Checks:
             "reject_unauthenticated_sender_login_mismatch": self._reject_stranger_sender_login_mismatch,
         }
         """Words that answer at once."""
+        if not conf.bool("smtpd_sasl_auth_enable"):
+            self.simple |= {word: _ignored(word) for word in self.simple if word.endswith("login_mismatch")}
         self.slow: dict[str, SlowCheck] = {
             "reject_unknown_sender_domain": self._reject_unknown_sender_domain,
             "reject_unknown_recipient_domain": self._reject_unknown_recipient_domain,

@@ -104,7 +104,7 @@ class DnsLists:
             what, key = subject(client)
             if not key:
                 return None
-            query = f"{key}.{domain}"
+            query = f"{key}.{domain}".removesuffix(".")
             try:
                 if not await self._is_listed(query, pattern):
                     return None
@@ -125,7 +125,7 @@ class DnsLists:
             what, key = _reversed_address(client) if by_address else _subject("client")(client)
             if not key:
                 return None
-            query = f"{key}.{domain}"
+            query = f"{key}.{domain}".removesuffix(".")
             try:
                 return PERMIT if await self._is_listed(query, pattern) else None
             except ResolveTemporary as error:

@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from mailstack.config.errors import ConfigError
-from mailstack.mta.smtpd.dnsbl import matches, parse_pattern, reversed_address
+from mailstack.config.postfix.main_cf import MainCf
+from mailstack.mta.smtpd.dnsbl import DnsLists, matches, parse_pattern, reversed_address
 from mailstack.mta.smtpd.policy import encode
 from mailstack.mta.smtpd.settings import Settings
 from mailstack.mta.smtpd.verdicts import Phase, Rejection
 from mailstack.net.listen import Server, bind_unix
 from mailstack.net.stream import Stream
 from mailstack.net.tasks import TaskSet
+from mailstack.storage.tables import open_table
 from tests.unit.mta_smtpd.clients import Client
 from tests.unit.mta_smtpd.serving import TLS_CF, make_certificate, settings_of
 
@@ -124,6 +127,23 @@ def test_a_server_that_is_not_there_is_the_default_action(tmp_path: Path) -> Non
     client = Client()
     assert asyncio.run(judge(settings, client)) == "None"
     assert client.warnings == [f"problem talking to server unix:{tmp_path}/none: No such file or directory"]
+
+
+def test_a_list_may_be_written_with_a_dot_at_the_end() -> None:
+    class Lists:
+        asked: ClassVar[list[str]] = []
+
+        async def listed(self, name: str, *, timeout: float) -> list[str]:
+            self.asked.append(name)
+            return []
+
+    conf = MainCf.parse("", Path("main.cf"))
+    lists = DnsLists(conf, Lists(), open_table, lambda client: True)  # type: ignore[arg-type]
+    for name in ("bl.test", "bl.test."):
+        check = lists.check("reject_rbl_client", name)
+        assert check is not None
+        assert asyncio.run(check(Client())) is None  # type: ignore[arg-type]
+    assert len(set(Lists.asked)) == 1
 
 
 def test_a_value_cannot_forge_an_attribute() -> None:
