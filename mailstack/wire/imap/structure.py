@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from mailstack.wire.imap.encode import string
@@ -51,7 +52,7 @@ def _nstring(value: bytes | None) -> bytes:
     return string(_one_line(value))
 
 
-def envelope(fields: list[NamedValue]) -> bytes:
+def envelope(fields: Sequence[NamedValue]) -> bytes:
     """`(date subject from sender reply-to to cc bcc in-reply-to message-id)` of a header's fields.
 
     Of a text field that stands more than once the last one counts; addresses of all fields are listed.

@@ -21,7 +21,10 @@ _TRAILING = re.compile(rb"(?<![ \t])[ \t]++(?=\r\n)")
 _NOT_HEX = re.compile(rb"=(?![0-9A-Fa-f]{2})")
 _HEADER_MAX = 1 << 19
 _FIELDS_MAX = 10_000
-"""Octets and fields of a header that is looked at before it is stored; a message with more stays as it is."""
+"""Octets (each line with `_LINE_COST`) and fields of a header that is looked at before it is stored; a message
+with more stays as it is."""
+_LINE_COST = 48
+"""Octets that a line takes in memory besides its own: a header may be all line ends."""
 _RUN_MAX = 1000
 """Blanks that are waited behind for a line's end."""
 _PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
@@ -250,7 +253,7 @@ class Storable:
             self._header_size = 0
             self._as_it_is = self._headers > PARTS_MAX and self._content is None and not self._begun
             return
-        self._header_size += len(text)
+        self._header_size += len(text) + _LINE_COST
         if self._header_size > _HEADER_MAX or len(self._header) > _FIELDS_MAX:
             out += self._fields(self._scanner.finish())
             self._header = []

@@ -7,6 +7,7 @@ looked for in the first octets of a header and of all headers (`HEADER_MAX`, `HE
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 from mailstack.wire.mime import headers
@@ -70,9 +71,10 @@ class Part:
         self.kind = ""
         self.mime = True
         self.type: ContentType | None = None
-        self.fields: list[NamedValue] = []
+        # There may be thousands of parts: none has a list that stays empty.
+        self.fields: Sequence[NamedValue] = ()
         self.content: tuple[NamedValue, ...] = ()
-        self.children: list[Part] = []
+        self.children: Sequence[Part] = ()
 
     @property
     def is_text(self) -> bool:
@@ -164,14 +166,14 @@ class _Scanner:
             self.reached = stop[0] + (2 if self.data[stop[0] : stop[0] + 2] == b"\r\n" else 1)
             part.body = part.end = max(stop[0], part.start)
             if part.kind == "rfc822":
-                part.children.append(Part(part.end))
+                part.children = (Part(part.end),)
             if part.kind != "multipart":
                 return stop
         if part.kind == "multipart":
             stop = self.multipart(part, depth)
         elif part.kind == "rfc822":
             child = Part(part.body)
-            part.children.append(child)
+            part.children = (child,)
             self.parts += 1
             stop = self.part(child, depth + 1, message=True)
         else:
@@ -195,8 +197,9 @@ class _Scanner:
         self.headers_left -= size
         many = self.headers_left < HEADERS_MAX // 2
         fields = kept_fields(self.data[part.start : part.start + size], few=many)
-        part.fields = fields
-        part.content = tuple([field for field in fields if field[0][:8] == b"content-"])
+        if fields:
+            part.fields = fields
+            part.content = tuple([field for field in fields if field[0][:8] == b"content-"])
         return stop, cut
 
     def header_end(self, start: int) -> int | None:
@@ -244,11 +247,12 @@ class _Scanner:
         mine = len(self.boundaries)
         self.boundaries.append(boundary)
         stop = self.boundary(part.body)
+        part.children = children = []
         while stop is not None and stop[1] == mine and not self.closed(stop):
             if self.parts >= PARTS_MAX:
                 break
             child = Part(stop[2])
-            part.children.append(child)
+            children.append(child)
             self.parts += 1
             stop = self.part(child, depth + 1, digest)
         del self.boundaries[mine:]

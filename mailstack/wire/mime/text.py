@@ -19,11 +19,14 @@ from mailstack.wire.mime.structure import Part
 
 _WORD = re.compile(rb"=\?([^?*]{1,60})(?:\*[^?]*)?\?([bBqQ])\?([^?]*)\?=")
 _BETWEEN = re.compile(rb"(\?=)[ \t\r\n]+(?==\?[^?]{1,60}\?[bBqQ]\?[^?]*\?=)")
+_BLANKS = re.compile(rb"[ \t\r\n]+")
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
 _SOFT_BREAK = re.compile(rb"=[ \t]*\r?\n")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 _ODD_QUOTED = (b"= ", b"=\t", b"==", b"=\r")
 """Before these the standard library's decoder is of another opinion."""
+FIELD_PIECE = 1 << 14
+"""Octets of a field's value that are decoded at once: each word takes many times its size meanwhile."""
 TEXT_PIECE = 1 << 16
 """Octets of a part that are decoded at once."""
 _ATOM = re.compile(rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]*")
@@ -55,6 +58,22 @@ def decode_header(value: bytes) -> str:
     """A field's value with its encoded words (RFC 2047) decoded."""
     if b"=?" not in value:
         return value.decode("utf-8", "replace")
+    return "".join(map(_decode_words, _between_words(value)))
+
+
+def _between_words(value: bytes) -> Iterator[bytes]:
+    """A field's value, a large one in pieces that end with an encoded word."""
+    at = 0
+    while len(value) - at > FIELD_PIECE and (word := _WORD.search(value, at + FIELD_PIECE)):
+        yield value[at : word.end()]
+        at = word.end()
+        blanks = _BLANKS.match(value, at)
+        if blanks and _WORD.match(value, blanks.end()):
+            at = blanks.end()
+    yield value[at:]
+
+
+def _decode_words(value: bytes) -> str:
     value = _BETWEEN.sub(rb"\1", value)
     out: list[str] = []
     at = 0
