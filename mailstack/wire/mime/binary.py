@@ -21,8 +21,8 @@ _TRAILING = re.compile(rb"(?<![ \t])[ \t]++(?=\r\n)")
 _NOT_HEX = re.compile(rb"=(?![0-9A-Fa-f]{2})")
 _HEADER_MAX = 1 << 19
 _FIELDS_MAX = 10_000
-"""Octets (each line with `_LINE_COST`) and fields of a header that is looked at before it is stored; a message
-with more stays as it is."""
+"""Octets (each line with `_LINE_COST`) and fields of a header that is looked at before it is stored; a
+message with more stays as it is."""
 _LINE_COST = 48
 """Octets that a line takes in memory besides its own: a header may be all line ends."""
 _RUN_MAX = 1000

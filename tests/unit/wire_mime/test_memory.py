@@ -31,7 +31,7 @@ def _recipients_to_store() -> int:
     [
         (_recipients_to_store, 2048 * KIB),
         (lambda: len(decode_header(WORDS)), 1024 * KIB),
-        (lambda: len(parse(PARTS).children), 4096 * KIB),
+        (lambda: len(parse(PARTS).children), 2560 * KIB),
     ],
     ids=["recipients", "encoded words", "parts"],
 )
