@@ -18,33 +18,28 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING
 
 from mailstack.net.clock import Clock, SystemClock
-from mailstack.net.stream import connect
+from mailstack.net.dns_exchange import (
+    ALIAS_LIMIT,
+    TRY_TIMEOUT,
+    Nameserver,
+    Outcome,
+    RecordType,
+    Unusable,
+    ask_server,
+)
 from mailstack.net.tasks import TaskSet
 
 if TYPE_CHECKING:
-    import dns.message
-    import dns.name
-    import dns.rrset
-
-Nameserver = tuple[str, int]
-"""Address literal and port."""
-RecordType = Literal["A", "AAAA", "CNAME", "DNSKEY", "MX", "NS", "PTR", "SOA", "TLSA", "TXT"]
+    pass
 
 TIMEOUT = 10.0
 """Seconds for one look-up, over everything it takes."""
-TRY_TIMEOUT = 2.0
-"""Seconds that one server gets for one attempt."""
-PAYLOAD = 1232
-"""Octets of a UDP answer that cross any path unfragmented (DNS flag day 2020)."""
-ALIAS_LIMIT = 8
-"""CNAMEs followed before a name counts as broken."""
 SOCKET_LIMIT = 200
 """Questions under way at once; more wait their turn."""
 
@@ -68,22 +63,6 @@ class NullMX(ResolveError):  # noqa: N818 - a condition, named as callers speak 
 
 class ResolveTemporary(ResolveError):  # noqa: N818 - a condition, named as callers speak of it
     """No server gave an answer in time, or they could not. Worth trying again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What is known of one name and type. `records` are (preference, text); preference is 0 but for MX."""
-
-    status: Literal["found", "nodata", "nxdomain", "temporary"]
-    records: tuple[tuple[int, str], ...] = ()
-    ttl: int = 0
-    reason: str = ""
-    alias: str | None = None
-    """A CNAME target that the answer stopped at, to be asked for next."""
-    name: str = ""
-    """Whose the records are, aliases followed."""
-    secure: bool = False
-    """The server says that it has validated the answer (the AD bit, RFC 4035 §3.2.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +105,8 @@ class Resolver:
         self._max_ttl = max_ttl
         self._max_negative_ttl = max_negative_ttl
         self._clock: Clock = clock if clock is not None else SystemClock()
-        self._cache: dict[tuple[str, str, bool], tuple[float, _Outcome]] = {}
-        self._flying: dict[tuple[str, str, bool], asyncio.Task[_Outcome]] = {}
+        self._cache: dict[tuple[str, str, bool], tuple[float, Outcome]] = {}
+        self._flying: dict[tuple[str, str, bool], asyncio.Task[Outcome]] = {}
         self._tasks = TaskSet(_unexpected)
         self._slots: asyncio.Semaphore | None = None
 
@@ -273,7 +252,7 @@ class Resolver:
 
     async def _lookup(
         self, name: str, rdtype: RecordType, timeout: float | None, *, dnssec: bool = False
-    ) -> _Outcome:
+    ) -> Outcome:
         """A found or nodata outcome. Raises `NoSuchDomain` or `ResolveTemporary`."""
         name = name.rstrip(".").lower()
         key = (name, rdtype, dnssec)
@@ -288,7 +267,7 @@ class Resolver:
             limit = self.timeout if timeout is None else min(timeout, self.timeout)
             done, _ = await asyncio.wait((flying,), timeout=limit)
             if not done or flying.cancelled():
-                outcome = _Outcome("temporary", reason="no answer in time")
+                outcome = Outcome("temporary", reason="no answer in time")
             elif (fault := flying.exception()) is not None:
                 raise ResolveTemporary(f"{name} {rdtype}: {type(fault).__name__}: {fault}") from fault
             else:
@@ -304,7 +283,7 @@ class Resolver:
             )
         return outcome
 
-    async def _resolve(self, name: str, rdtype: RecordType, dnssec: bool) -> _Outcome:
+    async def _resolve(self, name: str, rdtype: RecordType, dnssec: bool) -> Outcome:
         """Ask, follow aliases, remember; never raises for what a network or a server does."""
         key = (name, rdtype, dnssec)
         try:
@@ -312,13 +291,13 @@ class Resolver:
                 async with asyncio.timeout(self.timeout):
                     outcome = await self._chase(name, rdtype, dnssec)
             except TimeoutError:
-                outcome = _Outcome("temporary", reason="no answer in time")
+                outcome = Outcome("temporary", reason="no answer in time")
             self._remember(key, outcome)
             return outcome
         finally:
             self._flying.pop(key, None)
 
-    def _remember(self, key: tuple[str, str, bool], outcome: _Outcome) -> None:
+    def _remember(self, key: tuple[str, str, bool], outcome: Outcome) -> None:
         if outcome.status == "temporary":
             return
         ttl = min(outcome.ttl, self._max_ttl if outcome.status == "found" else self._max_negative_ttl)
@@ -329,7 +308,7 @@ class Resolver:
             del self._cache[next(iter(self._cache))]  # the oldest entry: a dict keeps the order of insertion
         self._cache[key] = (self._clock.monotonic() + ttl, outcome)
 
-    async def _chase(self, name: str, rdtype: RecordType, dnssec: bool) -> _Outcome:
+    async def _chase(self, name: str, rdtype: RecordType, dnssec: bool) -> Outcome:
         ttl, secure = 1 << 31, dnssec
         for _ in range(ALIAS_LIMIT):
             outcome = await self._ask_all(name, rdtype, dnssec)
@@ -338,11 +317,11 @@ class Resolver:
             if outcome.alias is None:
                 return replace(outcome, ttl=ttl, secure=secure)
             name = outcome.alias
-        return _Outcome("temporary", reason="too many aliases")
+        return Outcome("temporary", reason="too many aliases")
 
     # ---- questions
 
-    async def _ask_all(self, name: str, rdtype: RecordType, dnssec: bool) -> _Outcome:
+    async def _ask_all(self, name: str, rdtype: RecordType, dnssec: bool) -> Outcome:
         """Go through the servers until one gives a definite answer."""
         import dns.exception
         import dns.name
@@ -350,7 +329,7 @@ class Resolver:
         try:
             qname = dns.name.from_text(name)
         except (dns.exception.DNSException, UnicodeError):
-            return _Outcome("nxdomain", reason="not a domain name")
+            return Outcome("nxdomain", reason="not a domain name")
         reason = "no answer"
         if self._slots is None:
             self._slots = asyncio.Semaphore(SOCKET_LIMIT)
@@ -359,151 +338,14 @@ class Resolver:
                 async with self._slots:
                     try:
                         async with asyncio.timeout(self._try_timeout):
-                            return await _ask(server, qname, rdtype, dnssec)
+                            return await ask_server(server, qname, rdtype, dnssec)
                     except TimeoutError:
                         reason = f"no answer from {server[0]}"
                     except OSError as error:
                         reason = f"{server[0]}: {error.strerror or error}"
-                    except _Unusable as error:
+                    except Unusable as error:
                         reason = f"{server[0]} answered {error}"
-        return _Outcome("temporary", reason=reason)
-
-
-class _Unusable(Exception):  # noqa: N818 - a condition, named as callers speak of it
-    """The server answered, but not the question (SERVFAIL, REFUSED, garbage over TCP)."""
-
-
-async def _ask(server: Nameserver, qname: dns.name.Name, rdtype: RecordType, dnssec: bool) -> _Outcome:
-    """One question to one server: UDP, then TCP when truncated. Raises `OSError` or `_Unusable`."""
-    import dns.flags
-    import dns.message
-    import dns.rcode
-
-    for edns in (True, False):
-        query = dns.message.make_query(
-            qname, rdtype, use_edns=0 if edns else False, payload=PAYLOAD if edns else None
-        )
-        if dnssec:
-            # Whoever wants DNSSEC says that he understands AD, too (RFC 6840 §5.7).
-            query.flags |= dns.flags.AD
-            if edns:
-                query.want_dnssec()
-        response = await _ask_udp(server, query)
-        if response.flags & dns.flags.TC:
-            response = await _ask_tcp(server, query)
-        if response.rcode() not in (dns.rcode.FORMERR, dns.rcode.BADVERS, dns.rcode.NOTIMP):
-            break  # those three come from servers that do not know EDNS (RFC 6891 §7)
-    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        raise _Unusable(dns.rcode.to_text(response.rcode()))
-    return _read(response, qname, rdtype)
-
-
-class _Exchange(asyncio.DatagramProtocol):
-    """Waits on a connected socket for the one datagram that answers `query`; others are ignored."""
-
-    def __init__(self, query: dns.message.Message, answer: asyncio.Future[dns.message.Message]) -> None:
-        self._query = query
-        self._answer = answer
-
-    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
-        response = _parse(data, self._query)
-        if response is not None and not self._answer.done():
-            self._answer.set_result(response)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(exc)
-
-
-async def _ask_udp(server: Nameserver, query: dns.message.Message) -> dns.message.Message:
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[dns.message.Message] = loop.create_future()
-    # Connected: the kernel drops what comes from elsewhere and reports a closed port at once.
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Exchange(query, answer), remote_addr=server)
-    try:
-        transport.sendto(query.to_wire())
-        return await answer
-    finally:
-        transport.close()
-
-
-async def _ask_tcp(server: Nameserver, query: dns.message.Message) -> dns.message.Message:
-    stream = await connect(server[0], server[1], TRY_TIMEOUT)
-    try:
-        wire = query.to_wire()
-        stream.write(struct.pack("!H", len(wire)) + wire)
-        data = b""
-        while len(data) < 2 or len(data) < 2 + struct.unpack_from("!H", data)[0]:
-            more = await stream.read(TRY_TIMEOUT)
-            if not more:
-                raise ConnectionResetError("connection closed before the answer")
-            data += more
-    finally:
-        stream.close()
-    response = _parse(data[2 : 2 + struct.unpack_from("!H", data)[0]], query)
-    if response is None:
-        raise _Unusable("with a message that does not fit the question")
-    return response
-
-
-def _parse(data: bytes, query: dns.message.Message) -> dns.message.Message | None:
-    """The message if it answers `query` (QR, id, question), else None."""
-    import dns.exception
-    import dns.message
-
-    try:
-        response = dns.message.from_wire(data, ignore_trailing=True)
-        return response if query.is_response(response) else None
-    except (dns.exception.DNSException, ValueError, IndexError, struct.error):
-        return None
-
-
-def _read(response: dns.message.Message, qname: dns.name.Name, rdtype: RecordType) -> _Outcome:
-    """The records of the answer, aliases followed as far as it goes."""
-    import dns.flags
-    import dns.rcode
-    import dns.rdataclass
-    import dns.rdatatype
-
-    kind = dns.rdatatype.from_text(rdtype)
-    name, ttl = qname, 1 << 31
-    for _ in range(ALIAS_LIMIT):
-        rrset = response.get_rrset(response.answer, name, dns.rdataclass.IN, kind)
-        if rrset is not None:
-            secure = bool(response.flags & dns.flags.AD)
-            return _Outcome(
-                "found", _records(rrset), min(ttl, rrset.ttl), name=_name_text(name).lower(), secure=secure
-            )
-        alias = response.get_rrset(response.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
-        if alias is None:
-            break
-        name, ttl = cast("dns.name.Name", alias[0].target), min(ttl, alias.ttl)
-    final, secure = _name_text(name).lower(), bool(response.flags & dns.flags.AD)
-    soa = next((rrset for rrset in response.authority if rrset.rdtype == dns.rdatatype.SOA), None)
-    negative = min(soa.ttl, soa[0].minimum) if soa is not None else 0
-    if response.rcode() == dns.rcode.NXDOMAIN:
-        return _Outcome("nxdomain", ttl=min(ttl, negative), reason="name not found", secure=secure)
-    if name != qname and soa is None:
-        return _Outcome("nodata", ttl=ttl, alias=name.to_text(omit_final_dot=True), secure=secure)
-    return _Outcome("nodata", ttl=min(ttl, negative), name=final, secure=secure)
-
-
-def _records(rrset: dns.rrset.RRset) -> tuple[tuple[int, str], ...]:
-    import dns.rdatatype
-
-    match rrset.rdtype:
-        case dns.rdatatype.MX:
-            return tuple((rd.preference, _name_text(rd.exchange)) for rd in rrset)
-        case dns.rdatatype.PTR | dns.rdatatype.NS | dns.rdatatype.CNAME:
-            return tuple((0, _name_text(rd.target)) for rd in rrset)
-        case dns.rdatatype.TXT:
-            return tuple((0, b"".join(rd.strings).decode("utf-8", "replace")) for rd in rrset)
-        case dns.rdatatype.A | dns.rdatatype.AAAA:
-            return tuple((0, rd.address) for rd in rrset)
-        case dns.rdatatype.TLSA:
-            return tuple((0, f"{rd.usage} {rd.selector} {rd.mtype} {rd.cert.hex()}") for rd in rrset)
-        case _:
-            return tuple((0, rd.to_text()) for rd in rrset)
+        return Outcome("temporary", reason=reason)
 
 
 def mail_hosts(domain: str, records: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -517,12 +359,6 @@ def mail_hosts(domain: str, records: Sequence[tuple[int, str]]) -> list[tuple[in
         raise NoSuchDomain(f"MX record of {domain} names no valid host")
     usable.sort(key=lambda record: record[0])
     return usable
-
-
-def _name_text(name: dns.name.Name) -> str:
-    """Without the final dot; the root, and so a null MX, is ''."""
-    text: Final = name.to_text(omit_final_dot=True)
-    return "" if text in (".", "@") else text
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

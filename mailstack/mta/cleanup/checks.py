@@ -1,9 +1,9 @@
 """header_checks, mime_header_checks, nested_header_checks, body_checks, and what else looks at a message.
 
-`Checks.load` gives None where main.cf asks for nothing of this; otherwise each message has an `Inspector`, to
-which the header block is shown first (`headers`), then the rest as it comes (`body`, `finish`). It gives back
-what the message is from then on, and notes in `found` what was decided: a rejection, that it is to be held,
-discarded, filtered, redirected, copied.
+Where main.cf asks for any of this (`check_rules`), each message has an `Inspector`, to which the header is
+shown first (`headers`), then the rest as it comes (`body`, `finish`). It gives back what the message is from
+then on, and notes in `found` what was decided: a rejection, that it is to be held, discarded, filtered,
+redirected, copied.
 
 Logs Postfix's lines: `ID: reject: header TEXT from NAME[ADDRESS]; from=<…> to=<…> proto=… helo=<…>: REASON`,
 and warnings for rules that cannot be carried out. Standards: header_checks(5), RFC 2045.
@@ -12,12 +12,10 @@ and warnings for rules that cannot be carried out. Standards: header_checks(5), 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
 
-from mailstack.config.postfix.main_cf import MainCf
-from mailstack.mta.address_maps import OpenTable, Table
+from mailstack.mta.cleanup.check_rules import Checks, Rules
 from mailstack.mta.cleanup.headers import HEADER
 from mailstack.net.log import Log
 from mailstack.storage.tables import TableError
@@ -28,7 +26,6 @@ _LOGGED = 200
 """Characters of the matched text in a log line."""
 _DSN = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\s+")
 CONTENT_REJECTED = Reply(550, "5.7.1", "message content rejected")
-_REMOTE = frozenset(("tcp", "socketmap", "memcache"))
 _EIGHT_IN_HEADER = Reply(550, "5.6.0", "improper use of 8-bit data in message header")
 _EIGHT_IN_BODY = Reply(550, "5.6.0", "improper use of 8-bit data in message body")
 _ENCODING_DOMAIN = Reply(550, "5.6.0", "invalid message/* or multipart/* encoding domain")
@@ -69,112 +66,6 @@ class Findings:
     """`transport:nexthop`."""
     redirect: str = ""
     bcc: list[str] = field(default_factory=list)
-
-
-class _Rules:
-    """The tables of one parameter."""
-
-    __slots__ = ("name", "tables")
-
-    def __init__(self, name: str, tables: Sequence[Table]) -> None:
-        self.name = name
-        self.tables = tables
-
-    def find(self, text: str) -> str | None:
-        for table in self.tables:
-            value = table.lookup(text)
-            if value is not None:
-                return value
-        return None
-
-
-class Checks:
-    """What is checked under one configuration."""
-
-    __slots__ = (
-        "bad_characters",
-        "body",
-        "body_limit",
-        "boundary_limit",
-        "by_piece",
-        "domain",
-        "eight_body",
-        "eight_headers",
-        "header_limit",
-        "line_limit",
-        "nesting_limit",
-        "stripped_characters",
-        "understand",
-    )
-
-    def __init__(self, conf: MainCf, open_table: OpenTable, *, tables: bool) -> None:
-        def rules(name: str, words: list[str]) -> _Rules | None:
-            for word in words:
-                if word.removeprefix("proxy:").partition(":")[0] in _REMOTE:
-                    raise conf.error(name, f"{word}: content is not checked by a server")
-            opened = [open_table(word) for word in words] if tables else []
-            return _Rules(name, opened) if opened else None
-
-        names = conf.list("header_checks")
-        self.by_piece = {
-            Piece.PRIMARY: rules("header_checks", names),
-            Piece.MULTIPART: rules("mime_header_checks", conf.list("mime_header_checks")),
-            Piece.NESTED: rules("nested_header_checks", conf.list("nested_header_checks")),
-        }
-        self.body = rules("body_checks", conf.list("body_checks"))
-        self.body_limit = conf.size("body_checks_size_limit")
-        self.understand = not conf.bool("disable_mime_input_processing")
-        strict = conf.bool("strict_8bitmime")
-        self.eight_headers = self.understand and (strict or conf.bool("strict_7bit_headers"))
-        self.eight_body = self.understand and (strict or conf.bool("strict_8bitmime_body"))
-        self.domain = self.understand and conf.bool("strict_mime_encoding_domain")
-        self.line_limit = conf.int("line_length_limit")
-        """Octets; a longer line is looked at in parts of that length, as in Postfix."""
-        self.header_limit = conf.size("header_size_limit")
-        self.nesting_limit = conf.int("mime_nesting_limit")
-        self.boundary_limit = conf.int("mime_boundary_length_limit")
-        self.bad_characters = _characters(conf, "message_reject_characters")
-        self.stripped_characters = _characters(conf, "message_strip_characters")
-
-    def __bool__(self) -> bool:
-        return bool(
-            any(self.by_piece.values())
-            or self.body
-            or self.eight_headers
-            or self.eight_body
-            or self.domain
-            or self.bad_characters
-            or self.stripped_characters
-        )
-
-    @classmethod
-    def load(cls, conf: MainCf, open_table: OpenTable, *, tables: bool = True) -> Self | None:
-        """None where nothing is checked; without `tables` those are left out (no_header_body_checks).
-
-        Raises `ConfigError` and `TableError`.
-        """
-        found = cls(conf, open_table, tables=tables)
-        return found if found else None
-
-
-def _characters(conf: MainCf, name: str) -> bytes:
-    r"""The octets that a parameter names, C escapes (`\0`, `\177`, `\r`) understood. Raises `ConfigError`."""
-    text = conf.str(name).strip()
-    if text.startswith("{") and text.endswith("}"):
-        text = text[1:-1]
-
-    def octet(found: re.Match[str]) -> str:
-        if found[1]:
-            return chr(int(found[1], 8) & 255)
-        return _ESCAPES.get(found[2], found[2])
-
-    if text.endswith("\\") and not text.endswith("\\\\"):
-        raise conf.error(name, f"a backslash at the end: {text}")
-    return _ESCAPE.sub(octet, text).encode("latin-1", "replace")
-
-
-_ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|(.))", re.DOTALL)
-_ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 class Inspector:
@@ -340,7 +231,7 @@ class Inspector:
 
     # ---- actions
 
-    def _act(self, rules: _Rules, context: str, octets: bytes) -> bytes:
+    def _act(self, rules: Rules, context: str, octets: bytes) -> bytes:
         """The lines that a rule makes of a header or a line, with their CRLF."""
         text = octets.decode("utf-8", "surrogateescape")
         value = rules.find(text)

@@ -10,7 +10,8 @@ from typing import Self
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import OpenTable
-from mailstack.mta.cleanup.checks import Checks, Inspector, Origin, _Match, _Rules
+from mailstack.mta.cleanup.check_rules import Checks, Rules
+from mailstack.mta.cleanup.checks import Inspector, Origin, _Match
 from mailstack.net.log import Log
 
 _LOGGED = 60
@@ -21,7 +22,7 @@ class MilterChecks:
 
     __slots__ = ("checks", "rules")
 
-    def __init__(self, checks: Checks, rules: _Rules) -> None:
+    def __init__(self, checks: Checks, rules: Rules) -> None:
         self.checks = checks
         self.rules = rules
 
@@ -34,7 +35,7 @@ class MilterChecks:
         for word in names:
             if word.removeprefix("proxy:").partition(":")[0] in ("tcp", "socketmap", "memcache"):
                 raise conf.error("milter_header_checks", f"{word}: content is not checked by a server")
-        rules = _Rules("milter_header_checks", [open_table(word) for word in names])
+        rules = Rules("milter_header_checks", [open_table(word) for word in names])
         return cls(Checks(conf, open_table, tables=False), rules)
 
 

@@ -33,8 +33,9 @@ from mailstack.mta.deliver.certificates import public_key
 from mailstack.mta.deliver.names import Names
 from mailstack.mta.deliver.session import Facts, Host
 from mailstack.mta.deliver.tls_policy import Policy, TLSLevel, Unusable
+from mailstack.net.dns_exchange import RecordType
 from mailstack.net.log import Log
-from mailstack.net.resolver import NoSuchDomain, RecordType, Resolver, ResolveTemporary
+from mailstack.net.resolver import NoSuchDomain, Resolver, ResolveTemporary
 
 DANE_TA, DANE_EE = 2, 3
 _MATCHING = {"sha256": 1, "sha512": 2}

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mailstack.config.postfix import MainCf
 from mailstack.mta.deliver.request import Request, Result, Target
+from mailstack.net.dns_exchange import RecordType
 from mailstack.net.log import Log
-from mailstack.net.resolver import Answer, NoSuchDomain, RecordType, Resolver
+from mailstack.net.resolver import Answer, NoSuchDomain, Resolver
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Envelope, Queue, Recipient
 
