@@ -24,7 +24,8 @@ from mailstack.mailbox.imap.notify_status import (
     send_standing,
     standing_of,
 )
-from mailstack.mailbox.views.notices import Notice, NoticesFullError, is_another
+from mailstack.mailbox.views.notices import Notice
+from mailstack.mailbox.views.watched_account import NoticesFullError, is_another
 from mailstack.storage.maildir import metadata, subscriptions, tree
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap.encode import astring

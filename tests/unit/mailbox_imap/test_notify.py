@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.mailbox.views import notices
+from mailstack.mailbox.views import notices, watched_account
 from mailstack.mailbox.views.notices import Notices
 from mailstack.net.stream import Stream
 from mailstack.storage.maildir import metadata, subscriptions, tree
@@ -61,7 +61,7 @@ def drop(folder: str, name: str) -> None:
 
 @pytest.mark.parametrize("layout", ["", ":LAYOUT=fs"], ids=["maildir++", "fs"])
 def test_what_other_programs_do_is_told(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "AGAIN", 0.05)
+    monkeypatch.setattr(watched_account, "AGAIN", 0.05)
 
     async def check() -> None:
         extra = f"mail_location = maildir:~/mail{layout}:INBOX=~/inbox\n"
