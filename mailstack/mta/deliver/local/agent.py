@@ -35,8 +35,9 @@ from mailstack.mta.deliver.local.decision import (
     Mailbox,
     Problem,
 )
+from mailstack.mta.deliver.local.environment import found_by
 from mailstack.mta.deliver.local.router import Found, LocalRouter, lookup
-from mailstack.mta.deliver.local.users import censor, expand_template
+from mailstack.mta.deliver.local.users import expand_template
 from mailstack.mta.deliver.request import Agent, Bounced, Deferred, Outcome, Request, Result, Sent, Target
 from mailstack.mta.deliver.store import Store, read_locking
 from mailstack.mta.lookup import Pending, settled
@@ -363,7 +364,11 @@ class LocalAgent:
             split_command(text, self._shell),
             text,
             "local: fatal: execvp",
-            self._environment(account, names, address, message, target),
+            {
+                **self._exported,
+                "PATH": PATH,
+                **found_by(names, account, message, target, self._command_filter),
+            },
             self._time_limit,
             identity,
             groups,
@@ -374,42 +379,6 @@ class LocalAgent:
         if isinstance(outcome, Sent):
             return Sent(f"delivered to command: {text}")
         return outcome
-
-    def _environment(
-        self,
-        account: pwd.struct_passwd | None,
-        names: dict[str, str],
-        address: str,
-        message: Message,
-        target: Target,
-    ) -> dict[str, str]:
-        """What a command finds in its environment."""
-        envelope = message.envelope
-        values = {
-            "LOCAL": names.get("local", ""),
-            "DOMAIN": names.get("domain", ""),
-            "EXTENSION": names.get("extension", ""),
-            "LOGNAME": names.get("user", ""),
-            "USER": names.get("user", ""),
-            "RECIPIENT": target.address,
-            "SENDER": envelope.sender,
-            "ORIGINAL_RECIPIENT": target.original or target.address,
-            "CLIENT_ADDRESS": envelope.client_address,
-            "CLIENT_HELO": envelope.helo_name,
-            "CLIENT_HOSTNAME": envelope.client_name,
-            "CLIENT_PROTOCOL": envelope.protocol,
-            "SASL_METHOD": envelope.sasl_method,
-            "SASL_USERNAME": envelope.sasl_username,
-        }
-        if account is not None:
-            values |= {"HOME": account.pw_dir, "SHELL": account.pw_shell}
-        always = ("LOCAL", "DOMAIN", "RECIPIENT", "SENDER", "ORIGINAL_RECIPIENT")
-        kept = {
-            name: censor(value, self._command_filter)
-            for name, value in values.items()
-            if value or name in always
-        }
-        return {**self._exported, "PATH": PATH, **kept}
 
     def _head(self, where: str, message: Message, target: Target, *, from_line: bool = False) -> bytes:
         return self._store.head(message, target, delivered=where in self._headers, from_line=from_line)
