@@ -1,4 +1,4 @@
-"""What a command of local(8) finds in its environment about the message and the user (local(8), ENVIRONMENT)."""
+"""What a command finds in its environment about message and user (local(8), ENVIRONMENT)."""
 
 from __future__ import annotations
 
