@@ -49,7 +49,7 @@ from mailstack.dns.message import (
 from mailstack.dns.notify import NotifiesIn
 from mailstack.dns.prepared import Prepared
 from mailstack.dns.ratelimit import Limits, subject
-from mailstack.dns.ready import IPV6
+from mailstack.dns.ready import IPV6, Ready
 from mailstack.dns.relay import Relay
 from mailstack.dns.replies import TCP_LIMIT, Replies
 from mailstack.dns.results import Delayed, Handed, Pending, Relayed, Result, Transfer
@@ -112,6 +112,8 @@ class Responder:
         self._relay = Relay(
             conf.options, confs, forwarder, self._replies, self._authority, self.count, keep=quick
         )
+        self.now = forwarder.now
+        """Seconds of the wall clock."""
         self._ready = quick and conf.options.recursion
         """Answers out of the forwarders' cache may be kept ready."""
         self._transfers = TransfersOut(self._authority, confs, conf.peers, self._replies, log)
@@ -139,6 +141,14 @@ class Responder:
         """The prepared UDP answers when they are the same for every client."""
         only = self._rights.only
         return None if only is None else only.udp
+
+    @property
+    def ready(self) -> dict[bytes, Ready] | None:
+        """The ready UDP answers out of the forwarders' cache, when they are the same for every client."""
+        only = self._rights.only
+        if only is None or not self._ready or not only.available:
+            return None
+        return only.ready[False].answers
 
     def seen(self, local: str) -> Seen:
         """Where those are counted that are given out of `shared`; `local` is the socket's address."""
@@ -209,13 +219,12 @@ class Responder:
             return None
         if not self._faults:
             key = data[2:]
-            tail = self._prepared.take(view, key, tcp=tcp)
-            if tail is None and self._ready:
-                ready = view.ready[tcp].answers.get(key)
-                tail = None if ready is None else ready.take(self._relay.forwarder.now())
-                if ready is not None and tail is not None:
+            if self._ready and (ready := view.ready[tcp].answers.get(key)) is not None:
+                tail = ready.take(self.now())
+                if tail is not None:
                     ready.hits += IPV6 if ":" in host else 1
                     return data[:2] + tail
+            tail = self._prepared.take(view, key, tcp=tcp)
             if tail is not None:
                 wire = data[:2] + tail
                 about = view.subjects.get(key)

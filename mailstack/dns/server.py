@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from mailstack.dns.message import SERVFAIL, error
+from mailstack.dns.ready import IPV6, Ready
 from mailstack.dns.responder import Responder
 from mailstack.dns.results import Delayed, Pending, Transfer
 from mailstack.dns.statistics import Seen
@@ -148,9 +149,13 @@ class UdpSocket:
         self._server = server
         self._sock = sock
         self._local = str(sock.getsockname()[0])
+        self._one = IPV6 if ":" in self._local else 1
         self._shared: dict[bytes, bytes] | None = None
         self._seen: Seen = {}
         self._direct: Callable[[bytes, Seen], bytes | None]
+        self._ready: dict[bytes, Ready] | None = None
+        self._now: Callable[[], int]
+        self._at_once: Callable[..., bytes | None]
         self._batch = batch_of(sock)
         self._peer = ("", 0)
         """Who has sent what is being answered, where datagrams come one by one."""
@@ -162,6 +167,9 @@ class UdpSocket:
         self._shared = self._server.responder.shared
         self._seen = self._server.responder.seen(self._local)
         self._direct = self._server.responder.direct[False].answer
+        self._ready = self._server.responder.ready
+        self._now = self._server.responder.now
+        self._at_once = self._answer if self._ready is None else self._answer_ready
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
@@ -170,17 +178,27 @@ class UdpSocket:
     def _readable(self) -> None:
         if self._batch is not None:
             for _ in range(BATCH // COUNT):
-                if self._batch.exchange(self._answer) < COUNT:
+                if self._batch.exchange(self._at_once) < COUNT:
                     return
             return
         try:
             for _ in range(BATCH):
                 data, self._peer = self._sock.recvfrom(SLOT)
-                answer = self._answer(data)
+                answer = self._at_once(data)
                 if answer is not None:
                     self._sock.sendto(answer, self._peer)
         except OSError:
             return  # nothing more to read, or the send buffer is full
+
+    def _answer_ready(self, data: bytes, index: int = -1) -> bytes | None:
+        """The same where forwarders have a cache that all clients may use."""
+        ready = self._ready.get(data[2:]) if self._ready is not None else None
+        if ready is not None:
+            tail = ready.take(self._now())
+            if tail is not None:
+                ready.hits += self._one
+                return data[:2] + tail
+        return self._answer(data, index)
 
     def _answer(self, data: bytes, index: int = -1) -> bytes | None:
         """The answer to a datagram (of the batch, with its number there), if there is one at once."""
