@@ -49,7 +49,7 @@ class Stack:
         self, *arguments: str, check: bool = False, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run one command against the stack; with `check`, raise `RuntimeError` when it fails."""
-        command = [sys.executable, "-m", "mailstack.cli", "-f", str(self.spec), *arguments]
+        command = [sys.executable, "-m", "mailstack", "-f", str(self.spec), *arguments]
         result = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout
         )
