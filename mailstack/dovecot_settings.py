@@ -572,6 +572,9 @@ PLUGIN: frozenset[str] = frozenset(
         "quota_exceeded_message",
         "quota_grace",
         "quota_rule",
+        "quota_status_nouser",
+        "quota_status_overquota",
+        "quota_status_success",
         *(f"quota_rule{number}" for number in range(2, 100)),
     }
 )

@@ -10,6 +10,7 @@ from mailstack.mailbox.doveadm.session import serve_doveadm
 from mailstack.mailbox.imap import run_imap_session
 from mailstack.mailbox.lmtp import LmtpSession
 from mailstack.mailbox.pop3 import Pop3Session
+from mailstack.mailbox.quota_status import serve_quota_status
 from mailstack.mailbox.service import MailboxService
 from mailstack.net.listen import Handler
 from mailstack.net.stream import Stream
@@ -28,7 +29,7 @@ class _Waker:
 
 
 def handlers(service: MailboxService) -> Mapping[str, Handler]:
-    """The handlers by service name: imap, pop3, lmtp, auth, saslauthd, doveadm."""
+    """The handlers by service name: imap, pop3, lmtp, auth, saslauthd, doveadm, quota-status."""
 
     async def imap(stream: Stream) -> None:
         connection = (stream.peer, stream.local)
@@ -67,6 +68,9 @@ def handlers(service: MailboxService) -> Mapping[str, Handler]:
     async def doveadm(stream: Stream) -> None:
         await serve_doveadm(stream, service)
 
+    async def quota_status(stream: Stream) -> None:
+        await serve_quota_status(stream, service)
+
     return {
         "imap": imap,
         "pop3": pop3,
@@ -74,4 +78,5 @@ def handlers(service: MailboxService) -> Mapping[str, Handler]:
         "auth": auth,
         "saslauthd": saslauthd,
         "doveadm": doveadm,
+        "quota-status": quota_status,
     }

@@ -29,6 +29,8 @@ REFUSALS: Mapping[str, bytes] = {
     "pop3": b"-ERR [SYS/TEMP] Too many connections, try again later.\r\n",
     "lmtp": b"421 4.3.2 Too many connections, try again later.\r\n",
 }
+_NO_SESSIONS = ("auth", "saslauthd", "doveadm", "quota-status")
+"""Their clients are not waited for at the end."""
 RESERVED_FILES = 64
 HANDSHAKE_TIMEOUT = 30.0
 
@@ -69,7 +71,7 @@ class Listeners:
             server = Server(
                 sock,
                 self._behind_proxy(service, ssl=_implicit(listener)) if proxied else self._handlers[service],
-                self._auth_tasks if service in ("auth", "saslauthd", "doveadm") else self._tasks,
+                self._auth_tasks if service in _NO_SESSIONS else self._tasks,
                 name=service,
                 tls=tls if _implicit(listener) and not proxied else None,
                 tls_first=proxied,

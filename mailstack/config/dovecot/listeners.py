@@ -16,6 +16,7 @@ from mailstack.config.dovecot.model import InetListener, UnixListener
 from mailstack.config.dovecot.syntax import Origin, Section
 
 _SERVICE = {"imap-login": "imap", "pop3-login": "pop3", "lmtp": "lmtp", "auth": "auth", "doveadm": "doveadm"}
+_QUOTA_STATUS = "quota-status -p postfix"
 _STANDARD = {
     "imap": (("imap", 143, False), ("imaps", 993, True)),
     "pop3": (("pop3", 110, False), ("pop3s", 995, True)),
@@ -43,7 +44,7 @@ def read_listeners(
     """
     for address in listen:
         _check_address(address, listen_at)
-    wanted = {*protocols, "auth", "doveadm"}
+    wanted = {*protocols, "auth", "doveadm", "quota-status"}
     inet: list[InetListener] = []
     unix: list[UnixListener] = []
     warnings: list[str] = []
@@ -51,10 +52,15 @@ def read_listeners(
     named: dict[str, set[str]] = {service: set() for service in wanted}
     for section in root.all("service"):
         service = _SERVICE.get(section.name)
+        known = ("process_limit", "client_limit") if section.name in ("imap", "pop3") else ()
+        executable = section.get("executable")
+        if section.name == "quota-status" and executable and executable.content().endswith(_QUOTA_STATUS):
+            # However many clients: one process serves them all.
+            service, known = "quota-status", ("executable", "client_limit")
         warnings += [
             f"{setting.origin}: service {section.name} {{ {setting.key} has no effect"
             for setting in section.settings.values()
-            if section.name not in ("imap", "pop3") or setting.key not in ("process_limit", "client_limit")
+            if setting.key not in known
         ]
         if section.name in ("imap", "pop3") and (limit := section.get("process_limit")) is not None:
             each = section.get("client_limit")
@@ -116,7 +122,7 @@ def _inet(
 
 def _unix(service: str, section: Section, base_dir: Path, warnings: list[str]) -> list[UnixListener]:
     path = Path(os.path.join(base_dir, section.name))
-    if service not in ("auth", "lmtp", "doveadm"):
+    if service not in ("auth", "lmtp", "doveadm", "quota-status"):
         warnings.append(f"{section.origin}: unix_listener {section.name} has no effect in this service")
         return []
     if service == "auth" and (path.name.endswith(("-userdb", "-master")) or path.name in _NOT_CLIENT):
