@@ -11,6 +11,14 @@ import pytest
 _skipped: list[str] = []
 
 
+def pytest_configure() -> None:
+    """How long an example of hypothesis takes depends on what else the machine does: 200 ms are no limit here."""
+    from hypothesis import settings
+
+    settings.register_profile("patient", settings(), deadline=None)
+    settings.load_profile("patient")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
