@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,11 @@ from mailstack.dns.exchange import Exchange
 from mailstack.dns.forward import Forwarder, raise_file_limit
 from mailstack.dns.interfaces import locality, sockets_of, watch
 from mailstack.dns.logs import NamedLog
+from mailstack.dns.reading import Read, read, read_ahead
 from mailstack.dns.responder import Responder
 from mailstack.dns.server import DnsServer
 from mailstack.dns.update import loaded
 from mailstack.dns.zone import Zone
-from mailstack.dns.zonefile import load_zone
 from mailstack.net import loop
 from mailstack.net.log import Log
 
@@ -72,7 +72,8 @@ class Named:
         """Read everything, then listen. Raises `ConfigError` or `OSError`."""
         self.conf = self._with_session_key(load(self.path))
         self._log_as(self.conf)
-        responder = self._responder(self.conf, keep=False)
+        self._enter(self.conf, keep=False)
+        responder = self._responder(self.conf, keep=False, ahead={})
         self.server = DnsServer(responder, self.log)
         await self._listen(self.conf, first=True)
         assert self._exchange is not None
@@ -87,9 +88,11 @@ class Named:
         except ConfigError as error:
             self.log.error(f"reloading configuration failed: {error}")
             return
+        self._enter(conf, keep=True)
+        ahead = await read_ahead(conf)
         previous, exchange = self._forwarder, self._exchange
         before = dict(self.server.responder.in_service)
-        self.server.replace(self._responder(conf, keep=True))
+        self.server.replace(self._responder(conf, keep=True, ahead=ahead))
         self.conf = conf
         if exchange is not None:
             await exchange.close()
@@ -155,11 +158,8 @@ class Named:
         """The machine's addresses have changed: listen where the configuration now says."""
         await self._listen(self.conf, first=False)
 
-    def _responder(self, conf: NamedConf, *, keep: bool) -> Responder:
-        """Load the zones of `conf`. With `keep`, a zone that fails stays as it was."""
-        # Said only when everything is loaded: a configuration that is wrong is one line.
-        warnings, notes = list(conf.warnings), []
-        # Relative $INCLUDEs are relative to `directory`, where named would be.
+    def _enter(self, conf: NamedConf, *, keep: bool) -> None:
+        """Go where named would be: relative $INCLUDEs are relative to `directory`."""
         try:
             os.chdir(conf.options.directory)
         except OSError as error:
@@ -167,6 +167,11 @@ class Named:
             if not keep:
                 raise failure from error
             self.log.error(str(failure))
+
+    def _responder(self, conf: NamedConf, *, keep: bool, ahead: Mapping[str, Read]) -> Responder:
+        """Load the zones of `conf` that were not read `ahead`. With `keep`, one that fails stays."""
+        # Said only when everything is loaded: a configuration that is wrong is one line.
+        warnings, notes = list(conf.warnings), []
         zones: dict[str, Zone] = {}
         zoneload = self.log.category("zoneload")
         for zone_conf in conf.zones:
@@ -174,7 +179,10 @@ class Named:
                 continue
             shown = zone_conf.name or "."
             try:
-                zone, odd = load_zone(zone_conf.name, zone_conf.file, check_names=zone_conf.check_names)
+                found = ahead.get(zone_conf.name)
+                if isinstance(found, ConfigError):
+                    raise found
+                zone, odd = found or read(zone_conf)
                 zone = loaded(zone, zone_conf, self.zones.get(zone_conf.name), self.log)
                 if zone_conf.dnssec is not None:
                     _sign(zone, zone_conf, time.time())
