@@ -85,9 +85,9 @@ def size(setting: Setting) -> int:
 
 
 def mode(setting: Setting) -> int:
-    """A file mode in octal, `0666`."""
+    """A file mode in octal, `0666`; `0`: no socket."""
     text = setting.content()
-    if re.fullmatch("[0-7]{3,4}", text):
+    if re.fullmatch("0|[0-7]{3,4}", text):
         return int(text, 8)
     raise setting.origin.error(f"Invalid mode: {text}")
 

@@ -66,4 +66,8 @@ def test_the_socket_is_opened_for_postfix_only(tmp_path: Path) -> None:
     (tmp_path / "dovecot.conf").write_text("ssl = no\n" + service % "")
     found = load(tmp_path)
     assert found.unix_listeners == ()
+    off = (service % " -p postfix").replace("/run/qs {", "/run/qs {\n    mode = 0")
+    (tmp_path / "off").mkdir()
+    (tmp_path / "off" / "dovecot.conf").write_text("ssl = no\n" + off)
+    assert load(tmp_path / "off").unix_listeners == ()
     assert found.warnings[0].endswith("service quota-status { executable has no effect")
