@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b32hexencode
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,14 +45,26 @@ class Chain(Protocol):
         """The record whose gap a lower-case name lies in, that is not itself in the chain."""
 
 
+def _having(nodes: Mapping[bytes, Node], rdtype: int) -> Iterator[tuple[bytes, bytes]]:
+    """The names that have records of a type, and the data of each; of a large file, of the first one."""
+    having: Callable[[int], Iterator[tuple[bytes, bytes]]] | None = getattr(nodes, "having", None)
+    if having is not None:
+        yield from having(rdtype)
+        return
+    for name, node in nodes.items():
+        for rdata in node.rrsets[rdtype].rdatas if rdtype in node.rrsets else ():
+            assert isinstance(rdata, bytes)
+            yield name, rdata
+
+
 class NsecChain:
     """The NSEC records of a zone: `nodes` by lower-case name."""
 
     def __init__(self, nodes: Mapping[bytes, Node]) -> None:
-        with_proof = ((canonical_key(name), node) for name, node in nodes.items() if NSEC in node.rrsets)
-        ordered = sorted(with_proof, key=lambda pair: pair[0])
+        ordered = sorted((canonical_key(name), name) for name, _ in _having(nodes, NSEC))
         self._keys = [key for key, _ in ordered]
-        self._nodes = [node for _, node in ordered]
+        self._names = [name for _, name in ordered]
+        self._nodes = nodes
 
     def at(self, name: bytes) -> Pair | None:
         key = canonical_key(name)
@@ -63,7 +75,7 @@ class NsecChain:
         return self._pair(bisect_right(self._keys, canonical_key(name)) - 1)
 
     def _pair(self, index: int) -> Pair:
-        node = self._nodes[index]
+        node = self._nodes[self._names[index]]
         return node.owner, node.rrsets[NSEC]
 
 
@@ -100,15 +112,14 @@ class Nsec3Chain:
         self.hashing = hashing
         salt = bytes((len(hashing.salt),)) + hashing.salt
         parameters = hashing.iterations.to_bytes(2, "big") + salt
-        ordered: list[tuple[bytes, Pair]] = []
-        for name, node in nodes.items():
-            for rdata in node.rrsets[NSEC3].rdatas:
-                assert isinstance(rdata, bytes)
-                if rdata[0] == SHA1 and rdata[2:].startswith(parameters):
-                    ordered.append((name[1:33], (node.owner, node.rrsets[NSEC3])))
-        ordered.sort(key=lambda pair: pair[0])
+        ordered: list[tuple[bytes, bytes]] = []
+        for name, rdata in _having(nodes, NSEC3):
+            if rdata[0] == SHA1 and rdata[2:].startswith(parameters):
+                ordered.append((name[1:33], name))
+        ordered.sort()
         self._keys = [key for key, _ in ordered]
-        self._pairs = [pair for _, pair in ordered]
+        self._names = [name for _, name in ordered]
+        self._nodes = nodes
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -116,10 +127,14 @@ class Nsec3Chain:
     def at(self, name: bytes) -> Pair | None:
         key = self._key(name)
         index = bisect_right(self._keys, key) - 1
-        return self._pairs[index] if index >= 0 and self._keys[index] == key else None
+        return self._pair(index) if index >= 0 and self._keys[index] == key else None
 
     def over(self, name: bytes) -> Pair:
-        return self._pairs[bisect_right(self._keys, self._key(name)) - 1]
+        return self._pair(bisect_right(self._keys, self._key(name)) - 1)
+
+    def _pair(self, index: int) -> Pair:
+        node = self._nodes[self._names[index]]
+        return node.owner, node.rrsets[NSEC3]
 
     def _key(self, name: bytes) -> bytes:
         return b32hexencode(self.hashing.digest(name)).lower()

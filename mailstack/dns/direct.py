@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from socket import AF_INET6, inet_aton, inet_pton
 from typing import Any, Final
 
-from mailstack.dns import names
+from mailstack.dns import names, packed
 from mailstack.dns.authority import Answer, Authority
 from mailstack.dns.message import Query
 from mailstack.dns.statistics import Seen
@@ -178,7 +178,9 @@ def _records(place: _Place, kind: _Kind, name: bytes, value: Any) -> tuple[int, 
     if name in place.avoid:
         return None
     if type(value) is bytes:
-        return _from_line(kind, value)
+        if value[0] > 1:
+            return _from_line(kind, value)
+        return None if place.zone.signer is not None else _from_packed(kind, value)
     if value is None:
         # A length that is none, or too long a name: the query is malformed.
         if place.zone.wild or kind.signed or name[0] > 63 or len(name) > 255 or name != name.lower():
@@ -188,16 +190,26 @@ def _records(place: _Place, kind: _Kind, name: bytes, value: Any) -> tuple[int, 
 
 
 def _from_line(kind: _Kind, line: bytes) -> tuple[int, bytes] | None:
-    packed, words = kind.packed, line.split()
+    start, words = kind.packed, line.split()
     if line[0] < 0x3A:
-        packed = kind.fixed + int(words[0]).to_bytes(4, "big")
+        start = kind.fixed + int(words[0]).to_bytes(4, "big")
         del words[0]
     word = words[0]
     if word != kind.word:
         return None if word == b"CNAME" or kind.signed else (0, b"")
     if word == b"A":
-        return 1, packed + b"\0\4" + inet_aton(words[1].decode())
-    return 1, packed + b"\0\20" + inet_pton(AF_INET6, words[1].decode())
+        return 1, start + b"\0\4" + inet_aton(words[1].decode())
+    return 1, start + b"\0\20" + inet_pton(AF_INET6, words[1].decode())
+
+
+def _from_packed(kind: _Kind, value: bytes) -> tuple[int, bytes] | None:
+    at = packed.find(value, kind.rdtype)
+    if at is None:
+        return None if kind.signed else (0, b"")
+    records, signatures, start, end, last = at
+    if records != 1 or (kind.signed and not signatures):
+        return None
+    return (1 + signatures, value[start:last]) if kind.signed else (1, value[start:end])
 
 
 def _from_node(zone: Zone, kind: _Kind, name: bytes, node: Node) -> tuple[int, bytes] | None:

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mailstack.dns import names
+from mailstack.dns import names, packed
 from mailstack.dns.zone import AAAA, CNAME, MX, PTR, SRV, A, Node, Rdata, RRset
 
 _LABEL = rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -51,8 +51,8 @@ class Unusual(Exception):  # noqa: N818 - a kind of file, not an error
 class Nodes(dict[bytes, Any]):
     """A zone's names, of which most are kept as their line until they are asked for.
 
-    A value is a `Node`, or the octets `[TTL ]TYPE DATA`, which the methods never let out. Names with such a
-    value are lower case, no wildcards, no delegations, and have one record.
+    A value is a `Node`, the octets `[TTL ]TYPE DATA`, or packed sets, which the methods never let out. Names
+    with such a value are lower case, no wildcards and no delegations; those with a line have one record.
     """
 
     def __init__(self, origin: bytes, ttl: int) -> None:
@@ -61,6 +61,14 @@ class Nodes(dict[bytes, Any]):
         """Of the names in the lines; lower case."""
         self.ttl = ttl
         """Seconds, where a line has none."""
+        self.hashes: Nodes
+        """The names of NSEC3 records of a signed file."""
+
+    def __getattr__(self, name: str) -> Nodes:
+        if name != "hashes":
+            raise AttributeError(name)
+        self.hashes = Nodes(self.origin, self.ttl)
+        return self.hashes
 
     def __getitem__(self, name: bytes) -> Node:
         value: Node | bytes = super().__getitem__(name)
@@ -94,8 +102,18 @@ class Nodes(dict[bytes, Any]):
     def kept(self) -> Iterator[tuple[bytes, bytes]]:
         """The names that are still lines."""
         for name, value in super().items():
-            if isinstance(value, bytes):
+            if isinstance(value, bytes) and not packed.is_packed(value):
                 yield name, value
+
+    def having(self, rdtype: int) -> Iterator[tuple[bytes, bytes]]:
+        """The names that have records of a type which no line has, and the data of their first one."""
+        for name, value in super().items():
+            if isinstance(value, bytes):
+                place = packed.find(value, rdtype) if packed.is_packed(value) else None
+                if place is not None:
+                    yield name, packed.first_data(value, place)
+            elif rdtype in value.rrsets:
+                yield name, value.rrsets[rdtype].rdatas[0]
 
     def special(self) -> Iterator[tuple[bytes, Node]]:
         """The names that are no lines: all that may matter to others."""
@@ -104,19 +122,25 @@ class Nodes(dict[bytes, Any]):
                 yield name, value
 
     def has_address(self, name: bytes) -> bool:
-        """Whether the name is a line with an address."""
+        """Whether the name has an address, and is no `Node`."""
         value = super().get(name)
+        if isinstance(value, bytes) and packed.is_packed(value):
+            return any(packed.find(value, kind) is not None for kind in (A, AAAA))
         return isinstance(value, bytes) and _kind(value) in (b"A", b"AAAA")
 
     def _made(self, name: bytes, line: bytes) -> Node:
-        node = Node(name)
-        add_line(node, line, self.origin, self.ttl)
+        if packed.is_packed(line):
+            node = packed.node_of(name, line)
+        else:
+            node = Node(name)
+            add_line(node, line, self.origin, self.ttl)
         super().__setitem__(name, node)
         return node
 
     def _make_all(self) -> None:
-        for name, line in list(self.kept()):
-            self._made(name, line)
+        for name, value in list(super().items()):
+            if isinstance(value, bytes):
+                self._made(name, value)
 
 
 def _kind(line: bytes) -> bytes:
@@ -172,7 +196,8 @@ def _data(kind: int, words: list[bytes], origin: bytes) -> tuple[Rdata, bytes | 
 
 Between = Callable[[bytes, bytes], tuple[bytes, int, bytes]]
 """Reads the octets between plain lines, after the owner in the last of them (wire; empty when there is none).
-Returns origin (wire), default TTL and the last owner, in the file's case. Raises `Unusual`."""
+Returns origin (wire), default TTL (negative: there is none, records have to say) and the last owner, in the
+file's case. Raises `Unusual`."""
 
 
 def read(data: bytes, between: Between) -> tuple[Nodes, set[bytes]]:
@@ -191,7 +216,7 @@ def read(data: bytes, between: Between) -> tuple[Nodes, set[bytes]]:
             before = origin
             origin, ttl, last = between(data[done:start], last)
             if nodes is None:
-                nodes = Nodes(origin, ttl)
+                nodes = Nodes(origin, max(ttl, 0))
             if origin != before:
                 if origin != nodes.origin or origin != origin.lower():
                     raise Unusual
@@ -219,6 +244,8 @@ def read(data: bytes, between: Between) -> tuple[Nodes, set[bytes]]:
             last = name = _LENGTH[len(label)] + label + suffix
         if own is not None:
             line = own + b" " + line
+        elif ttl < 0:
+            raise Unusual
         elif ttl != nodes.ttl:
             line = b"%d %s" % (ttl, line)
         if b":" in line:

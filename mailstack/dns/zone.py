@@ -162,7 +162,7 @@ def _special(nodes: dict[bytes, Node]) -> Iterable[tuple[bytes, Node]]:
 
 def _take_hashes(nodes: dict[bytes, Node]) -> dict[bytes, Node]:
     """Take the NSEC3 records out of a zone's names."""
-    found: dict[bytes, Node] = {}
+    found: dict[bytes, Node] = getattr(nodes, "hashes", {})
     for name in [name for name, node in _special(nodes) if NSEC3 in node.rrsets]:
         node = nodes[name]
         found[name] = apart = Node(node.owner)

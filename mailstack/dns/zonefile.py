@@ -27,10 +27,11 @@ import dns.zone
 import dns.zonefile
 
 from mailstack.config.errors import ConfigError
-from mailstack.dns import names
+from mailstack.dns import names, signedlines
 from mailstack.dns.denial import denial_of
-from mailstack.dns.plainlines import Nodes, Unusual, read, targets_of
-from mailstack.dns.zone import AAAA, AFSDB, CNAME, DNAME, MX, NS, RRSIG, SOA, SRV, A, Node, Rdata, RRset, Zone
+from mailstack.dns.plainlines import Nodes, Unusual, read
+from mailstack.dns.zone import AAAA, AFSDB, CNAME, DNAME, MX, NS, RRSIG, SOA, A, Node, Rdata, RRset, Zone
+from mailstack.dns.zonechecks import check_zone
 
 if TYPE_CHECKING:
     import dns.rdataset
@@ -62,12 +63,32 @@ class _Reader(dns.zonefile.Reader):
     """Remembers where the record begins that is being read: its end may be read before its error is found."""
 
     begun: tuple[str, int] | None = None
+    in_pieces = False
+    """Only what lies between plain lines is read."""
+    _soa_says = False
+    """SOA has a TTL of its own."""
+
+    @property
+    def ttl_is_last(self) -> bool:
+        """Whether a record without TTL has that of the one before, as in named: there is no $TTL so far, and
+        SOA has a TTL of its own."""
+        return self._soa_says and bool(getattr(self, "default_ttl_from_soa", False))
+
+    def _implicit_ttl(self) -> int | None:
+        if not self.ttl_is_last:
+            return int(self.default_ttl) if self.default_ttl_known else None
+        if self.in_pieces:
+            raise Unusual  # the one before may have been a plain line
+        return int(self.last_ttl)
 
     def _rr_line(self) -> None:
         file, line = self.tok.where()
         # A newline that ended the first token has been counted and put back.
         self.begun = (file, line - 1 if self.tok.ungotten_char == "\n" else line)
+        before = self.default_ttl_known
         super()._rr_line()
+        if self.default_ttl_known and not before:  # by SOA's minimum
+            self._soa_says = self.last_ttl_known
         self.begun = None
 
     def _generate_line(self) -> None:
@@ -101,12 +122,12 @@ def _nodes(
     try:
         if os.stat(path).st_size >= LARGE:
             plain = _read_plain(top, path, checks=checks, check_names=check_names)
-            return plain, _check_zone(path, origin, plain, hosts=checks)
+            return plain, check_zone(path, origin, plain, hosts=checks)
     except (Unusual, ConfigError, OSError):
         pass  # an error is found again, where it is
     odd: list[str] = []
     nodes = _converted(_read_all(top, path, odd, checks=checks, check_names=check_names))
-    return nodes, odd + _check_zone(path, origin, nodes, hosts=checks)
+    return nodes, odd + check_zone(path, origin, nodes, hosts=checks)
 
 
 def _read_all(
@@ -147,6 +168,7 @@ def _read_plain(top: dns.name.Name, path: str, *, checks: bool, check_names: str
     parsed = dns.zone.Zone(top, relativize=False)
     with parsed.writer(True) as transaction:
         reader = _Reader(_Tokens("", path), dns.rdataclass.IN, transaction, allow_include=True)
+        reader.in_pieces = True
         if check_names != "ignore":  # what is to be told is told with its line: by the other reader
             transaction.check_put_rdataset(_names_check(reader, None))
         if checks:
@@ -164,10 +186,17 @@ def _read_plain(top: dns.name.Name, path: str, *, checks: bool, check_names: str
                 raise Unusual from error
             if reader.current_origin is None or reader.last_name is None or not reader.default_ttl_known:
                 raise Unusual
-            return _wire(reader.current_origin), reader.default_ttl, _wire(reader.last_name)
+            ttl = -1 if reader.ttl_is_last else reader.default_ttl
+            return _wire(reader.current_origin), ttl, _wire(reader.last_name)
 
-        nodes, parents = read(data, between)
+        loose: list[signedlines.Loose] = []
+        if signedlines.is_signed(data):
+            nodes, parents, loose = signedlines.read(data, between)
+        else:
+            nodes, parents = read(data, between)
     origin = _wire(top).lower()
+    if _any_loose(parsed):
+        raise Unusual
     for name, node in _converted(parsed).items():
         there = nodes.get(name)
         if there is None:
@@ -183,7 +212,17 @@ def _read_plain(top: dns.name.Name, path: str, *, checks: bool, check_names: str
             name = names.parent(name)
     if any(not names.is_below(name, origin) for name in parents):
         raise Unusual
+    signedlines.attach(nodes, loose)
     return nodes
+
+
+def _any_loose(parsed: dns.zone.Zone) -> bool:
+    """Whether a signature is there without what it is over: that may have been a plain line."""
+    return any(
+        rdataset.rdtype == RRSIG and node.get_rdataset(dns.rdataclass.IN, rdataset.covers) is None
+        for node in parsed.nodes.values()
+        for rdataset in node.rdatasets
+    )
 
 
 def _converted(parsed: dns.zone.Zone) -> dict[bytes, Node]:
@@ -342,60 +381,3 @@ def compact(kind: int, rdata: Any) -> tuple[Rdata, bytes | None]:
             return rdata.to_wire() or b"", _wire(rdata.fqdn)
         case _:
             return rdata.to_wire() or b"", None
-
-
-def _check_zone(path: str, origin: bytes, nodes: dict[bytes, Node], *, hosts: bool) -> list[str]:
-    apex = nodes.get(origin)
-    if apex is None or SOA not in apex.rrsets:
-        raise ConfigError(path, 0, f"zone {names.to_text(origin)}: has 0 SOA records")
-    if NS not in apex.rrsets:
-        raise ConfigError(path, 0, f"zone {names.to_text(origin)}: has no NS records")
-    if not hosts:
-        return []
-    if DNAME in apex.rrsets and any(names.is_below(t.lower(), origin) for t in apex.rrsets[NS].targets):
-        raise ConfigError(path, 0, f"zone {names.to_text(origin)}: an NS host is below a DNAME (illegal)")
-    warnings: list[str] = []
-    special = nodes.special() if isinstance(nodes, Nodes) else nodes.items()
-    apart = list(special)
-    cuts = {name for name, node in apart if NS in node.rrsets and name != origin}
-    if isinstance(nodes, Nodes):
-        for name, line in nodes.kept():
-            found = targets_of(line, nodes.origin)
-            if found is not None and not nodes.has_address(found[1]):
-                problem = _target_problem(found[1], origin, nodes, cuts)
-                if problem is not None:
-                    label = "MX" if found[0] == MX else "SRV"
-                    warnings.append(_warning(path, name, label, found[1], problem))
-    for name, node in apart:
-        for kind, label in ((NS, "NS"), (MX, "MX"), (SRV, "SRV")):
-            rrset = node.rrsets.get(kind)
-            for target in rrset.targets if rrset is not None else ():
-                problem = _target_problem(target.lower(), origin, nodes, cuts)
-                if problem is None:
-                    continue
-                text = _warning(path, node.owner, label, target, problem)
-                if kind == NS and name == origin:
-                    raise ConfigError(path, 0, text.removeprefix(f"{path}: "))
-                warnings.append(text)
-    return warnings
-
-
-def _warning(path: str, owner: bytes, label: str, target: bytes, problem: str) -> str:
-    return f"{path}: {names.to_text(owner)}/{label} '{names.to_text(target)}' {problem}"
-
-
-def _target_problem(target: bytes, origin: bytes, nodes: dict[bytes, Node], cuts: set[bytes]) -> str | None:
-    """What is wrong with a host that a record of the zone names; None when all is well or not ours to say."""
-    if target == names.ROOT or not names.is_below(target, origin):
-        return None
-    node = nodes.get(target)
-    if node is not None and CNAME in node.rrsets:
-        return "is a CNAME (illegal)"
-    if node is not None and (A in node.rrsets or AAAA in node.rrsets):
-        return None
-    above = target
-    while above != origin:
-        if above in cuts or b"\1*" + names.parent(above) in nodes:
-            return None
-        above = names.parent(above)
-    return "has no address records (A or AAAA)"

@@ -19,6 +19,7 @@ import dns.rrset
 import dns.zone
 import pytest
 
+from mailstack.dns.zonefile import LARGE
 from tests.interop.dns_servers import ZONES, bind, configure, ours
 from tests.ports import free_port
 
@@ -258,7 +259,10 @@ SIGNED = {
     "NSEC": [],
     "NSEC3": ["-3", "beef", "-H", "3"],
     "NSEC3, opt-out": ["-3", "-", "-A"],
+    "NSEC, large": ["-O", "full"],
+    "NSEC3, opt-out, large": ["-3", "-", "-A"],
 }
+"""Options of dnssec-signzone. Large files are read in another way."""
 
 
 @pytest.fixture(scope="module", params=SIGNED)
@@ -272,6 +276,9 @@ def signed(
     configure(root / "ours", mine, options)
     for origin, file in ORIGINS.items():
         sign(root / "ours" / "zones", origin, file, SIGNED[request.param])
+        if "large" in request.param:
+            with open(root / "ours" / "zones" / file, "a", encoding="ascii") as zone:
+                zone.write("; a comment\n" * (LARGE // 10))
     configure(root / "bind", theirs, options)
     shutil.copytree(root / "ours" / "zones", root / "bind" / "zones", dirs_exist_ok=True)
     with ours(root / "ours", mine), bind(root / "bind", theirs):

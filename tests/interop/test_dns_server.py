@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import shutil
 import signal
@@ -284,13 +285,13 @@ def test_several_addresses_and_ports(tmp_path: Path) -> None:
 def test_idle_memory_and_start(tmp_path: Path) -> None:
     port = free_port()
     root = configure(tmp_path, port, zones=WORLD)
-    begun = time.monotonic()
     with ours(root, port) as process:
-        started = time.monotonic() - begun
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        started = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
         pss = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     assert pss < 40 * 1024  # kB; 22 MB here, with room for another interpreter
-    assert started < 3  # seconds; 0.2 on an idle machine
+    assert started < 1.5  # seconds of a processor, however busy the machine is; 0.2 here
 
 
 def test_named_checkconf_accepts_what_the_tests_serve(tmp_path: Path) -> None:

@@ -144,3 +144,16 @@ def test_owner_case_is_kept_and_looked_up_without(tmp_path: Path) -> None:
     node = zone.nodes[names.from_text("mixed.z.test")]
     assert names.to_text(node.owner).startswith("MiXeD")
     assert MX in node.rrsets
+
+
+@pytest.mark.parametrize(
+    ("soa_ttl", "wanted"),
+    [("3600 ", [3600, 77, 77, 55]), ("", [300, 77, 300, 55])],
+    ids=["stated", "minimum"],
+)
+def test_where_a_ttl_comes_from_without_a_directive(tmp_path: Path, soa_ttl: str, wanted: list[int]) -> None:
+    """The last one that was stated, or SOA's minimum where SOA has none (as named-compilezone has it)."""
+    head = f"@ {soa_ttl}IN SOA ns h 1 3600 600 86400 300\n@ NS ns\n"
+    zone, _ = load(tmp_path, "ns 77 A 192.0.2.1\nx A 192.0.2.2\n$TTL 55\ny A 192.0.2.3\n", head)
+    found = {owner: rrset.ttl for owner, rrset in zone.records()}
+    assert list(found.values()) == wanted
