@@ -39,7 +39,9 @@ def test_as_a_module() -> None:
     command = [sys.executable, "-m", "mailstack"]
     shown = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert shown.stdout == f"mailstack {__version__}\n"
-    assert subprocess.run([*command, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
+    assert (
+        subprocess.run([*command, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
+    )
 
 
 @pytest.mark.parametrize(
