@@ -258,7 +258,9 @@ def test_poplib_over_tls(tmp_path: Path) -> None:
             await mailbox.deliver("zs", b"Subject: x\r\n\r\nbody\r\n.\r\n")
             lines = await asyncio.to_thread(fetch, mailbox.port("pop3"), mailbox.port("pop3s"))
             assert lines == [b"Subject: x", b"", b"body", b"."]
-            assert re.search(r"Login: zs@mail\.test, TLSv1\.3 with cipher TLS_\S+ \((\d+)/\1 bits\)\n", mailbox.log())
+            assert re.search(
+                r"Login: zs@mail\.test, TLSv1\.3 with cipher TLS_\S+ \((\d+)/\1 bits\)\n", mailbox.log()
+            )
 
     asyncio.run(check())
     assert not stored(tmp_path)
