@@ -18,6 +18,9 @@ from mailstack.dns import names
 from mailstack.dns.zone import DNSKEY, DS, NSEC, NSEC3, NSEC3PARAM, Node, RRset, Zone
 
 Pair = tuple[bytes, RRset]
+Gaps = tuple[Callable[[bytes], bytes], Mapping[bytes, Node], int, frozenset[bytes]]
+"""What finds the owner of the record over a name, these owners' nodes, the record's type, and the owners of
+the records that are the same for all names."""
 SHA1 = 1
 """The only hash algorithm of NSEC3 (RFC 5155 §11)."""
 
@@ -64,7 +67,7 @@ class NsecChain:
         ordered = sorted((canonical_key(name), name) for name, _ in _having(nodes, NSEC))
         self._keys = [key for key, _ in ordered]
         self._names = [name for _, name in ordered]
-        self._nodes = nodes
+        self.nodes = nodes
 
     def at(self, name: bytes) -> Pair | None:
         key = canonical_key(name)
@@ -74,8 +77,12 @@ class NsecChain:
     def over(self, name: bytes) -> Pair:
         return self._pair(bisect_right(self._keys, canonical_key(name)) - 1)
 
+    def gap(self, name: bytes) -> bytes:
+        """The lower-case owner of that record."""
+        return self._names[bisect_right(self._keys, canonical_key(name)) - 1]
+
     def _pair(self, index: int) -> Pair:
-        node = self._nodes[self._names[index]]
+        node = self.nodes[self._names[index]]
         return node.owner, node.rrsets[NSEC]
 
 
@@ -119,7 +126,7 @@ class Nsec3Chain:
         ordered.sort()
         self._keys = [key for key, _ in ordered]
         self._names = [name for _, name in ordered]
-        self._nodes = nodes
+        self.nodes = nodes
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -132,8 +139,12 @@ class Nsec3Chain:
     def over(self, name: bytes) -> Pair:
         return self._pair(bisect_right(self._keys, self._key(name)) - 1)
 
+    def gap(self, name: bytes) -> bytes:
+        """The lower-case owner of that record."""
+        return self._names[bisect_right(self._keys, self._key(name)) - 1]
+
     def _pair(self, index: int) -> Pair:
-        node = self._nodes[self._names[index]]
+        node = self.nodes[self._names[index]]
         return node.owner, node.rrsets[NSEC3]
 
     def _key(self, name: bytes) -> bytes:
@@ -183,6 +194,16 @@ class Denial:
     def no_ds(self, cut: bytes, node: Node) -> list[Pair]:
         """For a referral to servers of a zone that is not signed."""
         return [] if DS in node.rrsets else self.no_type(cut, DS)
+
+    def gaps(self, parent: bytes) -> Gaps | None:
+        """What `no_name` is made of for names right below a lower-case name."""
+        chain = self._chain
+        if isinstance(chain, NsecChain):
+            return chain.gap, chain.nodes, NSEC, frozenset((chain.gap(b"\1*" + parent),))
+        if not isinstance(chain, Nsec3Chain) or (encloser := chain.at(parent)) is None:
+            return None
+        others = frozenset((encloser[0].lower(), chain.gap(b"\1*" + parent)))
+        return chain.gap, chain.nodes, NSEC3, others
 
     # ---- NSEC3: the closest encloser (RFC 5155 §7.2.1)
 

@@ -7,7 +7,8 @@ name, so that questions for the names of a large zone, each asked once, cost nei
 
 A form is used for names that stand right below one name of a zone (a `Place`), in lower case, when nothing in
 the other sections could be shortened by the name itself (RFC 1035 §4.1.4), for sets of one record without
-names in it. Everything else takes the long way.
+names in it, and for names that are not there, in a signed zone with the proof that differs
+(`mailstack.dns.gaps`). Everything else takes the long way.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, Final
 
 from mailstack.dns import names, packed
 from mailstack.dns.authority import Answer, Authority
-from mailstack.dns.message import Query
+from mailstack.dns.gaps import Gaps, gaps_of
+from mailstack.dns.message import NXDOMAIN, Query
 from mailstack.dns.statistics import Seen
 from mailstack.dns.zone import AAAA, CNAME, IN, NS, TLSA, A, Node, Zone
 
@@ -40,7 +42,7 @@ _Form = tuple[bytes, bytes, bytes]
 class _Kind:
     """Questions that differ in nothing but the name."""
 
-    __slots__ = ("fixed", "forms", "hosts", "packed", "plain", "rdtype", "signed", "word")
+    __slots__ = ("at", "denied", "fixed", "forms", "hosts", "packed", "plain", "rdtype", "signed", "word")
 
     def __init__(self, query: Query, zone: Zone) -> None:
         self.rdtype = query.rdtype
@@ -55,17 +57,22 @@ class _Kind:
         """By the end of the question, how many records are answered, and their octets."""
         self.hosts: dict[int, _Form] = {}
         """Those for address records of the zone's TTL that are still lines."""
+        self.at: dict[int, int] = {}
+        """By the end of the question, where the proof begins that a name falls into a gap."""
+        self.denied: dict[tuple[int, int], tuple[bytes, _Form]] = {}
+        """By the end of the question and the octets of that proof: what stands before it, and the form."""
 
 
 class _Place:
     """The names right below one name of a zone."""
 
-    __slots__ = ("avoid", "get", "kinds", "zone")
+    __slots__ = ("avoid", "gaps", "get", "kinds", "zone")
 
-    def __init__(self, zone: Zone, avoid: frozenset[bytes]) -> None:
+    def __init__(self, zone: Zone, avoid: frozenset[bytes], gaps: Gaps | None) -> None:
         self.zone = zone
         self.get: Callable[[bytes], Any] = dict.get.__get__(zone.nodes)  # lines stay lines
         self.avoid = avoid
+        self.gaps = gaps
         self.kinds: dict[bytes, _Kind] = {}
 
 
@@ -101,6 +108,8 @@ class Direct:
                 seen[counted] += 1
                 address = inet_aton(value[2:].decode())
                 return b"".join((data[:2], head, data[12 : end + 4], kind.plain, address, rest))
+        if value is None and kind.signed:
+            return _denied(place, kind, data, name, seen)
         found = _records(place, kind, name, value)
         if found is None:
             return None
@@ -132,7 +141,11 @@ class Direct:
             if len(place.kinds) >= KINDS_MOST:
                 place.kinds.clear()
             kind = place.kinds[key] = _Kind(query, zone)
-        made = _records(place, kind, name, place.get(name))
+        value = place.get(name)
+        if value is None and kind.signed:
+            _learn_denied(place, kind, query, wire)
+            return
+        made = _records(place, kind, name, value)
         if made is None:
             return
         count, records = made
@@ -159,7 +172,8 @@ class Direct:
             while names.is_below(other, zone.origin) and other != zone.origin:
                 avoid.add(other)
                 other = names.parent(other)
-        return _Place(zone, frozenset(avoid))
+        shadowed = frozenset(avoid)
+        return _Place(zone, shadowed, gaps_of(zone, parent, shadowed))
 
 
 def _told(zone: Zone) -> Iterator[bytes]:
@@ -168,6 +182,43 @@ def _told(zone: Zone) -> Iterator[bytes]:
         for rdata in rrset.rdatas:
             if isinstance(rdata, tuple):
                 yield from (name.lower() for name in rdata[1])
+
+
+def _denied(place: _Place, kind: _Kind, data: bytes, name: bytes, seen: Seen) -> bytes | None:
+    """The answer with a proof that there is no such name."""
+    end = 12 + len(name)
+    at = kind.at.get(end)
+    if at is None or place.gaps is None or not _is_plain(place, name):
+        return None
+    proof = place.gaps.proof(name, at)
+    if proof is None:
+        return None
+    found = kind.denied.get((end, len(proof)))
+    if found is None:
+        return None
+    before, (head, rest, counted) = found
+    seen[counted] += 1
+    return b"".join((data[:2], head, data[12 : end + 4], before, proof, rest))
+
+
+def _learn_denied(place: _Place, kind: _Kind, query: Query, wire: bytes) -> None:
+    name, begin = query.name, 12 + len(query.question)
+    if place.gaps is None or not _is_plain(place, name) or wire[3] & 0xF != NXDOMAIN:
+        return
+    at = place.gaps.place(name, wire, begin)
+    proof = None if at is None else place.gaps.proof(name, at)
+    if at is None or proof is None or wire[at : at + len(proof)] != proof:
+        return
+    if len(kind.denied) >= FORMS_MOST:
+        kind.denied.clear()
+    end = 12 + len(name)
+    kind.at[end] = at
+    kind.denied[end, len(proof)] = (wire[begin:at], (wire[2:12], wire[at + len(proof) :], wire[2:]))
+
+
+def _is_plain(place: _Place, name: bytes) -> bool:
+    """Whether a name that is not there is one, in lower case: its first length may be none."""
+    return name not in place.avoid and name[0] <= 63 and len(name) <= 255 and name == name.lower()
 
 
 def _records(place: _Place, kind: _Kind, name: bytes, value: Any) -> tuple[int, bytes] | None:
@@ -183,7 +234,7 @@ def _records(place: _Place, kind: _Kind, name: bytes, value: Any) -> tuple[int, 
         return None if place.zone.signer is not None else _from_packed(kind, value)
     if value is None:
         # A length that is none, or too long a name: the query is malformed.
-        if place.zone.wild or kind.signed or name[0] > 63 or len(name) > 255 or name != name.lower():
+        if place.zone.wild or kind.signed or not _is_plain(place, name):
             return None
         return _ABSENT, b""
     return _from_node(place.zone, kind, name, value)
