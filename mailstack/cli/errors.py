@@ -94,4 +94,8 @@ def _os_failure(error: OSError) -> Failure:
     message = f"{error.filename}: {text}" if error.filename else text
     if error.errno in (errno.EACCES, errno.EPERM):
         return Failure("permission", message, exit=Exit.MISSING)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # A failed write names no file, so the hint says which folder fills up.
+        hint = "make room (df -h), or set XDG_STATE_HOME to a folder on another disk: stacks lie there"
+        return Failure("disk-full", message, hint=hint, exit=Exit.MISSING)
     return Failure("os", message)
