@@ -66,10 +66,11 @@ class _Kind:
 class _Place:
     """The names right below one name of a zone."""
 
-    __slots__ = ("avoid", "gaps", "get", "kinds", "zone")
+    __slots__ = ("avoid", "gaps", "get", "kinds", "star", "zone")
 
-    def __init__(self, zone: Zone, avoid: frozenset[bytes], gaps: Gaps | None) -> None:
+    def __init__(self, zone: Zone, name: bytes, avoid: frozenset[bytes], gaps: Gaps | None) -> None:
         self.zone = zone
+        self.star: Node | None = zone.nodes.get(b"\1*" + name)
         self.get: Callable[[bytes], Any] = dict.get.__get__(zone.nodes)  # lines stay lines
         self.avoid = avoid
         self.gaps = gaps
@@ -173,7 +174,7 @@ class Direct:
                 avoid.add(other)
                 other = names.parent(other)
         shadowed = frozenset(avoid)
-        return _Place(zone, shadowed, gaps_of(zone, parent, shadowed))
+        return _Place(zone, parent, shadowed, gaps_of(zone, parent, shadowed))
 
 
 def _told(zone: Zone) -> Iterator[bytes]:
@@ -234,9 +235,11 @@ def _records(place: _Place, kind: _Kind, name: bytes, value: Any) -> tuple[int, 
         return None if place.zone.signer is not None else _from_packed(kind, value)
     if value is None:
         # A length that is none, or too long a name: the query is malformed.
-        if place.zone.wild or kind.signed or not _is_plain(place, name):
+        if kind.signed or not _is_plain(place, name):
             return None
-        return _ABSENT, b""
+        # The name above is there, so that no other wildcard counts (RFC 4592 §3.3.1).
+        star = place.star
+        return (_ABSENT, b"") if star is None else _from_node(place.zone, kind, star.owner, star)
     return _from_node(place.zone, kind, name, value)
 
 

@@ -38,14 +38,16 @@ x.empty A 192.0.2.10
 NAMES = [
     *("host1", "host22", "host33", "host44", "host333", "host444", "HOST55", "host66.sub", "x.host77"),
     *("ns", "other.deep", "deep", "y.deep", "six", "own", "alias", "two", "mixed", "Mixed", "text", "mx", "sub"),
-    *("ns.sub", "below.sub", "z.gone", "gone", "empty", "x.empty", "y.empty", "none", "nope", "no.such", "@"),
+    *("ns.sub", "below.sub", "z.gone", "gone", "empty", "x.empty", "y.empty", "z.empty", "none", "nope", "no.such", "@"),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["plain", "wild"])
 def authority(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Authority:
     path = tmp_path_factory.mktemp("direct") / "zone"
-    path.write_text(HEAD + LINES + ODD + ("*.empty TXT wild\n" if request.param == "wild" else ""))
+    path.write_text(
+        HEAD + LINES + ODD + ("*.empty TXT wild\n* A 192.0.2.99\n" if request.param == "wild" else "")
+    )
     assert path.stat().st_size > LARGE
     zone, _ = load_zone("direct.test", str(path))
     return Authority([zone])
