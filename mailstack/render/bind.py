@@ -20,6 +20,9 @@ def files(stack: Stack, site: Site) -> tuple[list[tuple[str, File]], Serials]:
     """Path and content of everything below bind/, and the zones' serials to remember."""
     reverse = reverse_zone(site.network)
     names = {"project": stack.project}
+    # named would write what changes into the zone files: it gets zones that nobody changes but mailstack.
+    native = stack.dns.engine == "bind" and site.dns_directory is not None
+    changeable = None if native else site.dns_directory
     named = templates.text(
         "bind/named.conf",
         directory=site.config_root / "bind",
@@ -27,7 +30,8 @@ def files(stack: Stack, site: Site) -> tuple[list[tuple[str, File]], Serials]:
         forwarders=[_forwarder(text) for text in stack.dns.forward],
         recursion=[str(site.network), *(net for net in stack.mta.networks if ":" not in net)],
         zones_file=site.config_root / "bind" / "named.rfc1912.zones",
-        key_file=site.config_root / "bind" / "update.key" if site.dns_directory is not None else None,
+        key_file=site.config_root / "bind" / "update.key" if changeable is not None else None,
+        native=native,
         signed=stack.dns.dnssec,
         writable=site.dns_directory,
         **names,
@@ -35,13 +39,14 @@ def files(stack: Stack, site: Site) -> tuple[list[tuple[str, File]], Serials]:
     zones = templates.text(
         "bind/named.rfc1912.zones",
         zones=[*stack.domains, reverse],
-        writable=site.dns_directory,
+        writable=changeable,
+        keys=site.dns_directory,
         key=UPDATE_KEY,
         signed=stack.dns.dnssec,
         **names,
     )
     result = [("bind/named.conf", File(named.encode())), ("bind/named.rfc1912.zones", File(zones.encode()))]
-    if site.dns_directory is not None:
+    if changeable is not None:
         key = templates.text("bind/update.key", key=UPDATE_KEY, secret=site.update_secret, **names)
         result.append(("bind/update.key", File(key.encode(), 0o600)))
     if site.facts.faults is not None:

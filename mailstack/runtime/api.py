@@ -234,11 +234,23 @@ class Project:
         """The zones that the running stack serves. Raises `NotUp`."""
         return tuple(self._running().serials)
 
+    def _own_name_server(self, record: Record, what: str) -> None:
+        """Raises `RuntimeFailure` when the name server is another program than ours."""
+        deployed = record.services.get("dns")
+        engine = deployed.shape.get("engine", "python") if deployed is not None else "python"
+        if engine != "python":
+            raise RuntimeFailure(
+                f"{what}: the name server is {engine}", hint="write dns: {engine: python}, and mailstack up"
+            )
+
     def update_secret(self) -> str:
-        """The key that changes the running zones, base64 (TSIG, HMAC-SHA256). Raises `NotUp`."""
+        """The key that changes the running zones, base64 (TSIG, HMAC-SHA256).
+
+        Raises `NotUp`, and `RuntimeFailure` for a name server whose zones do not change.
+        """
         from mailstack.runtime.state import update_secret
 
-        self._running()
+        self._own_name_server(self._running(), "running zones cannot be changed")
         return update_secret(self._state.load_secrets().salt)
 
     def remember_change(self, zone: str) -> None:
@@ -311,6 +323,7 @@ class Project:
         """What the DNS server was asked and answered. Raises `RuntimeFailure`, `NotUp`."""
         record = self._running()
         assert record.runtime is not None
+        self._own_name_server(record, "the statistics cannot be had")
         with self._engine(record.runtime) as engine:
             config = str(engine.paths(record).config_root / "bind")
             done = engine.exec("dns", "mailstack.dns.stats", ("--config", config), record)

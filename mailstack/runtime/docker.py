@@ -99,6 +99,11 @@ class DockerEngine:
         return step
 
     def settle(self, stack: Stack, record: Record) -> Ground:
+        if stack.dns.engine != "python":
+            raise MachineLacks(
+                f"dns.engine is {stack.dns.engine}, which is run as a process of this machine only",
+                hint="use --runtime process, or write engine: python",
+            )
         bind = str(stack.network.bind)
         anywhere = bind == "0.0.0.0"
         remote = self.daemon.remote

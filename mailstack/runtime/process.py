@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from mailstack.runtime.model import (
 from mailstack.runtime.network import LOOPBACK, Addresses, loopback_candidates
 from mailstack.runtime.plan import MISSING, Found, FoundService, Wanted, files_of
 from mailstack.runtime.state import Deployed, Record, StateDir, list_states, remove_tree
-from mailstack.runtime.tree import TreeFile, bring_to, restore
+from mailstack.runtime.tree import NATIVE, TreeFile, bring_to, restore
 
 if TYPE_CHECKING:
     from mailstack.spec import Stack
@@ -56,6 +57,30 @@ _KEPT_VARIABLES = (
 )
 
 
+def _name_server(stack: Stack, env: Mapping[str, str]) -> Sequence[str]:
+    """The command of the name server that the spec asks for. Raises `MachineLacks`."""
+    if stack.dns.engine == "python":
+        return _ours("dns")
+    named = shutil.which("named", path=f"{env.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    if named is None:
+        raise MachineLacks(
+            "dns.engine is bind, and this machine has no named",
+            hint="install it (Debian: apt-get install bind9), or write engine: python",
+        )
+    # It refuses zones of which its own notes (`tree.NATIVE`) say something else than the files.
+    forget = " ".join(f'"$1"/zones/*{suffix}' for suffix in NATIVE)
+    return ("/bin/sh", "-c", f'rm -f {forget}; exec "$0" -g -c "$1/named.conf"', named, "{config}")
+
+
+def _ours(service: ServiceKey) -> Sequence[str]:
+    return (sys.executable, "-P", "-m", f"mailstack.{service}", "--config", "{config}")
+
+
+def _engine_of(service: ServiceKey, stack: Stack) -> Mapping[str, str]:
+    """What tells another engine from ours in a service's shape."""
+    return {"engine": stack.dns.engine} if service == "dns" and stack.dns.engine != "python" else {}
+
+
 class ProcessEngine:
     """The services of one project as processes of this machine."""
 
@@ -70,10 +95,8 @@ class ProcessEngine:
         """`commands`: what to start instead of our servers; `{config}` stands for the service's folder."""
         self.state = state
         self.env = service_environment(environ)
-        self._commands = commands or {
-            name: (sys.executable, "-P", "-m", f"mailstack.{name}", "--config", "{config}")
-            for name in SERVICES
-        }
+        self._commands = commands or {name: _ours(name) for name in SERVICES}
+        self._given = commands is not None
         self._base = str(state.path)
         self._starting: subprocess.Popen[bytes] | None = None
         self._control: control.Control | None = None
@@ -89,6 +112,8 @@ class ProcessEngine:
         return None
 
     def settle(self, stack: Stack, record: Record) -> Ground:
+        if not self._given:
+            self._commands = {**self._commands, "dns": _name_server(stack, self.env)}
         # services of ours that run (they may have lost their supervisor): the ports they hold are ours
         groups = [pid for name, (pid, _) in control.leftovers(self.state.run).items() if name != "supervisor"]
         ours = bool(groups)
@@ -222,6 +247,7 @@ class ProcessEngine:
                         "mailstack": mailstack.__version__,
                         "python": sys.executable,
                         "ports": f"{ground.addresses.get(service, '')} {places[service]}",
+                        **_engine_of(service, stack),
                     },
                     files_of(service, digests),
                 )

@@ -22,11 +22,17 @@ class TreeFile:
         return hashlib.sha256(b"%o\0" % self.mode + self.data).hexdigest()
 
 
+NATIVE = (".jnl", ".jbk", ".signed")
+"""What a real named keeps beside the zone files that it signs: no part of the configuration."""
+
+
 def read_tree(root: Path) -> dict[str, TreeFile]:
-    """Every file below `root`, by relative path; empty when there is no such folder."""
+    """Every file below `root`, by relative path, but for `NATIVE` ones; empty when there is no such folder."""
     tree: dict[str, TreeFile] = {}
     for folder, _, names in os.walk(root):
         for name in names:
+            if name.endswith(NATIVE):
+                continue
             path = os.path.join(folder, name)
             with open(path, "rb") as file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777

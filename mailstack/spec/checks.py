@@ -271,6 +271,8 @@ def _tls(stack: Stack, broken: Broken) -> Iterator[Finding]:
 
 def _faults(stack: Stack) -> Iterator[Finding]:
     """Of faults that stand in the spec itself; a file is read when it is needed."""
+    if stack.dns.faults is not None and stack.dns.engine != "python":
+        yield ("dns", "faults"), f"{stack.dns.engine} gives no wrong answers on purpose; write engine: python"
     if stack.dns.faults is not None and "{" in stack.dns.faults:
         from mailstack.spec import faults
 

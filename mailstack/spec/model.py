@@ -88,7 +88,6 @@ def _engine(real: str) -> BeforeValidator:
     how = {
         "postfix": "`mailstack render --out DIR` and start Postfix on DIR/postfix",
         "dovecot": "`mailstack render --out DIR` and start Dovecot on DIR/dovecot/dovecot.conf",
-        "bind": "`mailstack render --out DIR` and start named on DIR/bind/named.conf",
     }
 
     def validate(value: object) -> object:
@@ -317,8 +316,9 @@ class Mailbox(Model):
 class Dns(Model):
     """The name server."""
 
-    engine: Annotated[Literal["python"], _engine("bind")] = Field(
-        default="python", description="Which program it is."
+    engine: Annotated[Literal["python", "bind"], _one_of("python", "bind")] = Field(
+        default="python",
+        description="Which program it is; bind: the named of this machine (process runtime only).",
     )
     ttl: Duration = Field(default=86400, description="How long others may keep a record.")
     forward: tuple[Annotated[str, _text(fields.endpoint), _string("9.9.9.9")], ...] = Field(
