@@ -27,7 +27,7 @@ NATIVE = (".jnl", ".jbk", ".signed")
 
 
 def read_tree(root: Path) -> dict[str, TreeFile]:
-    """Every file below `root`, by relative path, but for `NATIVE` ones; empty when there is no such folder."""
+    """Every file below `root` but `NATIVE` ones, by relative path; empty when there is no such folder."""
     tree: dict[str, TreeFile] = {}
     for folder, _, names in os.walk(root):
         for name in names:
