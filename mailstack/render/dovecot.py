@@ -61,6 +61,7 @@ def files(stack: Stack, site: Site) -> Iterator[tuple[str, File]]:
         "hostname": stack.domains[stack.primary].hostname,
         "protocols": stack.mailbox.protocols,
         "base_directory": site.base_directory,
+        "account": site.mailbox_account,
         "plaintext": stack.mailbox.allow_plaintext_auth,
         "mechanisms": stack.sasl.mechanisms,
         "users": users,

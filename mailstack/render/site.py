@@ -107,6 +107,8 @@ class Site:
     """Where the MTA asks for authentication; default: auth-client in the run directory."""
     auth_socket_owner: str | None = None
     """User and group of that socket; None: the mailbox service's own."""
+    mailbox_account: tuple[str, str] | None = None
+    """User and group that Dovecot runs as, without root's rights; None: as installed."""
     base_directory: PurePosixPath | None = None
     """Dovecot's base_dir; None: its default."""
     data_directory: PurePosixPath | None = None

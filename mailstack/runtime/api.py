@@ -234,13 +234,15 @@ class Project:
         """The zones that the running stack serves. Raises `NotUp`."""
         return tuple(self._running().serials)
 
-    def _own_name_server(self, record: Record, what: str) -> None:
-        """Raises `RuntimeFailure` when the name server is another program than ours."""
-        deployed = record.services.get("dns")
+    def _ours(self, service: ServiceKey, record: Record, what: str) -> None:
+        """Raises `RuntimeFailure` when the service is another program than ours."""
+        deployed = record.services.get(service)
         engine = deployed.shape.get("engine", "python") if deployed is not None else "python"
         if engine != "python":
+            called = {"dns": "name server", "mailbox": "mailbox service", "mta": "MTA"}[service]
             raise RuntimeFailure(
-                f"{what}: the name server is {engine}", hint="write dns: {engine: python}, and mailstack up"
+                f"{what}: the {called} is {engine}",
+                hint=f"write {service}: {{engine: python}}, and mailstack up",
             )
 
     def update_secret(self) -> str:
@@ -250,7 +252,7 @@ class Project:
         """
         from mailstack.runtime.state import update_secret
 
-        self._own_name_server(self._running(), "running zones cannot be changed")
+        self._ours("dns", self._running(), "running zones cannot be changed")
         return update_secret(self._state.load_secrets().salt)
 
     def remember_change(self, zone: str) -> None:
@@ -323,7 +325,7 @@ class Project:
         """What the DNS server was asked and answered. Raises `RuntimeFailure`, `NotUp`."""
         record = self._running()
         assert record.runtime is not None
-        self._own_name_server(record, "the statistics cannot be had")
+        self._ours("dns", record, "the statistics cannot be had")
         with self._engine(record.runtime) as engine:
             config = str(engine.paths(record).config_root / "bind")
             done = engine.exec("dns", "mailstack.dns.stats", ("--config", config), record)
@@ -349,6 +351,7 @@ class Project:
         """Run doveadm where the mailbox service runs. Raises `RuntimeFailure`, `NotUp`."""
         record = self._running()
         assert record.runtime is not None
+        self._ours("mailbox", record, wrong)
         with self._engine(record.runtime) as engine:
             config = str(engine.paths(record).config_root / "dovecot")
             arguments = [

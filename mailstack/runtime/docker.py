@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from mailstack.runtime import containers as setup
-from mailstack.runtime import daemon, image, network, ports
+from mailstack.runtime import daemon, image, native, network, ports
 from mailstack.runtime.daemon import Daemon, call, in_parallel, job
 from mailstack.runtime.docker_change import Change, remove
 from mailstack.runtime.engine import Ground, Launch, Live, Paths, StepCallback, Swept
@@ -99,9 +99,9 @@ class DockerEngine:
         return step
 
     def settle(self, stack: Stack, record: Record) -> Ground:
-        if stack.dns.engine != "python":
+        for service, program in native.engines(stack).items():
             raise MachineLacks(
-                f"dns.engine is {stack.dns.engine}, which is run as a process of this machine only",
+                f"{service}.engine is {program}, which is run as a process of this machine only",
                 hint="use --runtime process, or write engine: python",
             )
         bind = str(stack.network.bind)

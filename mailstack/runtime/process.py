@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import mailstack
-from mailstack.runtime import control, logs, ports
+from mailstack.runtime import control, logs, native, ports
 from mailstack.runtime.engine import Ground, Launch, Live, Paths, StepCallback, Swept
 from mailstack.runtime.errors import MachineLacks, RuntimeFailure, ServiceDied
 from mailstack.runtime.model import (
@@ -36,7 +35,7 @@ from mailstack.runtime.model import (
 from mailstack.runtime.network import LOOPBACK, Addresses, loopback_candidates
 from mailstack.runtime.plan import MISSING, Found, FoundService, Wanted, files_of
 from mailstack.runtime.state import Deployed, Record, StateDir, list_states, remove_tree
-from mailstack.runtime.tree import NATIVE, TreeFile, bring_to, restore
+from mailstack.runtime.tree import TreeFile, bring_to, restore
 
 if TYPE_CHECKING:
     from mailstack.spec import Stack
@@ -57,28 +56,8 @@ _KEPT_VARIABLES = (
 )
 
 
-def _name_server(stack: Stack, env: Mapping[str, str]) -> Sequence[str]:
-    """The command of the name server that the spec asks for. Raises `MachineLacks`."""
-    if stack.dns.engine == "python":
-        return _ours("dns")
-    named = shutil.which("named", path=f"{env.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
-    if named is None:
-        raise MachineLacks(
-            "dns.engine is bind, and this machine has no named",
-            hint="install it (Debian: apt-get install bind9), or write engine: python",
-        )
-    # It refuses zones of which its own notes (`tree.NATIVE`) say something else than the files.
-    forget = " ".join(f'"$1"/zones/*{suffix}' for suffix in NATIVE)
-    return ("/bin/sh", "-c", f'rm -f {forget}; exec "$0" -g -c "$1/named.conf"', named, "{config}")
-
-
 def _ours(service: ServiceKey) -> Sequence[str]:
     return (sys.executable, "-P", "-m", f"mailstack.{service}", "--config", "{config}")
-
-
-def _engine_of(service: ServiceKey, stack: Stack) -> Mapping[str, str]:
-    """What tells another engine from ours in a service's shape."""
-    return {"engine": stack.dns.engine} if service == "dns" and stack.dns.engine != "python" else {}
 
 
 class ProcessEngine:
@@ -113,7 +92,11 @@ class ProcessEngine:
 
     def settle(self, stack: Stack, record: Record) -> Ground:
         if not self._given:
-            self._commands = {**self._commands, "dns": _name_server(stack, self.env)}
+            theirs = native.engines(stack)
+            self._commands = {
+                name: native.command(name, theirs[name], self.env) if name in theirs else _ours(name)
+                for name in SERVICES
+            }
         # services of ours that run (they may have lost their supervisor): the ports they hold are ours
         groups = [pid for name, (pid, _) in control.leftovers(self.state.run).items() if name != "supervisor"]
         ours = bool(groups)
@@ -137,6 +120,8 @@ class ProcessEngine:
         )
         published = {name: chosen[name] for name in stack.services}
         own, notes = self._own(stack, record if ours else None, addresses, bind, published)
+        if stack.dns.engine == "bind":
+            del addresses["dns"]
         return Ground(
             network=network,
             addresses=addresses if own else {},
@@ -193,6 +178,8 @@ class ProcessEngine:
         own, held = [], []
         for name in stack.services:
             port = STANDARD_PORTS[name]
+            if name == "dns" and stack.dns.engine == "bind":
+                continue  # named listens only at addresses that are set at an interface
             if running is not None and name in running.own:
                 own.append(name)
                 continue
@@ -239,6 +226,7 @@ class ProcessEngine:
             )
             for service in SERVICES
         }
+        theirs = native.engines(stack)
         return Wanted(
             kind="process",
             services={
@@ -247,7 +235,7 @@ class ProcessEngine:
                         "mailstack": mailstack.__version__,
                         "python": sys.executable,
                         "ports": f"{ground.addresses.get(service, '')} {places[service]}",
-                        **_engine_of(service, stack),
+                        **({"engine": theirs[service]} if service in theirs else {}),
                     },
                     files_of(service, digests),
                 )

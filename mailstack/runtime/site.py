@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import date
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
+from mailstack.runtime import native
 from mailstack.runtime.engine import Ground, Paths
 from mailstack.runtime.errors import UsageProblem
 from mailstack.runtime.model import OWNER, STANDARD_PORTS, RuntimeKind
@@ -135,6 +137,12 @@ def build_site(
 
     offered = cast("tuple[ServiceName, ...]", stack.services)
     tls = stack.tls.mode != "off"
+    uid, gid, account = paths.uid, paths.gid, None
+    if stack.mailbox.engine == "dovecot":
+        uid, gid, *names = native.mail_account()
+        account = (names[0], names[1])
+    # Dovecot looks through links: where paths are too long it gets the folder that the short link lies in.
+    run = PurePosixPath(record.socket_base).parent if record.socket_base else paths.run
     return Site(
         kind=kind,
         config_root=paths.config_root,
@@ -154,8 +162,10 @@ def build_site(
         else Listener("127.0.0.1", STANDARD_PORTS["lmtp"]),
         resolver=(reachable("dns"),),
         workers=min(MOST_WORKERS, os.cpu_count() or 1),
-        mail_uid=paths.uid,
-        mail_gid=paths.gid,
+        mail_uid=uid,
+        mail_gid=gid,
+        mailbox_account=account,
+        base_directory=run / "dovecot" if account else None,
         dns_directory=paths.dns,
         update_secret=update_secret(secrets.salt),
         facts=facts or Facts(),

@@ -34,7 +34,7 @@ SCHEMA = 1
 FOLDERS = ("rendered", "tls", "run", "log", "queue", "mail", "dns")
 PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 SOCKET_BASE_LIMIT = 70
-"""Octets of a folder's path under which sockets fit in `sun_path` (108 octets; the longest name has 20)."""
+"""Octets of a folder's path under which sockets fit in `sun_path` (108 octets; the longest name has 36)."""
 _POLL = 0.02
 
 
@@ -386,6 +386,8 @@ def remove_socket_base(record: Record) -> None:
     if record.socket_base:
         with contextlib.suppress(OSError):
             os.unlink(record.socket_base)
+        with contextlib.suppress(OSError):
+            _remove_tree(os.path.join(os.path.dirname(record.socket_base), "dovecot"))
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(record.socket_base))
 

@@ -228,6 +228,11 @@ def _mailbox(stack: Stack, broken: Broken) -> Iterator[Finding]:
         return
     if "imap" not in protocols and "pop3" not in protocols:
         yield ("mailbox", "protocols"), "nobody could read mail; add imap or pop3"
+    if stack.mailbox.engine == "dovecot" and stack.sasl.backend == "saslauthd":
+        yield (
+            ("sasl", "backend"),
+            "Dovecot is no saslauthd; write backend: dovecot, or mailbox: {engine: python}",
+        )
     if stack.mailbox.delivery == "lmtp" and "lmtp" not in protocols:
         yield ("mailbox", "protocols"), "delivery goes by LMTP; add lmtp, or write delivery: maildir"
 

@@ -87,7 +87,6 @@ def _engine(real: str) -> BeforeValidator:
     """`python`; the real server's name gets an answer that helps."""
     how = {
         "postfix": "`mailstack render --out DIR` and start Postfix on DIR/postfix",
-        "dovecot": "`mailstack render --out DIR` and start Dovecot on DIR/dovecot/dovecot.conf",
     }
 
     def validate(value: object) -> object:
@@ -299,8 +298,9 @@ class Mta(Model):
 class Mailbox(Model):
     """The IMAP, POP3 and LMTP server."""
 
-    engine: Annotated[Literal["python"], _engine("dovecot")] = Field(
-        default="python", description="Which program it is."
+    engine: Annotated[Literal["python", "dovecot"], _one_of("python", "dovecot")] = Field(
+        default="python",
+        description="Which program it is; dovecot: that of this machine (process runtime only).",
     )
     protocols: tuple[Annotated[Literal["imap", "pop3", "lmtp"], _one_of("imap", "pop3", "lmtp")], ...] = (
         Field(default=("imap", "pop3", "lmtp"), description="What it speaks.")

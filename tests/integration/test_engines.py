@@ -1,10 +1,13 @@
-"""Debian's named in the place of our name server: `dns: {engine: bind}`."""
+"""Debian's named and Dovecot in the place of our services: `engine: bind` and `engine: dovecot`."""
 
 from __future__ import annotations
 
 import os
+import poplib
 import shutil
 import signal
+import smtplib
+import ssl
 import time
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from mailstack.client import dns
 from mailstack.client.errors import ClientError
 from mailstack.runtime.api import Project
 from mailstack.runtime.errors import MachineLacks, RuntimeFailure
+from mailstack.runtime.model import Endpoints
 from tests.integration.conftest import Projects
 from tests.integration.test_dns import asked, endpoints
 from tests.integration.test_life import deliver, subjects, until
@@ -40,17 +44,51 @@ def text(engine: str = "bind", octet: int = 1, *, signed: bool = False) -> str:
     return SPEC.format(engine=engine, octet=octet, signed=str(signed).lower())
 
 
-def named(project: Project) -> list[int]:
-    """Process ids of the project's named."""
+def running(project: Project, program: str) -> list[int]:
+    """Process ids of the project's `program`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"/named") and str(project.state_dir).encode() in b" ".join(words):
+        if words[0].endswith(b"/" + program.encode()) and str(project.state_dir).encode() in b" ".join(words):
             found.append(int(folder.name))
     return found
+
+
+def named(project: Project) -> list[int]:
+    return running(project, "named")
+
+
+def left(groups: list[int]) -> list[str]:
+    """The processes of these groups that have not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) in groups and fields[0] != "Z":
+            found.append(folder.name)
+    return found
+
+
+def missing(*programs: str) -> str:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
+    return ", ".join(name for name in programs if shutil.which(name, path=path) is None)
+
+
+def popped(where: Endpoints) -> int:
+    """How many messages the first user has by POP3."""
+    context = ssl.create_default_context(cafile=where.ca_file)
+    client = poplib.POP3_SSL(where.host, where.ports["pop3s"], context=context, timeout=PATIENCE)
+    try:
+        client.user(where.user)
+        client.pass_(where.password)
+        return client.stat()[0]
+    finally:
+        client.quit()
 
 
 def until_answered(project: Project, address: str) -> None:
@@ -108,10 +146,124 @@ def test_the_life_of_a_stack_with_named(projects: Projects) -> None:
     assert named(project) == []
 
 
-def test_what_is_missing_is_named(projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    project = projects.open("missing", text())
-    with pytest.raises(MachineLacks, match="this machine has no named") as caught:
+MAIL = """\
+domains:
+  alpha.test:
+    users: {{anna: {{password: secret}}}}
+    aliases: {{info: [anna], {alias}: [anna]}}
+  beta.test:
+    users: {{bela: {{password: secret}}}}
+    aliases: {{anna: [anna@alpha.test]}}
+{engines}
+"""
+
+
+def send(where: Endpoints, subject: str, *recipients: str) -> None:
+    """Hand a message in, as a mail client would."""
+    with smtplib.SMTP(where.host, where.ports["submission"], timeout=PATIENCE) as client:
+        client.starttls(context=ssl.create_default_context(cafile=where.ca_file))
+        client.login(where.user, where.password)
+        client.sendmail(where.user, recipients, f"Subject: {subject}\r\n\r\nhello\r\n")
+
+
+def accepted(where: Endpoints, subject: str, *recipients: str) -> bool:
+    """Hand a message in; whether its recipients are known yet."""
+    try:
+        send(where, subject, *recipients)
+    except smtplib.SMTPRecipientsRefused:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("engines", "programs"),
+    [
+        ("mailbox: {engine: dovecot}", ("dovecot",)),
+        ("mailbox: {engine: dovecot}\ndns: {engine: bind}", ("dovecot", "named")),
+    ],
+    ids=["dovecot", "dovecot and bind"],
+)
+def test_one_story_over_the_combinations(projects: Projects, engines: str, programs: tuple[str, ...]) -> None:
+    if lacking := missing(*programs):
+        pytest.skip(f"needs {lacking}")
+    name = "-".join(programs)
+    project = projects.open(name, MAIL.format(alias="one", engines=engines))
+    try:
         project.up()
-    assert "apt-get install bind9" in str(caught.value.hint)
+        assert [len(running(project, program)) for program in programs] == [1] * len(programs)
+        where = project.endpoints()
+        send(where, "straight", "anna@alpha.test")
+        send(where, "alias", "one@alpha.test")
+        send(where, "other domain", "anna@beta.test")
+        until(lambda: sorted(subjects(where)) == ["alias", "other domain", "straight"], PATIENCE)
+        assert popped(where) == 3
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+            send(where, "unknown", "nobody@alpha.test")
+        assert refused.value.recipients["nobody@alpha.test"][0] == 550
+        send(where, "bounced", "x@nowhere.alpha.test")
+        until(lambda: "Undelivered Mail Returned to Sender" in subjects(where), PATIENCE)
+        # Nobody knows that domain: it waits.
+        send(where, "waits", "x@elsewhere.example")
+        until(lambda: [one["queue_name"] for one in project.queue()] == ["deferred"], PATIENCE)
+        (waiting,) = project.queue()
+        assert (waiting["sender"], waiting["recipients"][0]["address"]) == (
+            "anna@alpha.test",
+            "x@elsewhere.example",
+        )
+        assert b"Subject: waits" in project.queue_content(waiting["queue_id"])
+        assert project.change_queue("hold", [waiting["queue_id"]]) == 1
+        assert [one["queue_name"] for one in project.queue()] == ["hold"]
+        assert project.change_queue("release", [waiting["queue_id"]]) == 1
+        project.flush_queue()
+        assert project.change_queue("rm", [waiting["queue_id"]]) == 1
+        assert project.queue() == []
+        assert asked(project, "alpha.test", "MX") == ("NOERROR", ["10 mail.alpha.test."])
+        assert {line.service for line in project.logs()} >= {"dns", "mailbox", "mta"}
+        # A table changes: nothing is started again.
+        before = [running(project, program) for program in programs]
+        project = projects.open(name, MAIL.format(alias="two", engines=engines))
+        project.up()
+        assert [running(project, program) for program in programs] == before
+        until(lambda: accepted(where, "two", "two@alpha.test"), PATIENCE)
+        until(lambda: "two" in subjects(where), PATIENCE)
+        # What crashes comes again, and is counted.
+        ((killed,), *_) = before
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: project.status().health == "ready" and sum(restarts(project)) == 1, PATIENCE)
+        send(where, "after", "anna@alpha.test")
+        until(lambda: "after" in subjects(where), PATIENCE)
+        assert project.rendered().keys() == project.render().files.keys()
+        if "dovecot" in programs:
+            with pytest.raises(RuntimeFailure, match="the mailbox service is dovecot"):
+                project.verify_mailboxes("anna@alpha.test", None)
+        groups = [service.pid for service in project.status().services if service.pid]
+        project.down()
+        assert left(groups) == []
+        # Our own services find the mail again.
+        project = projects.open(name, MAIL.format(alias="two", engines=""))
+        project.up()
+        assert "straight" in subjects(project.endpoints())
+    finally:
+        project.down(volumes=True)
+
+
+def restarts(project: Project) -> list[int]:
+    return [service.restarts for service in project.status().services]
+
+
+@pytest.mark.parametrize(
+    ("engine", "said", "package"),
+    [
+        ("dns: {engine: bind}", "this machine has no named", "apt-get install bind9"),
+        ("mailbox: {engine: dovecot}", "this machine has no dovecot", "dovecot-imapd"),
+    ],
+)
+def test_what_is_missing_is_named(
+    projects: Projects, monkeypatch: pytest.MonkeyPatch, engine: str, said: str, package: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    project = projects.open("missing", MAIL.format(alias="one", engines=engine))
+    with pytest.raises(MachineLacks, match=said) as caught:
+        project.up()
+    assert package in str(caught.value.hint)
     project.down(volumes=True)

@@ -190,7 +190,7 @@ TABLE = (
           "domains.a.test.records[0]", "belongs to the zone b.a.test"),
     # ---- mta
     Wrong("engine", GOOD + "mta: {engine: postfix}\n", 2, 15, "mta.engine", "start Postfix on DIR/postfix"),
-    Wrong("unknown engine", GOOD + "mailbox: {engine: courier}\n", 2, 19, "mailbox.engine", "write python"),
+    Wrong("unknown engine", GOOD + "mailbox: {engine: courier}\n", 2, 19, "mailbox.engine", "write python or dovecot"),
     Wrong("host bits", GOOD + "mta: {networks: [127.0.0.1/8]}\n", 2, 18, "mta.networks[0]", "write 127.0.0.0/8"),
     Wrong("network", GOOD + "mta: {networks: ['127.0.0.0/8,evil']}\n", 2, 18, "mta.networks[0]", "not a network"),
     Wrong("own domain", GOOD + "mta: {relay_domains: [example.test]}\n", 2, 23, "mta.relay_domains[0]",
