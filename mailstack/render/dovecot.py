@@ -84,12 +84,13 @@ def files(stack: Stack, site: Site) -> Iterator[tuple[str, File]]:
         names.append("mailstack.toml")
     for name in names:
         yield f"dovecot/{name}", File(templates.text(f"dovecot/{name}", **context).encode())
+    owner = site.mailbox_account
     accounts = templates.text(
         "dovecot/users",
         project=stack.project,
         users=list(_accounts(stack, site)),
-        mail_uid=site.mail_uid,
-        mail_gid=site.mail_gid,
+        mail_uid=owner.uid if owner else site.mail_uid,
+        mail_gid=owner.gid if owner else site.mail_gid,
     )
     yield "dovecot/users", File(accounts.encode(), 0o600)
 

@@ -64,6 +64,16 @@ class Addresses:
         return cls(gateway=first + 1, dns=first + 2, mta=first + 3, mailbox=first + 4)
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of the machine and a group, by number and by name."""
+
+    uid: int
+    gid: int
+    user: str
+    group: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What the zones and the name server's files take from other files."""
@@ -107,8 +117,8 @@ class Site:
     """Where the MTA asks for authentication; default: auth-client in the run directory."""
     auth_socket_owner: str | None = None
     """User and group of that socket; None: the mailbox service's own."""
-    mailbox_account: tuple[str, str] | None = None
-    """User and group that Dovecot runs as, without root's rights; None: as installed."""
+    mailbox_account: Account | None = None
+    """Whom Dovecot runs as, mail and all, without root; None: as it is installed."""
     base_directory: PurePosixPath | None = None
     """Dovecot's base_dir; None: its default."""
     data_directory: PurePosixPath | None = None

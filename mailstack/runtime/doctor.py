@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mailstack.runtime import daemon, image, ports
+from mailstack.runtime import daemon, image, native, ports
 from mailstack.runtime.errors import RuntimeFailure
 from mailstack.runtime.model import Check
 from mailstack.runtime.state import list_states, state_home
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def checks(project: Project | None, environ: Mapping[str, str]) -> list[Check]:
-    """Every finding, in the order of a start: interpreter, folder, ports, Docker, then the project."""
-    found = [_python(), _event_loop(), _state(environ), _standard_ports(), *_docker(environ)]
+    """Every finding, in the order of a start: interpreter, folder, ports, engines, Docker, then the project."""
+    found = [_python(), _event_loop(), _state(environ), _standard_ports(), *_engines(environ)]
+    found += _docker(environ)
     if project is not None:
         found += _project(project)
     return found
@@ -68,6 +69,17 @@ def _standard_ports() -> Check:
         "ports below 1024 may not be bound: process stacks are reached at their published ports only",
         "sudo sysctl net.ipv4.ip_unprivileged_port_start=24",
     )
+
+
+def _engines(environ: Mapping[str, str]) -> Iterator[Check]:
+    """Which servers of others can stand in the place of ours; none is needed where no spec asks for it."""
+    for engine, program in native.PROGRAM.items():
+        path = native.find(engine, environ)
+        if path is not None:
+            yield Check(f"engine-{engine}", "pass", f"engine: {engine} would run {path}")
+        else:
+            text = f"no {program}: engine: {engine} cannot be used (Debian: {native.PACKAGE[engine]})"
+            yield Check(f"engine-{engine}", "pass", text)
 
 
 def _docker(environ: Mapping[str, str]) -> Iterator[Check]:

@@ -118,6 +118,7 @@ def build_site(
 ) -> Site:
     """The `Site` of a stack that runs here. `served`: the serials that its zones are served with."""
     from mailstack.render import Addresses, Facts, Listener, Site
+    from mailstack.render.site import Account
 
     bound = "" if ground.bind == ANYWHERE else ground.bind
 
@@ -137,10 +138,7 @@ def build_site(
 
     offered = cast("tuple[ServiceName, ...]", stack.services)
     tls = stack.tls.mode != "off"
-    uid, gid, account = paths.uid, paths.gid, None
-    if stack.mailbox.engine == "dovecot":
-        uid, gid, *names = native.mail_account()
-        account = (names[0], names[1])
+    account = Account(*native.mail_account()) if stack.mailbox.engine == "dovecot" else None
     # Dovecot looks through links: where paths are too long it gets the folder that the short link lies in.
     run = PurePosixPath(record.socket_base).parent if record.socket_base else paths.run
     return Site(
@@ -162,8 +160,8 @@ def build_site(
         else Listener("127.0.0.1", STANDARD_PORTS["lmtp"]),
         resolver=(reachable("dns"),),
         workers=min(MOST_WORKERS, os.cpu_count() or 1),
-        mail_uid=uid,
-        mail_gid=gid,
+        mail_uid=paths.uid,
+        mail_gid=paths.gid,
         mailbox_account=account,
         base_directory=run / "dovecot" if account else None,
         dns_directory=paths.dns,

@@ -179,9 +179,10 @@ def accepted(where: Endpoints, subject: str, *recipients: str) -> bool:
     ("engines", "programs"),
     [
         ("mailbox: {engine: dovecot}", ("dovecot",)),
+        ("mailbox: {engine: dovecot, delivery: maildir}", ("dovecot",)),
         ("mailbox: {engine: dovecot}\ndns: {engine: bind}", ("dovecot", "named")),
     ],
-    ids=["dovecot", "dovecot and bind"],
+    ids=["dovecot", "dovecot-maildir", "dovecot-bind"],
 )
 def test_one_story_over_the_combinations(projects: Projects, engines: str, programs: tuple[str, ...]) -> None:
     if lacking := missing(*programs):
