@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def checks(project: Project | None, environ: Mapping[str, str]) -> list[Check]:
-    """Every finding, in the order of a start: interpreter, folder, ports, engines, Docker, then the project."""
+    """Every finding, in the order of a start: interpreter, folder, ports, servers, Docker, the project."""
     found = [_python(), _event_loop(), _state(environ), _standard_ports(), *_engines(environ)]
     found += _docker(environ)
     if project is not None:

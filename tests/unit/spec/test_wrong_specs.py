@@ -190,6 +190,10 @@ TABLE = (
           "domains.a.test.records[0]", "belongs to the zone b.a.test"),
     # ---- mta
     Wrong("engine", GOOD + "mta: {engine: postfix}\n", 2, 15, "mta.engine", "start Postfix on DIR/postfix"),
+    Wrong("no saslauthd", GOOD + "mailbox: {engine: dovecot}\nsasl: {backend: saslauthd}\n", 3, 17, "sasl.backend",
+          "Dovecot is no saslauthd; write backend: dovecot"),
+    Wrong("faults of BIND", GOOD + "dns: {engine: bind, faults: f.conf}\n", 2, 29, "dns.faults",
+          "bind gives no wrong answers on purpose"),
     Wrong("unknown engine", GOOD + "mailbox: {engine: courier}\n", 2, 19, "mailbox.engine", "write python or dovecot"),
     Wrong("host bits", GOOD + "mta: {networks: [127.0.0.1/8]}\n", 2, 18, "mta.networks[0]", "write 127.0.0.0/8"),
     Wrong("network", GOOD + "mta: {networks: ['127.0.0.0/8,evil']}\n", 2, 18, "mta.networks[0]", "not a network"),
