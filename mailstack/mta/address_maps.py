@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from mailstack.storage.tables import CHECK_INTERVAL
+from mailstack.storage.tables.fresh import CHECK_INTERVAL, files
 from mailstack.wire.smtp import quote
 
 
@@ -101,7 +101,7 @@ class Found(NamedTuple):
 class AddressMaps:
     """Tables searched with an address, most specific form first."""
 
-    __slots__ = ("_delimiters", "_filled", "_indexed", "_is_local", "_known", "tables")
+    __slots__ = ("_delimiters", "_filled", "_indexed", "_is_local", "_known", "_version", "tables")
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class AddressMaps:
         self._is_local = is_local
         self._known: dict[str, Found | None] = {}
         self._filled = 0.0
+        self._version = -1
 
     def __bool__(self) -> bool:
         return bool(self.tables)
@@ -139,9 +140,13 @@ class AddressMaps:
         An answer is remembered for as long as the tables themselves go without a look at their files.
         """
         now = time.monotonic()
-        if now - self._filled >= CHECK_INTERVAL or len(self._known) >= REMEMBERED:
+        if (
+            now - self._filled >= CHECK_INTERVAL
+            or len(self._known) >= REMEMBERED
+            or self._version != files.version
+        ):
             self._known.clear()
-            self._filled = now
+            self._filled, self._version = now, files.version
         try:
             return self._known[address]
         except KeyError:

@@ -1,10 +1,11 @@
 """Wake the queue manager: datagrams to `<queue_directory>/public/qmgr`.
 
 A datagram holds queue ids that have just become durable in incoming/, separated by spaces; an id behind `+`
-is that of a message that is being flushed there, and that may be prepared. Or it is one letter: `I`
-(scan incoming), `D` (scan deferred), `F` (try everything deferred now), `P` (for pickup: look into maildrop),
-or words: `deliver ID` (try that deferred message now), `flush DOMAIN` (what is deferred for that domain),
-`verify NUMBER ADDRESS` (mta/verify/service.py).
+is that of a message that is being flushed there, and that may be prepared. `T` in front of them: a table has
+changed, and they may have been taken by it. Or it is one letter: `I` (scan incoming), `D` (scan deferred),
+`F` (try everything deferred now), `P` (for pickup: look into maildrop), or words: `deliver ID` (try that
+deferred message now), `flush DOMAIN` (what is deferred for that domain), `verify NUMBER ADDRESS`
+(mta/verify/service.py).
 A lost datagram is harmless, for what it tells of is looked for now and then; but that takes seconds, so ids
 that find the socket full are sent again together.
 """
@@ -17,8 +18,10 @@ import socket
 from collections.abc import Callable
 
 from mailstack.net.log import Log
+from mailstack.storage.tables.fresh import files
 
 SCAN_INCOMING, SCAN_DEFERRED, FLUSH, SCAN_MAILDROP = "I", "D", "F", "P"
+TABLES = "T"
 DATAGRAM = 4096
 """Octets of one datagram at the most."""
 _RETRY = 0.005
@@ -49,7 +52,7 @@ class Trigger:
         try:
             if self._socket is None:
                 self._socket = connect(self._directory)
-            self._socket.send(b"+" + queue_id.encode())
+            self._socket.send(f"{_news()}+{queue_id}".encode())
         except OSError:
             pass  # it will be told of the message itself
 
@@ -68,7 +71,7 @@ class Trigger:
             try:
                 if self._socket is None:
                     self._socket = connect(self._directory)
-                self._socket.send(" ".join(self._waiting[:count]).encode())
+                self._socket.send((_news() + " ".join(self._waiting[:count])).encode())
             except BlockingIOError:
                 self._retry = asyncio.get_running_loop().call_later(_RETRY, self._send)
                 return
@@ -81,6 +84,10 @@ class Trigger:
                     self._socket = None
                 return
             del self._waiting[:count]
+
+
+def _news() -> str:
+    return f"{TABLES} " if files.moved() else ""
 
 
 def send_now(queue_directory: str, request: str) -> None:

@@ -30,20 +30,20 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
-def deliver(where: Endpoints, subject: str) -> None:
-    """Send a message to the first user, as a mail client would."""
+def deliver(where: Endpoints, subject: str, recipient: str = "") -> None:
+    """Send a message to the first user, or somebody else, as a mail client would."""
     context = ssl.create_default_context(cafile=where.ca_file)
     with smtplib.SMTP(where.host, where.ports["submission"], timeout=20) as client:
         client.starttls(context=context)
         client.login(where.user, where.password)
-        client.sendmail(where.user, [where.user], f"Subject: {subject}\r\n\r\nhello\r\n")
+        client.sendmail(where.user, [recipient or where.user], f"Subject: {subject}\r\n\r\nhello\r\n")
 
 
-def subjects(where: Endpoints) -> list[str]:
-    """The subjects in the first user's INBOX."""
+def subjects(where: Endpoints, user: str = "") -> list[str]:
+    """The subjects in the first user's INBOX, or somebody else's."""
     context = ssl.create_default_context(cafile=where.ca_file)
     with imaplib.IMAP4_SSL(where.host, where.ports["imaps"], ssl_context=context, timeout=20) as client:
-        client.login(where.user, where.password)
+        client.login(user or where.user, where.users[user or where.user])
         _, (count, *_) = client.select("INBOX", readonly=True)
         if count == b"0":
             return []
@@ -128,6 +128,23 @@ def test_killed_service_comes_back(projects: Projects) -> None:
     os.kill(pid, signal.SIGKILL)
     until(lambda: pids(project)["mailbox"] not in (None, 0, pid) and project.status().ready)
     assert next(s for s in project.status().services if s.service == "mailbox").restarts >= 1
+
+
+def test_what_is_added_is_there_when_up_returns(projects: Projects) -> None:
+    """Not a second later, and not only to half of the MTA: no mail is refused or bounced."""
+    text = "domains: {{alpha.test: {{users: {{anna: {{password: secret}}{more}}}, aliases: {{info: [{info}]}}}}}}"
+    project = projects.open(text=text.format(more="", info="anna"))
+    try:
+        project.up()
+        for number in range(3):
+            more = f", user{number}: {{password: pw}}"
+            projects.open(text=text.format(more=more, info=f"user{number}")).up()
+            where = project.endpoints()
+            deliver(where, "straight", f"user{number}@alpha.test")
+            deliver(where, "alias", "info@alpha.test")
+            until(lambda: sorted(subjects(where, f"user{number}@alpha.test")) == ["alias", "straight"])  # noqa: B023
+    finally:
+        project.down(volumes=True)
 
 
 def test_two_side_by_side(projects: Projects) -> None:

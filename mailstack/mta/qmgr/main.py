@@ -32,6 +32,7 @@ from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 from mailstack.storage.durable import GroupCommit
 from mailstack.storage.queue import Queue
+from mailstack.storage.tables import look_again
 
 DRAIN = 8.0
 """Seconds that deliveries get to end after SIGTERM."""
@@ -223,6 +224,8 @@ class Service:
             case ["deliver", queue_id]:
                 self.manager.deliver_now(queue_id)
             case _:
+                if words[:1] == [trigger.TABLES]:
+                    look_again()
                 for queue_id in words:
                     if queue_id[0] == "+" and queue_id[1:].isalnum() and len(queue_id) > 6:
                         self.manager.expect(queue_id[1:])

@@ -13,6 +13,7 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import AddressMaps, OpenTable
 from mailstack.mta.rewrite import AddressClass, Rewriter
 from mailstack.mta.smtpd.verdicts import fitting_dsn
+from mailstack.storage.tables import look_again
 from mailstack.wire.smtp.address import split_address
 
 _DSN = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s+")
@@ -68,8 +69,13 @@ class Recipients:
     def unlisted(self, address: str, sender: str | None = None) -> Unlisted | None:
         """Why nobody can get mail at a completed address; None: somebody may. Raises what a table raises.
 
-        `sender` (completed) is whom the mail is from, for routes that depend on it.
+        `sender` (completed) is whom the mail is from, for routes that depend on it. Nobody is refused by a
+        table that has changed in the meantime.
         """
+        why = self._unlisted(address, sender)
+        return self._unlisted(address, sender) if why is not None and look_again() else why
+
+    def _unlisted(self, address: str, sender: str | None) -> Unlisted | None:
         resolution = self._rewriter.resolve(address, sender)
         kind = resolution.address_class
         for rewritten in self._rewritten:

@@ -33,13 +33,13 @@ from functools import partial
 
 from mailstack.storage.tables import simple
 from mailstack.storage.tables.files import (
-    CHECK_INTERVAL,
     INDEXED,
     Indexed,
     TextFile,
     parse_aliases,
     parser,
 )
+from mailstack.storage.tables.fresh import CHECK_INTERVAL, look_again
 from mailstack.storage.tables.text import Opener, Table, TableError, Warn, to_stderr
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Table",
     "TableError",
     "Warn",
+    "look_again",
     "open_table",
     "parse_aliases",
     "to_stderr",

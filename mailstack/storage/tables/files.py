@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from mailstack.storage.tables.fresh import CHECK_INTERVAL, GONE, Stamp, files, stamp
 from mailstack.storage.tables.text import TableError, Warn, alias_entries, is_aliases, map_entries, read
 
-CHECK_INTERVAL = 1.0
-"""Seconds between two looks at a file's modification time."""
 INDEXED = {
     "hash": ".db",
     "btree": ".db",
@@ -57,7 +56,7 @@ def parser(kind: str) -> Callable[[str, str, Warn], Lookup]:
 class TextFile:
     """A table that is read from text."""
 
-    __slots__ = ("_checked", "_lookup", "_parse", "_path", "_seen", "_warn", "name")
+    __slots__ = ("_checked", "_lookup", "_parse", "_path", "_seen", "_version", "_warn", "name")
 
     def __init__(self, name: str, kind: str, path: str, warn: Warn) -> None:
         self.name = name
@@ -66,18 +65,20 @@ class TextFile:
         self._warn = warn
         self._lookup: Lookup | None = None
         self._checked = 0.0
-        self._seen = (0, 0, 0)
+        self._version = -1
+        self._seen = GONE
 
     def lookup(self, key: str) -> str | None:
         now = time.monotonic()
         lookup = self._lookup
-        if lookup is None or now - self._checked >= CHECK_INTERVAL:
+        if lookup is None or now - self._checked >= CHECK_INTERVAL or self._version != files.version:
             lookup = self._load()
-            self._checked = now
+            self._checked, self._version = now, files.version
         return lookup(key)
 
     def _load(self) -> Lookup:
-        seen = _stamp(os.stat(self._path))
+        seen = stamp(os.stat(self._path))
+        files.note(self._path, seen)
         if self._lookup is None or seen != self._seen:
             self._lookup = self._parse(read(self._path), self._path, self._warn)
             self._seen = seen
@@ -87,7 +88,18 @@ class TextFile:
 class Indexed:
     """A table that postmap compiles: its index where that can be read, else its source."""
 
-    __slots__ = ("_checked", "_kind", "_lookup", "_path", "_seen", "_source", "_warn", "_warned", "name")
+    __slots__ = (
+        "_checked",
+        "_kind",
+        "_lookup",
+        "_path",
+        "_seen",
+        "_source",
+        "_version",
+        "_warn",
+        "_warned",
+        "name",
+    )
 
     def __init__(self, name: str, kind: str, path: str, warn: Warn) -> None:
         self.name = name
@@ -98,14 +110,15 @@ class Indexed:
         self._lookup: Lookup | None = None
         """None: the source is read."""
         self._checked = -CHECK_INTERVAL
-        self._seen: tuple[int, int, int] | None = None
+        self._version = -1
+        self._seen: Stamp | None = None
         self._warned = False
 
     def lookup(self, key: str) -> str | None:
         now = time.monotonic()
-        if now - self._checked >= CHECK_INTERVAL:
+        if now - self._checked >= CHECK_INTERVAL or self._version != files.version:
             self._look()
-            self._checked = now
+            self._checked, self._version = now, files.version
         if self._lookup is None:
             return self._source.lookup(key)
         return self._lookup(key)
@@ -116,13 +129,15 @@ class Indexed:
         try:
             stat = os.stat(path)
         except FileNotFoundError:
+            files.note(path, GONE)
             self._lookup = self._seen = None
             return
+        seen = stamp(stat)
+        files.note(path, seen)
         if not readable(self._kind):
             if not os.path.exists(self._path):
                 raise TableError(f"open database {path}: {_MISSING[self._kind]}")
             return
-        seen = _stamp(stat)
         if self._seen is None or self._seen != seen:
             index = open_index(self._kind, path)
             self._lookup = lookup_of(index)
@@ -197,10 +212,6 @@ def lookup_of(index: Index, *, fold: bool = True) -> Lookup:
         return value.removesuffix(b"\0").decode("utf-8", "surrogateescape")
 
     return lookup
-
-
-def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 # ---- source text

@@ -1,0 +1,65 @@
+"""All tables of a process know the same version of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mailstack.mta.address_maps import AddressMaps
+from mailstack.storage.tables import look_again, open_table
+from mailstack.storage.tables.fresh import files
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time."""
+    clock = [1000.0]
+    monkeypatch.setattr("mailstack.storage.tables.fresh.time.monotonic", lambda: clock[0])
+
+    def at(time: float) -> None:
+        clock[0] = 1000.0 + time
+
+    return at
+
+
+@pytest.mark.parametrize("kind", ["hash", "texthash"])
+def test_who_sees_a_change_tells_the_others(tmp_path: Path, now: Callable[[float], None], kind: str) -> None:
+    path = tmp_path / "table"
+    path.write_text("a@x.test one\n")
+    early, late = (open_table(f"{kind}:{path}") for _ in range(2))
+    maps = AddressMaps([f"{kind}:{path}"], open_table)
+    assert early.lookup("a@x.test") == "one"
+    now(0.5)
+    assert (late.lookup("a@x.test"), maps.find("b@x.test")) == ("one", None)
+    path.write_text("a@x.test two\nb@x.test new\n")
+    now(0.9)
+    assert late.lookup("a@x.test") == "one"  # nobody has looked
+    now(1.2)
+    assert early.lookup("a@x.test") == "two"
+    assert late.lookup("a@x.test") == "two"
+    found = maps.find("b@x.test")
+    assert found is not None
+    assert found.value == "new"
+
+
+def test_looking_again(tmp_path: Path, now: Callable[[float], None]) -> None:
+    path = tmp_path / "table"
+    path.write_text("a one\n")
+    table = open_table(f"texthash:{path}")
+    assert table.lookup("a") == "one"
+    assert not look_again()
+    now(5)
+    assert not files.moved()
+    path.write_text("a another\n")
+    assert look_again()
+    assert files.moved()  # whoever is told of mail that was taken now has to look, too
+    assert not look_again()
+    assert table.lookup("a") == "another"
+    path.unlink()
+    assert look_again()
+    with pytest.raises(FileNotFoundError):
+        table.lookup("a")
+    now(10)
+    assert not files.moved()
