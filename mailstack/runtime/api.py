@@ -101,7 +101,7 @@ class Project:
         from mailstack.runtime import launch, select
 
         record = self._state.load()
-        choice = select.choose(self.wish, record, self.environ)
+        choice = select.choose(self.wish, record, self.environ, self._theirs)
         with self._engine(choice.kind) as engine:
             stack = self.stack
             built = engine.provide(build=build, dry=True)
@@ -130,7 +130,7 @@ class Project:
             fresh = not self._state.exists()
             try:
                 record = self._state.load()
-                choice = select.choose(self.wish, record, self.environ)
+                choice = select.choose(self.wish, record, self.environ, self._theirs)
                 progress(
                     Progress("choose", f"{choice.kind} runtime: {choice.reason}", elapsed=phases.elapsed)
                 )
@@ -379,7 +379,7 @@ class Project:
         from mailstack.runtime import launch, select
 
         record = self._state.load()
-        choice = select.choose(self.wish, record, self.environ)
+        choice = select.choose(self.wish, record, self.environ, self._theirs)
         with self._engine(choice.kind) as engine:
             return launch.render_only(self.stack, self._state, engine, self.environ)
 
@@ -400,6 +400,11 @@ class Project:
             yield engine
         finally:
             engine.close()
+
+    def _theirs(self) -> tuple[str, ...]:
+        from mailstack.runtime import native
+
+        return tuple(native.engines(self.stack).values())
 
     def _spec_text(self) -> str | None:
         return None if self.spec_path is None else str(self.spec_path)

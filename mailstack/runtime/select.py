@@ -7,7 +7,7 @@ by hand: loading the SDK only to learn that there is none would take longer than
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from mailstack.runtime.daemon import daemon_socket, silence
@@ -24,8 +24,16 @@ class Choice:
     reason: str
 
 
-def choose(wish: RuntimeWish, record: Record, environ: Mapping[str, str]) -> Choice:
-    """The runtime for `up` and `plan`. Raises `UsageProblem` when the stack is up in another one."""
+def choose(
+    wish: RuntimeWish,
+    record: Record,
+    environ: Mapping[str, str],
+    theirs: Callable[[], Collection[str]] = tuple,
+) -> Choice:
+    """The runtime for `up` and `plan`. Raises `UsageProblem` when the stack is up in another one.
+
+    `theirs`: the real servers that the spec asks for, which containers do not have; asked when it matters.
+    """
     if record.runtime is not None:
         if wish not in ("auto", record.runtime):
             raise UsageProblem(
@@ -35,7 +43,10 @@ def choose(wish: RuntimeWish, record: Record, environ: Mapping[str, str]) -> Cho
         return Choice(record.runtime, f"{record.project} is up in it")
     if wish != "auto":
         return Choice(wish, "it was asked for")
-    return _automatic(environ)
+    choice = _automatic(environ)
+    if choice.kind == "docker" and (programs := theirs()):
+        return Choice("process", f"{' and '.join(programs)} would run as a process of this machine only")
+    return choice
 
 
 def _automatic(environ: Mapping[str, str]) -> Choice:

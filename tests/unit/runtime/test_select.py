@@ -67,6 +67,20 @@ def test_docker_where_it_answers_and_has_an_image(
     assert reason in choice.reason
 
 
+def test_real_servers_run_where_they_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "why_not_available", lambda _: "")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        thread = threading.Thread(target=_answer, args=(listener, b"HTTP/1.0 200 OK\r\n\r\nOK"))
+        thread.start()
+        environ = {"DOCKER_HOST": f"unix://{tmp_path}/s"}
+        choice = select.choose("auto", Record("one"), environ, lambda: ("bind", "dovecot"))
+        thread.join()
+    assert choice == select.Choice("process", "bind and dovecot would run as a process of this machine only")
+    assert select.choose("docker", Record("one"), environ, lambda: ("bind",)).kind == "docker"
+
+
 def test_something_else_at_the_socket_is_not_a_daemon(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
