@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 EDNS_PAYLOAD = 1232
 """Octets of an answer over UDP (DNS flag day 2020)."""
+TRIES = 3
+"""Datagrams that are sent for one question, as dig(1) does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,10 @@ def question(name: str, kind: str) -> QueryMessage:
 
 
 def ask(endpoints: Endpoints, query: QueryMessage, *, timeout: float = 5.0, tcp: bool = False) -> Answer:
-    """Send a query over UDP, again over TCP when the answer is truncated. Raises `ClientError`."""
+    """Send a query over UDP, again over TCP when the answer is truncated. Raises `ClientError`.
+
+    A datagram may be lost on the way to a container and back: it is sent `TRIES` times in `timeout` seconds.
+    """
     import dns.exception
     import dns.flags
     import dns.query
@@ -97,7 +103,7 @@ def ask(endpoints: Endpoints, query: QueryMessage, *, timeout: float = 5.0, tcp:
         if tcp:
             reply = dns.query.tcp(query, host, timeout, port)
         else:
-            reply = dns.query.udp(query, host, timeout, port)
+            reply = _ask_by_udp(query, host, port, timeout)
             if reply.flags & dns.flags.TC:
                 reply = dns.query.tcp(query, host, timeout, port)
     except (dns.exception.DNSException, OSError, EOFError) as error:
@@ -109,6 +115,21 @@ def ask(endpoints: Endpoints, query: QueryMessage, *, timeout: float = 5.0, tcp:
             unreachable=True,
         ) from None
     return _answer(reply, f"{host}:{port}", time.perf_counter() - started)
+
+
+def _ask_by_udp(query: QueryMessage, host: str, port: int, timeout: float) -> Message:
+    """The first answer, to whichever of the tries it is. Raises what dnspython raises."""
+    import dns.exception
+    import dns.query
+
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        for _ in range(TRIES - 1):
+            try:
+                return dns.query.udp(query, host, timeout / TRIES, port, sock=sock)
+            except dns.exception.Timeout:
+                pass
+        return dns.query.udp(query, host, timeout / TRIES, port, sock=sock)
 
 
 def _answer(reply: Message, server: str, seconds: float) -> Answer:

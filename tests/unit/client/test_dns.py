@@ -63,6 +63,23 @@ def test_an_answer_that_is_truncated_is_asked_for_again_over_tcp() -> None:
     assert (found.name, found.type) == ("x.test.", "MX")
 
 
+def test_a_datagram_may_be_lost_on_the_way() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(10)
+        udp.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            udp.recvfrom(4096)
+            data, peer = udp.recvfrom(4096)
+            udp.sendto(answer(dns.message.from_wire(data), truncated=False), peer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        found = client.ask(where(udp.getsockname()[1]), client.question("x.test", "mx"), timeout=6)
+        thread.join(10)
+    assert found.answers == (client.Record("x.test.", 60, "MX", "10 mail.x.test."),)
+
+
 def test_silence_is_unreachable() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
