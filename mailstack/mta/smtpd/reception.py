@@ -85,6 +85,7 @@ class Transaction:
 
     __slots__ = (
         "_asked",
+        "_canonical",
         "_changes",
         "_failure",
         "_head",
@@ -131,6 +132,7 @@ class Transaction:
         self._spool: Spool | None = None
         self._failure: Reply | None = None
         self._changes: Changes | None = None
+        self._canonical: str | None = None
         self._head = self._own = b""
         """The header block, and our own header in it, where there are milters."""
 
@@ -245,8 +247,10 @@ class Transaction:
         return cleaned.parts
 
     def _from(self) -> str:
-        """The envelope sender, completed and canonical."""
-        return self._settings.cleanup.sender(self._settings.rewriter.complete(self.sender))
+        """The envelope sender, completed and canonical: asked for once, for a table may have to be waited for."""
+        if self._canonical is None:
+            self._canonical = self._settings.cleanup.sender(self._settings.rewriter.complete(self.sender))
+        return self._canonical
 
     def _described(self, origin: Origin) -> Sender:
         recipient = self.recipients[-1] if self.recipients else ""
