@@ -247,7 +247,7 @@ class Transaction:
         return cleaned.parts
 
     def _from(self) -> str:
-        """The envelope sender, completed and canonical: asked for once, for a table may have to be waited for."""
+        """The envelope sender, completed and canonical. Asked for once: a table may have to be waited for."""
         if self._canonical is None:
             self._canonical = self._settings.cleanup.sender(self._settings.rewriter.complete(self.sender))
         return self._canonical
