@@ -371,6 +371,6 @@ def _entry(name: str, mode: int, kind: bytes) -> tarfile.TarInfo:
         mode,
         setup.UID,
         setup.GID,
-        int(time.time()),
+        time.time(),  # with its fraction: who reads a file again looks at its time
     )
     return entry

@@ -31,7 +31,7 @@ class PasswdFile:
         self.generation = 0
         """Counts the readings; whoever caches answers compares it."""
         self._entries: dict[str, Entry] = {}
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int, int] | None = None
 
     def find(self, user: str) -> Entry | None:
         """The entry of exactly this user. Raises `OSError`."""
@@ -45,7 +45,8 @@ class PasswdFile:
     def refresh(self) -> None:
         """Read the file if it is another one than last time. Raises `OSError`."""
         stat = os.stat(self.path)
-        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        # the time of the last change of status, too: archives bring modification times in whole seconds
+        stamp = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
         if stamp == self._stamp:
             return
         self._entries = parse(self.path.read_bytes().decode("utf-8", "surrogateescape"))

@@ -13,8 +13,8 @@ import time
 
 CHECK_INTERVAL = 1.0
 """Seconds between two looks at a file's modification time."""
-Stamp = tuple[int, int, int]
-GONE: Stamp = (0, 0, 0)
+Stamp = tuple[int, int, int, int]
+GONE: Stamp = (0, 0, 0, 0)
 
 
 class _Files:
@@ -61,5 +61,8 @@ def stamp_of(path: str) -> Stamp:
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    """The same of a file that has been looked at."""
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    """The same of a file that has been looked at.
+
+    With the time of its last change of status, which nobody can set: archives bring times in whole seconds.
+    """
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +64,18 @@ def test_looking_again(tmp_path: Path, now: Callable[[float], None]) -> None:
         table.lookup("a")
     now(10)
     assert not files.moved()
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, now: Callable[[float], None]) -> None:
+    """As an archive leaves it that is unpacked twice in one second."""
+    path = tmp_path / "table"
+    path.write_text("a one\n")
+    os.utime(path, (1000, 1000))
+    table = open_table(f"texthash:{path}")
+    assert table.lookup("a") == "one"
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:  # the clock of files is coarse
+        path.write_text("a two\n")
+        os.utime(path, (1000, 1000))
+    now(2)
+    assert table.lookup("a") == "two"
