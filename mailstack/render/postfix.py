@@ -28,11 +28,20 @@ def files(stack: Stack, site: Site) -> Iterator[tuple[str, File]]:
         "relocated": templates.text("postfix/relocated", **names),
         "transport": templates.text("postfix/transport", **names),
         "mailstack.toml": templates.text(
-            "postfix/mailstack.toml", resolver=[str(server) for server in site.resolver], **names
+            "postfix/mailstack.toml",
+            resolver=[str(server) for server in site.resolver],
+            relay=str(site.relay) if site.relay is not None else "",
+            native=_native(stack, site),
+            **names,
         ),
     }
     for name, content in contents.items():
         yield f"postfix/{name}", File(content.encode())
+
+
+def _native(stack: Stack, site: Site) -> bool:
+    """Whether the machine's own Postfix runs from these files, in the project's folder."""
+    return stack.mta.engine == "postfix" and site.kind == "process"
 
 
 def _main_cf(stack: Stack, site: Site) -> str:
@@ -42,6 +51,7 @@ def _main_cf(stack: Stack, site: Site) -> str:
         "postfix/main.cf",
         project=stack.project,
         host=site.kind == "host",
+        native=_native(stack, site),
         domain=stack.primary,
         hostname=stack.domains[stack.primary].hostname,
         networks=stack.mta.networks,
@@ -98,6 +108,7 @@ def _master_cf(stack: Stack, site: Site) -> str:
         "postfix/master.cf",
         project=stack.project,
         workers=workers,
+        native=_native(stack, site),
         tls=stack.tls.mode != "off",
         plaintext=stack.mailbox.allow_plaintext_auth,
         smtp=lines("smtp"),

@@ -108,6 +108,8 @@ class Site:
     lmtp_nexthop: Listener
     resolver: Sequence[Listener]
     """The name servers of the MTA; none: the system's own."""
+    relay: IPv4Address | None = None
+    """Where port 53 passes on to the first of them, for a Postfix, which asks at no other port."""
     workers: int | None = None
     """smtpd processes where the spec says auto; None: the MTA's own default."""
     mail_uid: int = 5000

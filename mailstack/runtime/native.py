@@ -1,7 +1,8 @@
 """The machine's own servers in the place of ours: which program it is, how it is started, as whom.
 
 BIND and Dovecot run as whoever starts the stack. Dovecot gives no mail to root, so for root it runs as its
-own account with the few rights that it needs in root's folders (capabilities(7)) and no others.
+own account with the few rights that it needs in root's folders (capabilities(7)) and no others. Postfix's
+master is root's only; its daemons are Postfix's own account.
 """
 
 from __future__ import annotations
@@ -9,19 +10,28 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mailstack.runtime.errors import MachineLacks
 from mailstack.runtime.model import SERVICES, ServiceKey
-from mailstack.runtime.tree import NATIVE
+from mailstack.runtime.tree import ZONE_NOTES
 
 if TYPE_CHECKING:
     from mailstack.spec import Stack
 
-PROGRAM = {"bind": "named", "dovecot": "dovecot"}
-PACKAGE = {"bind": "bind9", "dovecot": "dovecot-imapd dovecot-pop3d dovecot-lmtpd"}
+PROGRAM = {"bind": "named", "dovecot": "dovecot", "postfix": "postfix"}
+PACKAGE = {
+    "bind": "bind9",
+    "dovecot": "dovecot-imapd dovecot-pop3d dovecot-lmtpd",
+    "postfix": "postfix",
+}
 """Debian's packages."""
+SPOOL = "spool"
+"""The name of Postfix's queue directory in the project's folder; our own MTA's queue is another one."""
+MAIL_OWNER = "postfix"
+"""Whom Postfix's daemons run as (mail_owner)."""
 ACCOUNT = "dovecot"
 """Whom Dovecot runs as when the stack is root's."""
 RIGHTS = "+net_bind_service,+dac_override,+fowner,+chown"
@@ -30,7 +40,7 @@ RIGHTS = "+net_bind_service,+dac_override,+fowner,+chown"
 
 def engines(stack: Stack) -> Mapping[ServiceKey, str]:
     """The services that are another program than ours, and its name as in the spec."""
-    named = {"dns": stack.dns.engine, "mailbox": stack.mailbox.engine}
+    named = {"dns": stack.dns.engine, "mailbox": stack.mailbox.engine, "mta": stack.mta.engine}
     return {service: named[service] for service in SERVICES if named.get(service, "python") != "python"}
 
 
@@ -47,9 +57,16 @@ def command(service: ServiceKey, engine: str, env: Mapping[str, str]) -> Sequenc
             f"{service}.engine is {engine}, and this machine has no {PROGRAM[engine]}",
             hint=f"install it (Debian: apt-get install {PACKAGE[engine]}), or write engine: python",
         )
+    if engine == "postfix":
+        if os.geteuid() != 0:
+            raise MachineLacks(
+                "mta.engine is postfix, and its master runs as root only",
+                hint="start the stack as root, or write engine: python",
+            )
+        return (sys.executable, "-P", "-m", "mailstack.runtime.postfix_master", "{config}")
     if engine == "bind":
-        # It refuses zones of which its own notes (`tree.NATIVE`) say something else than the files.
-        forget = " ".join(f'"$1"/zones/*{suffix}' for suffix in NATIVE)
+        # It refuses zones of which its own notes say something else than the files.
+        forget = " ".join(f'"$1"/zones/*{suffix}' for suffix in ZONE_NOTES)
         return ("/bin/sh", "-c", f'rm -f {forget}; exec "$0" -g -c "$1/named.conf"', program, "{config}")
     dovecot = (program, "-F", "-c", "{config}/dovecot.conf")
     return (*_as_account(env), *dovecot) if os.geteuid() == 0 else dovecot
@@ -76,6 +93,18 @@ def _as_account(env: Mapping[str, str]) -> Sequence[str]:
         # a change of user makes the kernel forget what the supervisor has asked for
         "--pdeathsig=TERM",
     )
+
+
+def postfix_command(module: str, arguments: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """Postfix's own command for one of our MTA's of the same name, which take the same arguments.
+
+    Raises `MachineLacks` when it is gone.
+    """
+    name = module.rpartition(".")[2]
+    program = _which(name, env)
+    if program is None:
+        raise MachineLacks(f"this machine has no {name}", hint=f"install it (Debian: {PACKAGE['postfix']})")
+    return [program, *("-c" if word == "--config" else word for word in arguments)]
 
 
 def mail_account() -> tuple[int, int, str, str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import mailstack
 from mailstack.runtime import control, logs, native, ports
 from mailstack.runtime.engine import Ground, Launch, Live, Paths, StepCallback, Swept
-from mailstack.runtime.errors import MachineLacks, RuntimeFailure, ServiceDied
+from mailstack.runtime.errors import MachineLacks, PortTaken, RuntimeFailure, ServiceDied
 from mailstack.runtime.model import (
     OWNER,
     SERVICES,
@@ -76,6 +76,8 @@ class ProcessEngine:
         self.env = service_environment(environ)
         self._commands = commands or {name: _ours(name) for name in SERVICES}
         self._given = commands is not None
+        self._theirs: Mapping[ServiceKey, str] = {}
+        """Services that are another program than ours, as `settle` has found in the spec."""
         self._base = str(state.path)
         self._starting: subprocess.Popen[bytes] | None = None
         self._control: control.Control | None = None
@@ -92,7 +94,7 @@ class ProcessEngine:
 
     def settle(self, stack: Stack, record: Record) -> Ground:
         if not self._given:
-            theirs = native.engines(stack)
+            self._theirs = theirs = native.engines(stack)
             self._commands = {
                 name: native.command(name, theirs[name], self.env) if name in theirs else _ours(name)
                 for name in SERVICES
@@ -120,6 +122,8 @@ class ProcessEngine:
         )
         published = {name: chosen[name] for name in stack.services}
         own, notes = self._own(stack, record if ours else None, addresses, bind, published)
+        if stack.mta.engine == "postfix" and not ours:
+            _require_name_port(own, addresses["mta"], published["dns"])
         if stack.dns.engine == "bind":
             del addresses["dns"]
         return Ground(
@@ -268,7 +272,7 @@ class ProcessEngine:
             self._launch()
 
     def _launch(self) -> None:
-        control.end(self.state.run)  # what a supervisor that was killed may have left
+        self._end()  # what a supervisor that was killed may have left
         self._starting = control.launch(self._base, self.env)
         self._fresh = True
 
@@ -318,6 +322,24 @@ class ProcessEngine:
     def _write(self, files: Mapping[str, TreeFile]) -> None:
         rendered = {path: file for path, file in files.items() if not path.startswith("tls/")}
         self._before = bring_to(self.state.rendered, rendered)
+        self._index()
+
+    def _index(self) -> None:
+        """What a real Postfix needs beside its files, before it is told of them: indexes of its tables.
+
+        Its queue directory, too: the mailbox service has a socket in it.
+        """
+        spool = self.state.path / native.SPOOL
+        if self._theirs.get("mta") != "postfix" and not spool.exists():
+            return
+        from mailstack.runtime import postfix
+
+        folder = self.state.rendered / FOLDER["mta"]
+        if self._theirs.get("mta") == "postfix":
+            postfix.make_spool(spool)
+            postfix.index(folder, self.env)
+        else:
+            postfix.drop_indexes(folder)
 
     def check(self) -> None:
         if self._control is None:
@@ -345,10 +367,11 @@ class ProcessEngine:
             if self._starting is not None:
                 self._starting.communicate(timeout=10)
             if self._fresh:
-                control.end(self.state.run)
+                self._end()
                 self._clean_run()
                 return
             restore(self.state.rendered, self._before)
+            self._index()
             if self._control is not None:
                 again = {
                     name: self._command(name) for name, action in self._touched.items() if action != "reload"
@@ -391,9 +414,19 @@ class ProcessEngine:
         }
 
     def stop(self, record: Record, *, volumes: bool) -> Swept:
-        ended = control.end(self.state.run)
+        ended = self._end()
         self._clean_run()
         return Swept(tuple(f"process {name}" for name in ended))
+
+    def _end(self) -> tuple[str, ...]:
+        """End every process of the project. Returns their names. Raises `RuntimeFailure`."""
+        ended = control.end(self.state.run)
+        spool = self.state.path / native.SPOOL
+        if spool.exists():
+            from mailstack.runtime import postfix
+
+            postfix.end_master(spool)  # it has outlived its parent, if that was killed
+        return ended
 
     def _clean_run(self) -> None:
         """What sockets and locks are left in `run/` belongs to nobody once the processes have ended."""
@@ -408,9 +441,13 @@ class ProcessEngine:
         return logs.read({name: self.state.log / f"{name}.log" for name in names}, follow=follow, since=since)
 
     def exec(self, service: ServiceKey, module: str, arguments: Sequence[str], record: Record) -> ExecResult:
+        command = [sys.executable, "-P", "-m", module, *arguments]
+        deployed = record.services.get(service)
+        if service == "mta" and deployed is not None and deployed.shape.get("engine") == "postfix":
+            command = native.postfix_command(module, arguments, self.env)
         try:
-            done = subprocess.run(  # noqa: S603 our own interpreter and module
-                [sys.executable, "-P", "-m", module, *arguments],
+            done = subprocess.run(  # noqa: S603 our own interpreter and module, or Postfix's command
+                command,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -440,6 +477,18 @@ class ProcessEngine:
         finally:
             if connection is not self._control:
                 connection.close()
+
+
+def _require_name_port(own: Sequence[str], address: str, published: int) -> None:
+    """Raises `PortTaken` where Postfix could not ask the name server, which it does at port 53 only."""
+    port = STANDARD_PORTS["dns"]
+    if "dns" in own or published == port or not ports.protocol_error("dns", address, port):
+        return
+    raise PortTaken(
+        f"mta.engine is postfix, which asks name servers at port 53 only; it is taken at {address} "
+        f"by {ports.holder(address, port) or 'somebody else'}",
+        hint="stop that one, or write engine: python",
+    )
 
 
 def service_environment(environ: Mapping[str, str]) -> dict[str, str]:

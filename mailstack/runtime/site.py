@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mailstack.spec import Stack, User
 
 ANYWHERE = "0.0.0.0"
+NAME_PORT = 53
 MOST_WORKERS = 4
 """smtpd processes for `workers: auto`: one per processor, but not more than this."""
 
@@ -141,10 +142,14 @@ def build_site(
     account = Account(*native.mail_account()) if stack.mailbox.engine == "dovecot" else None
     # Dovecot looks through links: where paths are too long it gets the folder that the short link lies in.
     run = PurePosixPath(record.socket_base).parent if record.socket_base else paths.run
+    dns = reachable("dns")
+    # Postfix asks at port 53 only, and keeps a queue of its own, in which its daemons find all they need
+    postfix = stack.mta.engine == "postfix"
+    spool = paths.queue.parent / native.SPOOL
     return Site(
         kind=kind,
         config_root=paths.config_root,
-        queue_directory=paths.queue,
+        queue_directory=spool if postfix else paths.queue,
         mail_root=paths.mail,
         run_directory=paths.run,
         tls_cert=paths.tls / "cert.pem" if tls else None,
@@ -158,8 +163,11 @@ def build_site(
         lmtp_nexthop=reachable("lmtp")
         if "lmtp" in offered
         else Listener("127.0.0.1", STANDARD_PORTS["lmtp"]),
-        resolver=(reachable("dns"),),
-        workers=min(MOST_WORKERS, os.cpu_count() or 1),
+        resolver=(dns,),
+        relay=Addresses.in_network(ground.network).mta if postfix and dns.port != NAME_PORT else None,
+        workers=None if postfix else min(MOST_WORKERS, os.cpu_count() or 1),
+        auth_socket=spool / "private" / "auth" if postfix else None,
+        auth_socket_owner=native.MAIL_OWNER if postfix else None,
         mail_uid=paths.uid,
         mail_gid=paths.gid,
         mailbox_account=account,

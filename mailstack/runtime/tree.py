@@ -22,8 +22,10 @@ class TreeFile:
         return hashlib.sha256(b"%o\0" % self.mode + self.data).hexdigest()
 
 
-NATIVE = (".jnl", ".jbk", ".signed")
-"""What a real named keeps beside the zone files that it signs: no part of the configuration."""
+ZONE_NOTES = (".jnl", ".jbk", ".signed")
+"""What a real named keeps beside the zone files that it signs."""
+NATIVE = (*ZONE_NOTES, ".db")
+"""What real servers keep beside the files, Postfix's indexes too: no part of the configuration."""
 
 
 def read_tree(root: Path) -> dict[str, TreeFile]:

@@ -214,6 +214,8 @@ def _mta(stack: Stack) -> Iterator[Finding]:
 
         for key, value in stack.mta.postfix.items():
             fault = postfix_keys.key_problem(key)
+            if stack.mta.engine == "postfix" and key in postfix_keys.RUNNING:
+                fault = "is decided by how Postfix is run; leave it out"
             if fault:
                 yield ("mta", "postfix", key, KEY), fault
                 continue
@@ -232,6 +234,16 @@ def _mailbox(stack: Stack, broken: Broken) -> Iterator[Finding]:
         yield (
             ("sasl", "backend"),
             "Dovecot is no saslauthd; write backend: dovecot, or mailbox: {engine: python}",
+        )
+    if stack.mta.engine == "postfix" and stack.sasl.backend == "saslauthd":
+        yield (
+            ("sasl", "backend"),
+            "Postfix does not reach saslauthd's socket; write backend: dovecot, or mta: {engine: python}",
+        )
+    if stack.mta.engine == "postfix" and stack.mailbox.delivery == "maildir":
+        yield (
+            ("mailbox", "delivery"),
+            "Postfix does not reach the Maildirs; write delivery: lmtp, or mta: {engine: python}",
         )
     if stack.mailbox.delivery == "lmtp" and "lmtp" not in protocols:
         yield ("mailbox", "protocols"), "delivery goes by LMTP; add lmtp, or write delivery: maildir"

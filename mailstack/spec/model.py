@@ -83,22 +83,6 @@ def _meant(value: object, words: tuple[str, ...]) -> str | None:
     return nearest(value, words) if isinstance(value, str) else None
 
 
-def _engine(real: str) -> BeforeValidator:
-    """`python`; the real server's name gets an answer that helps."""
-    how = {
-        "postfix": "`mailstack render --out DIR` and start Postfix on DIR/postfix",
-    }
-
-    def validate(value: object) -> object:
-        if value == real:
-            raise ValueError(f"{real} cannot be run from here; write python, or use {how[real]}")
-        if value != "python":
-            raise ValueError("this engine is not known; write python")
-        return value
-
-    return BeforeValidator(validate)
-
-
 def _switch(value: object) -> object:
     if type(value) is not bool:
         raise ValueError("write true or false")
@@ -266,8 +250,9 @@ class Queue(Model):
 class Mta(Model):
     """The SMTP server and client."""
 
-    engine: Annotated[Literal["python"], _engine("postfix")] = Field(
-        default="python", description="Which program it is."
+    engine: Annotated[Literal["python", "postfix"], _one_of("python", "postfix")] = Field(
+        default="python",
+        description="Which program it is; postfix: that of this machine (process runtime, as root only).",
     )
     networks: tuple[Annotated[str, _text(fields.network), _string("10.0.0.0/8")], ...] = Field(
         default=("127.0.0.0/8",),

@@ -70,6 +70,9 @@ FIXED = frozenset(
 )
 """Parameters that the services agree on and that no key decides."""
 
+RUNNING = frozenset(("daemon_directory", "mail_owner", "maillog_file", "maillog_file_prefixes"))
+"""Parameters that `engine: postfix` has values of its own for."""
+
 # What may follow a `$`: `$name`, `$(name)`, `${name}` and the conditional forms; `$$` is a dollar sign.
 _REFERENCE = re.compile(
     r"\$(?:\$|\(([A-Za-z0-9_]+)\)|\{([A-Za-z0-9_]+)\}|\{([A-Za-z0-9_]+)[?:]|([A-Za-z0-9_]+))?"

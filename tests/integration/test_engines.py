@@ -1,4 +1,4 @@
-"""Debian's named and Dovecot in the place of our services: `engine: bind` and `engine: dovecot`."""
+"""Debian's named, Dovecot and Postfix in the place of our services: `engine: bind`, `dovecot`, `postfix`."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ def left(groups: list[int]) -> list[str]:
 
 
 def missing(*programs: str) -> str:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
-    return ", ".join(name for name in programs if shutil.which(name, path=path) is None)
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/usr/lib/postfix/sbin"
+    lacking = [name for name in programs if shutil.which(name, path=path) is None]
+    return ", ".join(lacking + ["root"] * ("master" in programs and os.geteuid() != 0))
 
 
 def popped(where: Endpoints) -> int:
@@ -172,8 +173,13 @@ def send(where: Endpoints, subject: str, *recipients: str) -> None:
         ("mailbox: {engine: dovecot}", ("dovecot",)),
         ("mailbox: {engine: dovecot, delivery: maildir}", ("dovecot",)),
         ("mailbox: {engine: dovecot}\ndns: {engine: bind}", ("dovecot", "named")),
+        ("mta: {engine: postfix}", ("master",)),
+        (
+            "mailbox: {engine: dovecot}\ndns: {engine: bind}\nmta: {engine: postfix}",
+            ("master", "dovecot", "named"),
+        ),
     ],
-    ids=["dovecot", "dovecot-maildir", "dovecot-bind"],
+    ids=["dovecot", "dovecot-maildir", "dovecot-bind", "postfix", "postfix-dovecot-bind"],
 )
 def test_one_story_over_the_combinations(projects: Projects, engines: str, programs: tuple[str, ...]) -> None:
     if lacking := missing(*programs):
@@ -229,6 +235,7 @@ def test_one_story_over_the_combinations(projects: Projects, engines: str, progr
             with pytest.raises(RuntimeFailure, match="the mailbox service is dovecot"):
                 project.verify_mailboxes("anna@alpha.test", None)
         groups = [service.pid for service in project.status().services if service.pid]
+        groups += [pid for program in programs for pid in running(project, program)]
         project.down()
         assert left(groups) == []
         # Our own services find the mail again.
@@ -248,6 +255,7 @@ def restarts(project: Project) -> list[int]:
     [
         ("dns: {engine: bind}", "this machine has no named", "apt-get install bind9"),
         ("mailbox: {engine: dovecot}", "this machine has no dovecot", "dovecot-imapd"),
+        ("mta: {engine: postfix}", "this machine has no postfix", "apt-get install postfix"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -418,3 +418,27 @@ def test_the_digest_tells_trees_apart() -> None:
         render(loads(SMALL + "dns: {ttl: 1h}\n"), site).digest,
     }
     assert len(digests) == 3
+
+
+# ---------------------------------------------------------------- Postfix itself
+
+
+def test_a_stacks_own_postfix_needs_nothing_outside_its_queue_directory() -> None:
+    stack = loads(SMALL + "mta: {engine: postfix}\n")
+    site = replace(stack_site(stack), relay=IPv4Address("127.90.12.3"))
+    settings = main_cf(stack, site)
+    assert (settings["smtpd_sasl_path"], settings["data_directory"]) == ("private/auth", "lib")
+    assert "texthash:" not in " ".join(settings.values())
+    tree = render(stack, site)
+    services = {
+        line.split()[-1]: line.split()[4]
+        for line in text(tree, "postfix/master.cf").splitlines()
+        if line and line[0] not in "# "
+    }
+    assert (services["smtpd"], services["smtp"], services["lmtp"]) == ("y", "y", "n")
+    assert "postlogd" not in services
+    assert 'relay = "127.90.12.3"' in text(tree, "postfix/mailstack.toml")
+    # On an administrator's machine it is a Postfix like any other.
+    assert main_cf(stack, host_site(stack, Path("/etc/mailstack"))) == main_cf(
+        loads(SMALL), host_site(loads(SMALL), Path("/etc/mailstack"))
+    )
