@@ -44,6 +44,7 @@ from mailstack.net import loop
 from mailstack.net.log import Log
 
 if TYPE_CHECKING:
+    from mailstack.dns.ahead import Ahead
     from mailstack.dns.session import Session
 
 USAGE = "usage: python -m mailstack.dns --config DIR"
@@ -67,6 +68,7 @@ class Named:
         self._forwarder: Forwarder | None = None
         self._exchange: Exchange | None = None
         self._session: Session | None = None
+        self._ahead: Ahead | None = None
 
     async def start(self) -> None:
         """Read everything, then listen. Raises `ConfigError` or `OSError`."""
@@ -78,6 +80,7 @@ class Named:
         await self._listen(self.conf, first=True)
         assert self._exchange is not None
         self._exchange.start({})
+        self._sign_ahead()
 
     async def reload(self) -> None:
         """Read everything again; what cannot be used leaves the old in service."""
@@ -101,6 +104,7 @@ class Named:
             self._exchange.start(before)
         if previous is not None:
             await previous.close()
+        self._sign_ahead()
         self.log.info("reloading configuration succeeded")
 
     def _with_session_key(self, conf: NamedConf) -> NamedConf:
@@ -120,6 +124,8 @@ class Named:
 
     async def end(self) -> None:
         """Let what is under way end."""
+        if self._ahead is not None:
+            self._ahead.close()
         if self._exchange is not None:
             await self._exchange.close(stopping=True)
         await self.server.close(GRACE)
@@ -227,8 +233,19 @@ class Named:
     def _changed(self, name: str, zone: Zone) -> None:
         """An update, or new signatures."""
         self.zones[name] = zone
+        if self._ahead is not None:
+            self._ahead.changed(name, zone)
         if self._exchange is not None:
             self._exchange.announce(name, zone)
+
+    def _sign_ahead(self) -> None:
+        """Other zones are in service: have the large ones signed that the server signs."""
+        if self._ahead is None and any(zone.signer is not None for zone in self.zones.values()):
+            from mailstack.dns.ahead import Ahead
+
+            self._ahead = Ahead(self.log)
+        if self._ahead is not None:
+            self._ahead.start(self.zones)
 
     def _faults(self, *, keep: bool) -> tuple[Fault, ...]:
         """What is to be wrong on purpose. With `keep`, a file that cannot be used leaves the old in force."""

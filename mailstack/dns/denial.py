@@ -39,13 +39,18 @@ def canonical_key(name: bytes) -> bytes:
 
 
 class Chain(Protocol):
-    """The records that prove, in their order."""
+    """The records that prove, in their order; `nodes` are their owners by lower-case name."""
+
+    nodes: Mapping[bytes, Node]
 
     def at(self, name: bytes) -> Pair | None:
         """The record of a lower-case name; None when the chain leaves it out."""
 
     def over(self, name: bytes) -> Pair:
         """The record whose gap a lower-case name lies in, that is not itself in the chain."""
+
+    def gap(self, name: bytes) -> bytes:
+        """The lower-case owner of that record."""
 
 
 def _having(nodes: Mapping[bytes, Node], rdtype: int) -> Iterator[tuple[bytes, bytes]]:
@@ -78,7 +83,6 @@ class NsecChain:
         return self._pair(bisect_right(self._keys, canonical_key(name)) - 1)
 
     def gap(self, name: bytes) -> bytes:
-        """The lower-case owner of that record."""
         return self._names[bisect_right(self._keys, canonical_key(name)) - 1]
 
     def _pair(self, index: int) -> Pair:
@@ -140,7 +144,6 @@ class Nsec3Chain:
         return self._pair(bisect_right(self._keys, self._key(name)) - 1)
 
     def gap(self, name: bytes) -> bytes:
-        """The lower-case owner of that record."""
         return self._names[bisect_right(self._keys, self._key(name)) - 1]
 
     def _pair(self, index: int) -> Pair:
@@ -198,9 +201,9 @@ class Denial:
     def gaps(self, parent: bytes) -> Gaps | None:
         """What `no_name` is made of for names right below a lower-case name."""
         chain = self._chain
-        if isinstance(chain, NsecChain):
+        if not self._hashed:
             return chain.gap, chain.nodes, NSEC, frozenset((chain.gap(b"\1*" + parent),))
-        if not isinstance(chain, Nsec3Chain) or (encloser := chain.at(parent)) is None:
+        if (encloser := chain.at(parent)) is None:
             return None
         others = frozenset((encloser[0].lower(), chain.gap(b"\1*" + parent)))
         return chain.gap, chain.nodes, NSEC3, others

@@ -230,9 +230,11 @@ def _records(place: _Place, kind: _Kind, name: bytes, value: Any) -> tuple[int, 
     if name in place.avoid:
         return None
     if type(value) is bytes:
-        if value[0] > 1:
+        if value[0] < 2:
+            return _from_packed(kind, value)
+        if not kind.signed or place.zone.signer is None:
             return _from_line(kind, value)
-        return None if place.zone.signer is not None else _from_packed(kind, value)
+        value = place.zone.nodes[name]  # to be signed
     if value is None:
         # A length that is none, or too long a name: the query is malformed.
         if kind.signed or not _is_plain(place, name):

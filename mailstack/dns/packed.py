@@ -9,7 +9,7 @@ pointer to the question (RFC 1035 §4.1.4) for an owner. A large signed zone is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from mailstack.dns.zone import RRSIG, Node, RRset
@@ -55,6 +55,34 @@ def find(value: bytes, rdtype: int) -> Place | None:
             return records, signatures, position, end, end + more
         position = end + more
     return None
+
+
+def types(value: bytes) -> Iterator[int]:
+    """The types of the sets."""
+    position = 1
+    while position < len(value):
+        kind, _, _, octets, more = _SET.unpack_from(value, position)
+        position += 8 + octets + more
+        yield kind
+
+
+def unsigned(value: bytes, but: Container[int]) -> bytes:
+    """The same sets without signatures, and without the types in `but`."""
+    found = [value[:1]]
+    position = 1
+    while position < len(value):
+        kind, records, _, octets, more = _SET.unpack_from(value, position)
+        position += 8
+        if kind not in but:
+            found += (_SET.pack(kind, records, 0, octets, 0), value[position : position + octets])
+        position += octets + more
+    return b"".join(found)
+
+
+def signature_of(value: bytes, rdtype: int) -> RRset | None:
+    """The signatures over a set; None when there are none."""
+    place = find(value, rdtype)
+    return None if place is None or not place[1] else _rrset(RRSIG, value[place[3] : place[4]])
 
 
 def first_data(value: bytes, place: Place) -> bytes:

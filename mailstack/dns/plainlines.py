@@ -128,12 +128,20 @@ class Nodes(dict[bytes, Any]):
             return any(packed.find(value, kind) is not None for kind in (A, AAAA))
         return isinstance(value, bytes) and _kind(value) in (b"A", b"AAAA")
 
-    def _made(self, name: bytes, line: bytes) -> Node:
+    def peek(self, name: bytes) -> Node:
+        """The node of a name that is there; made anew, not kept, where it is a line or packed."""
+        value: Node | bytes = super().__getitem__(name)
+        return self._node(name, value) if isinstance(value, bytes) else value
+
+    def _node(self, name: bytes, line: bytes) -> Node:
         if packed.is_packed(line):
-            node = packed.node_of(name, line)
-        else:
-            node = Node(name)
-            add_line(node, line, self.origin, self.ttl)
+            return packed.node_of(name, line)
+        node = Node(name)
+        add_line(node, line, self.origin, self.ttl)
+        return node
+
+    def _made(self, name: bytes, line: bytes) -> Node:
+        node = self._node(name, line)
         super().__setitem__(name, node)
         return node
 
@@ -148,10 +156,15 @@ def _kind(line: bytes) -> bytes:
     return words[1] if words[0][0] < 0x3A else words[0]
 
 
+def type_of(line: bytes) -> int:
+    """The type of a line's record."""
+    return _TYPES[_kind(line)]
+
+
 def targets_of(line: bytes, origin: bytes) -> tuple[int, bytes] | None:
     """The type and the host of a line with MX or SRV."""
     words = line.split()
-    kind = _TYPES[_kind(line)]
+    kind = type_of(line)
     return (kind, absolute(words[-1], origin)) if kind in (MX, SRV) else None
 
 

@@ -13,11 +13,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from base64 import b32hexencode
-from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dns.rdata
 import dns.rdataclass
@@ -26,22 +24,22 @@ import dns.rdatatype
 from mailstack.config.errors import ConfigError
 from mailstack.config.named.model import DnssecPolicy
 from mailstack.config.named.model import Zone as ZoneConf
-from mailstack.dns import names
-from mailstack.dns.denial import SHA1, Denial, Hashing, Pair, canonical_key
+from mailstack.dns import names, packed
+from mailstack.dns.chains import Nsec, Nsec3, is_occluded
+from mailstack.dns.denial import SHA1, Denial, Hashing
 from mailstack.dns.keys import Key, keys_for
+from mailstack.dns.plainlines import Nodes
 from mailstack.dns.zone import (
     CDNSKEY,
     CDS,
     DNSKEY,
     DS,
     IN,
-    NS,
     NSEC,
     NSEC3,
     NSEC3PARAM,
     RRSIG,
     SOA,
-    Node,
     Rdata,
     RRset,
     Zone,
@@ -50,7 +48,6 @@ from mailstack.dns.zone import (
 SKEW: Final = 3600
 """Seconds that a signature's life begins in the past: clocks differ."""
 SHA256_DIGEST: Final = 2
-_OPT_OUT: Final = 1
 _OWN: Final = frozenset((DNSKEY, CDS, CDNSKEY, NSEC, NSEC3, NSEC3PARAM))
 """Types that are the signer's to make; what the zone file has of them is left out."""
 _WITH_NAMES: Final = frozenset((3, 4, 7, 8, 9, 14, 17, 18, 21, 24, 26, 30, 33, 35, 36, 38, 39))
@@ -74,35 +71,38 @@ class Signer:
         self.own_soa: RRset = zone.soa if zone.signer is None else zone.signer.own_soa
         """The SOA of the zone as its file and its updates have it."""
         _renumber(zone, serial)
-        for node in zone.nodes.values():
-            for rdtype in _OWN & node.rrsets.keys():
-                del node.rrsets[rdtype]
-            for rrset in node.rrsets.values():
-                rrset.signature = None
+        _strip(zone)
+        self._held: dict[bytes, bytes] = {}
         apex = zone.apex.rrsets
         public = tuple(sorted({key.dnskey for key in keys}))
         apex[DNSKEY] = RRset(DNSKEY, policy.dnskey_ttl, public)
         entry = [key for key in keys if key.ksk]
         apex[CDNSKEY] = RRset(CDNSKEY, policy.dnskey_ttl, tuple(key.dnskey for key in entry))
         apex[CDS] = RRset(CDS, policy.dnskey_ttl, tuple(_ds(zone.origin, key) for key in entry))
-        zone.hashes = {}
-        chain: _Nsec | _Nsec3
+        zone.hashes = Nodes(zone.origin, 0)
+        self.chain: Nsec | Nsec3
         if policy.nsec3 is None:
-            chain = _Nsec(self)
+            self.chain = Nsec(self)
         else:
             iterations, optout, _ = policy.nsec3
             parameters = struct.pack("!BBHB", SHA1, 0, iterations, len(salt)) + salt
             apex[NSEC3PARAM] = RRset(NSEC3PARAM, 0, (parameters,))
-            chain = _Nsec3(self, Hashing(iterations, salt), optout=optout)
-        zone.denial = Denial(zone.origin, zone.nodes, chain, hashed=policy.nsec3 is not None)
-        self._chain = chain
+            self.chain = Nsec3(self, Hashing(iterations, salt), optout=optout)
+        zone.denial = Denial(zone.origin, zone.nodes, self.chain, hashed=policy.nsec3 is not None)
         zone.signer = self
 
     def signature(self, owner: bytes, rrset: RRset) -> RRset:
         """The RRSIG set over a set of the zone, made if need be. `owner` is its name in the zone."""
         if rrset.signature is None:
-            rrset.signature = self._sign(owner.lower(), rrset)
+            owner = owner.lower()
+            held = self._held.get(owner)
+            found = None if held is None else packed.signature_of(held, rrset.rdtype)
+            rrset.signature = found or self.sign(owner, rrset)
         return rrset.signature
+
+    def hold(self, owner: bytes, signatures: bytes) -> None:
+        """Take packed sets that have signatures only, for when the name's sets are wanted."""
+        self._held[owner] = signatures
 
     def covers(self, name: bytes, rrset: RRset) -> bool:
         """Whether a set at a lower-case name of the zone is signed: not glue, not a delegation's NS."""
@@ -112,18 +112,14 @@ class Signer:
 
     def complete(self, name: bytes) -> None:
         """Make what is missing at a lower-case name of the zone: its NSEC record, and every signature."""
-        self._chain.at(name)
+        self.chain.at(name)
         node = self.zone.nodes[name]
         for rrset in node.rrsets.values():
             if self.covers(name, rrset):
                 self.signature(name, rrset)
 
-    def proofs(self) -> list[Pair]:
-        """Make every record of the chain; returns those that do not stand among the zone's names."""
-        made = self._chain.pairs()
-        return made if isinstance(self._chain, _Nsec3) else []
-
-    def _sign(self, owner: bytes, rrset: RRset) -> RRset:
+    def sign(self, owner: bytes, rrset: RRset) -> RRset:
+        """A new signature by each key that signs the set. `owner` is lower case."""
         labels = sum(1 for _ in names.labels(owner)) - owner.startswith(b"\1*")
         head = struct.pack(
             "!HBIII",
@@ -145,137 +141,6 @@ class Signer:
         return RRset(RRSIG, rrset.ttl, tuple(found))
 
 
-class _Nsec:
-    """NSEC records, made when they are wanted."""
-
-    def __init__(self, signer: Signer) -> None:
-        self._signer = signer
-        zone = signer.zone
-        self._ttl = zone.negative_soa.ttl
-        ordered = sorted(
-            (canonical_key(name), name)
-            for name, node in zone.nodes.items()
-            if node.rrsets and not is_occluded(zone, name)
-        )
-        self._keys = [key for key, _ in ordered]
-        self._names = [name for _, name in ordered]
-
-    def at(self, name: bytes) -> Pair | None:
-        key = canonical_key(name)
-        index = bisect_right(self._keys, key) - 1
-        return self._pair(index) if index >= 0 and self._keys[index] == key else None
-
-    def over(self, name: bytes) -> Pair:
-        return self._pair(bisect_right(self._keys, canonical_key(name)) - 1)
-
-    def pairs(self) -> list[Pair]:
-        """Every record, for a transfer."""
-        return [self._pair(index) for index in range(len(self._names))]
-
-    def _pair(self, index: int) -> Pair:
-        zone = self._signer.zone
-        name = self._names[index]
-        node = zone.nodes[name]
-        rrset = node.rrsets.get(NSEC)
-        if rrset is None:
-            following = zone.nodes[self._names[(index + 1) % len(self._names)]].owner
-            types = {*_types(zone, name, node), NSEC, RRSIG}
-            rrset = node.rrsets[NSEC] = RRset(NSEC, self._ttl, (following + bitmap(types),))
-        self._signer.signature(name, rrset)
-        return node.owner, rrset
-
-
-class _Nsec3:
-    """NSEC3 records, made when they are wanted."""
-
-    def __init__(self, signer: Signer, hashing: Hashing, *, optout: bool) -> None:
-        self._signer = signer
-        self._hashing = hashing
-        self._flags = _OPT_OUT if optout else 0
-        zone = signer.zone
-        self._ttl = zone.negative_soa.ttl
-        ordered = sorted((hashing.digest(name), name) for name in _hashed_names(zone, optout=optout))
-        self._hashes = [digest for digest, _ in ordered]
-        self._names = [name for _, name in ordered]
-        self._made: dict[int, Pair] = {}
-
-    def at(self, name: bytes) -> Pair | None:
-        digest = self._hashing.digest(name)
-        index = bisect_right(self._hashes, digest) - 1
-        return self._pair(index) if index >= 0 and self._hashes[index] == digest else None
-
-    def over(self, name: bytes) -> Pair:
-        return self._pair(bisect_right(self._hashes, self._hashing.digest(name)) - 1)
-
-    def pairs(self) -> list[Pair]:
-        """Every record, for a transfer."""
-        return [self._pair(index) for index in range(len(self._names))]
-
-    def _pair(self, index: int) -> Pair:
-        index %= len(self._names)
-        pair = self._made.get(index)
-        if pair is None:
-            pair = self._made[index] = self._make(index)
-        return pair
-
-    def _make(self, index: int) -> Pair:
-        zone, hashing, name = self._signer.zone, self._hashing, self._names[index]
-        types = set(_types(zone, name, zone.nodes[name]))
-        if types and (name not in zone.cuts or DS in types):
-            types.add(RRSIG)
-        following = self._hashes[(index + 1) % len(self._hashes)]
-        data = struct.pack("!BBHB", SHA1, self._flags, hashing.iterations, len(hashing.salt)) + hashing.salt
-        data += bytes((len(following),)) + following + bitmap(types)
-        owner = b"\x20" + b32hexencode(self._hashes[index]).lower() + zone.apex.owner
-        rrset = RRset(NSEC3, self._ttl, (data,))
-        self._signer.signature(owner, rrset)
-        return owner, rrset
-
-
-def is_occluded(zone: Zone, name: bytes) -> bool:
-    """Whether a lower-case name of the zone lies below a delegation or a DNAME."""
-    if not zone.cuts and not zone.dnames:
-        return False
-    while len(name) > len(zone.origin):
-        name = names.parent(name)
-        if name in zone.cuts or name in zone.dnames:
-            return True
-    return False
-
-
-def _hashed_names(zone: Zone, *, optout: bool) -> set[bytes]:
-    """The names that get an NSEC3 record: all with data, and the empty ones above them (RFC 5155 §7.1)."""
-    found: set[bytes] = set()
-    for name, node in zone.nodes.items():
-        if not node.rrsets or is_occluded(zone, name):
-            continue
-        if optout and name in zone.cuts and DS not in node.rrsets:
-            continue
-        while name not in found:
-            found.add(name)
-            if name == zone.origin:
-                break
-            name = names.parent(name)
-    return found
-
-
-def _types(zone: Zone, name: bytes, node: Node) -> set[int]:
-    """The types that the zone speaks for at a name; beside what is its own, NS at a delegation."""
-    types = set(node.rrsets)
-    return types & {NS, DS, NSEC} if name in zone.cuts else types
-
-
-def bitmap(types: set[int]) -> bytes:
-    """Types in the form of NSEC (RFC 4034 §4.1.2)."""
-    windows: dict[int, bytearray] = {}
-    for rdtype in sorted(types):
-        window = windows.setdefault(rdtype >> 8, bytearray())
-        octet, bit = divmod(rdtype & 0xFF, 8)
-        window.extend(bytes(octet + 1 - len(window)))
-        window[octet] |= 0x80 >> bit
-    return b"".join(bytes((number, len(window))) + bytes(window) for number, window in windows.items())
-
-
 def _canonical(rdtype: int, rdata: Rdata) -> bytes:
     """A record's data in canonical form (RFC 4034 §6.2)."""
     if isinstance(rdata, tuple):
@@ -285,6 +150,24 @@ def _canonical(rdtype: int, rdata: Rdata) -> bytes:
     return dns.rdata.from_wire(
         dns.rdataclass.IN, dns.rdatatype.RdataType(rdtype), rdata, 0, len(rdata)
     ).to_digestable()
+
+
+def _strip(zone: Zone) -> None:
+    """Take out what the signer makes, and all signatures."""
+    nodes: dict[bytes, Any] = zone.nodes
+    for name, value in dict.items(nodes):
+        if isinstance(value, bytes):
+            if not packed.is_packed(value):
+                continue
+            bare = packed.unsigned(value, _OWN)
+            if len(bare) > 1:
+                dict.__setitem__(nodes, name, bare)
+                continue
+        node = zone.nodes[name]
+        for rdtype in _OWN & node.rrsets.keys():
+            del node.rrsets[rdtype]
+        for rrset in node.rrsets.values():
+            rrset.signature = None
 
 
 def _ds(origin: bytes, key: Key) -> bytes:

@@ -19,8 +19,9 @@ from mailstack.config.errors import ConfigError
 from mailstack.config.named import load
 from mailstack.config.named.model import DnssecPolicy, PolicyKey
 from mailstack.dns.authority import Authority
+from mailstack.dns.chains import bitmap
 from mailstack.dns.keys import keys_for
-from mailstack.dns.signing import Serials, bitmap, sign
+from mailstack.dns.signing import Serials, sign
 from mailstack.dns.zone import Rdata, Zone
 from mailstack.dns.zonefile import load_zone
 from tests.unit.dns.world import ZONES
