@@ -78,6 +78,8 @@ class ProcessEngine:
         self._given = commands is not None
         self._theirs: Mapping[ServiceKey, str] = {}
         """Services that are another program than ours, as `settle` has found in the spec."""
+        self._were: Mapping[ServiceKey, str] = {}
+        """The same of what runs already: `undo` goes back to it."""
         self._base = str(state.path)
         self._starting: subprocess.Popen[bytes] | None = None
         self._control: control.Control | None = None
@@ -93,12 +95,7 @@ class ProcessEngine:
         return None
 
     def settle(self, stack: Stack, record: Record) -> Ground:
-        if not self._given:
-            self._theirs = theirs = native.engines(stack)
-            self._commands = {
-                name: native.command(name, theirs[name], self.env) if name in theirs else _ours(name)
-                for name in SERVICES
-            }
+        self._choose(native.engines(stack))
         # services of ours that run (they may have lost their supervisor): the ports they hold are ours
         groups = [pid for name, (pid, _) in control.leftovers(self.state.run).items() if name != "supervisor"]
         ours = bool(groups)
@@ -135,6 +132,15 @@ class ProcessEngine:
             ports=published,
             notes=notes,
         )
+
+    def _choose(self, theirs: Mapping[ServiceKey, str]) -> None:
+        """What to start, from now on, for each service. Raises `MachineLacks`."""
+        if not self._given:
+            self._commands = {
+                name: native.command(name, theirs[name], self.env) if name in theirs else _ours(name)
+                for name in SERVICES
+            }
+            self._theirs = theirs
 
     def _network(self, stack: Stack, record: Record, ours: bool) -> IPv4Network:
         wish = stack.network.subnet
@@ -251,6 +257,11 @@ class ProcessEngine:
         states = self._states(record)
         if states is None:
             return Found()
+        self._were = {
+            name: record.services[name].shape["engine"]
+            for name in SERVICES
+            if name in record.services and "engine" in record.services[name].shape
+        }
         return Found(
             {
                 service: FoundService(
@@ -370,9 +381,10 @@ class ProcessEngine:
                 self._end()
                 self._clean_run()
                 return
-            restore(self.state.rendered, self._before)
-            self._index()
             if self._control is not None:
+                self._choose(self._were)
+                restore(self.state.rendered, self._before)
+                self._index()
                 again = {
                     name: self._command(name) for name, action in self._touched.items() if action != "reload"
                 }

@@ -17,7 +17,7 @@ import pytest
 from mailstack.client import dns
 from mailstack.client.errors import ClientError
 from mailstack.runtime.api import Project
-from mailstack.runtime.errors import MachineLacks, RuntimeFailure
+from mailstack.runtime.errors import MachineLacks, NotReady, RuntimeFailure
 from mailstack.runtime.model import Endpoints
 from tests.integration.conftest import Projects
 from tests.integration.test_dns import asked, endpoints
@@ -242,6 +242,25 @@ def test_one_story_over_the_combinations(projects: Projects, engines: str, progr
         project = projects.open(name, MAIL.format(alias="two", engines=""))
         project.up()
         assert "straight" in subjects(project.endpoints())
+    finally:
+        project.down(volumes=True)
+
+
+def test_what_ran_before_comes_back_when_another_server_fails(projects: Projects) -> None:
+    if lacking := missing("master"):
+        pytest.skip(f"needs {lacking}")
+    project = projects.open("back", MAIL.format(alias="one", engines=""))
+    broken = "mta: {engine: postfix, postfix: {smtpd_sasl_security_options: bogus}}"
+    try:
+        project.up()
+        other = projects.open("back", MAIL.format(alias="one", engines=broken))
+        with pytest.raises(NotReady, match="mta: "):
+            other.up(timeout=1)
+        until(lambda: running(project, "master") == [], PATIENCE)
+        until(lambda: project.status().health == "ready", PATIENCE)
+        where = project.endpoints()
+        send(where, "by ours", "one@alpha.test")
+        until(lambda: subjects(where) == ["by ours"], PATIENCE)
     finally:
         project.down(volumes=True)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.runtime import daemon, image, select
-from mailstack.runtime.errors import NoDocker, UsageProblem
+from mailstack.runtime import daemon, image, native, select
+from mailstack.runtime.errors import MachineLacks, NoDocker, UsageProblem
 from mailstack.runtime.model import RuntimeKind, RuntimeWish
 from mailstack.runtime.state import Record
 
@@ -97,3 +97,11 @@ def _answer(listener: socket.socket, answer: bytes) -> None:
     with connection:
         connection.recv(4096)
         connection.sendall(answer)
+
+
+def test_postfix_is_for_root_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "find", lambda *_: "/usr/sbin/postfix")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(MachineLacks, match="root only") as caught:
+        native.command("mta", "postfix", {})
+    assert "engine: python" in str(caught.value.hint)
