@@ -15,20 +15,23 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from mailstack.dns.message import SERVFAIL, error
+from mailstack.dns.crowd import Crowd, is_crowded
+from mailstack.dns.message import FORMERR, HEADER, NOTIMP, SERVFAIL, error
 from mailstack.dns.ready import IPV6, Ready
 from mailstack.dns.responder import Responder
 from mailstack.dns.results import Delayed, Pending, Transfer
 from mailstack.dns.statistics import Seen
-from mailstack.net.datagrams import COUNT, SLOT, batch_of
+from mailstack.net.datagrams import COUNT, SLOT, Batch, batch_of
 from mailstack.net.listen import BACKLOG, bind_tcp
 from mailstack.net.log import Log
 from mailstack.net.tasks import TaskSet
 
 BATCH = 64
 """Datagrams read before other events get their turn."""
-RECEIVE_BUFFER = 1024 * 1024
-"""Octets that the kernel holds for a UDP socket while the process is busy."""
+CROWDED_BATCHES = 16
+"""Batches of datagrams in one go while more come than can be answered; most of them are dropped."""
+RECEIVE_BUFFER = 4 * 1024 * 1024
+"""Octets that the kernel holds for a UDP socket while the process is busy, as far as it lets us."""
 PIPELINE_LIMIT = 100
 """Answers under way on one connection before reading stops."""
 TASK_LIMIT = 2000
@@ -157,6 +160,8 @@ class UdpSocket:
         self._now: Callable[[], int]
         self._at_once: Callable[..., bytes | None]
         self._batch = batch_of(sock)
+        self._crowd: Crowd | None = None
+        """There, while more questions come than can be answered."""
         self._peer = ("", 0)
         """Who has sent what is being answered, where datagrams come one by one."""
         self.refresh()
@@ -177,9 +182,10 @@ class UdpSocket:
 
     def _readable(self) -> None:
         if self._batch is not None:
-            for _ in range(BATCH // COUNT):
-                if self._batch.exchange(self._at_once) < COUNT:
-                    return
+            if self._crowd is not None:
+                self._sift(self._batch, self._crowd)
+            elif self._batch.exchange(self._at_once) == COUNT and is_crowded(self._sock):
+                self._crowd = Crowd()
             return
         try:
             for _ in range(BATCH):
@@ -189,6 +195,22 @@ class UdpSocket:
                     self._sock.sendto(answer, self._peer)
         except OSError:
             return  # nothing more to read, or the send buffer is full
+
+    def _sift(self, batch: Batch, crowd: Crowd) -> None:
+        """Read what waits, and answer everybody a little, until nothing waits any more."""
+
+        def answer(data: bytes, index: int) -> bytes | None:
+            if len(data) < HEADER.size or data[2] & 0x80 or not crowd.admits(batch.sender(index)):
+                return None
+            reply = self._at_once(data, index)
+            if reply is not None and reply[3] & 0xF in (FORMERR, NOTIMP):
+                crowd.blame(batch.sender(index))
+            return reply
+
+        for _ in range(CROWDED_BATCHES):
+            if batch.exchange(answer) < COUNT:
+                self._crowd = None
+                return
 
     def _answer_ready(self, data: bytes, index: int = -1) -> bytes | None:
         """The same where forwarders have a cache that all clients may use."""

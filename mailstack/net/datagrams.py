@@ -122,6 +122,14 @@ class Batch:
         scope = int.from_bytes(octets[at + 24 : at + 28], sys.byteorder)
         return (f"{host}%{_interface(scope)}" if scope else host), port
 
+    def sender(self, index: int) -> bytes:
+        """The sender of a datagram of this batch as octets: its port, and its address."""
+        at = index * _ADDRESS + 2
+        if not self._six:
+            return bytes(self._addresses.octets[at : at + 6])
+        octets = self._addresses.octets
+        return bytes(octets[at : at + 2] + octets[at + 6 : at + 26])
+
     def exchange(self, answer: Answer) -> int:
         """Receive what is there, answer it, and send the answers; how many datagrams have come.
 
