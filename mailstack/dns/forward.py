@@ -2,8 +2,8 @@
 
 Invariants: an answer counts only from the server asked, with the random id and the very question (RFC 5452);
 the same question under way is asked once; no question takes longer than `resolver-query-timeout`; at most
-`recursive-clients` wait, and when there are more the one that has most questions waiting loses its oldest;
-the cache is bounded in octets; a message that does not parse to its last octet is never used.
+`recursive-clients` wait (`mailstack.dns.waiting`); the cache is bounded in octets; a message that does not
+parse to its last octet is never used.
 
 Standards: RFC 2308 (negative caching), RFC 8767 (stale answers), RFC 9520 (failures are remembered).
 """
@@ -11,7 +11,6 @@ Standards: RFC 2308 (negative caching), RFC 8767 (stale answers), RFC 9520 (fail
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from mailstack.dns.cache import Cache, Entry
 from mailstack.dns.inquiry import TRIES, Inquiry
 from mailstack.dns.received import Verdict
 from mailstack.dns.upstreams import Server, Upstreams
+from mailstack.dns.waiting import Waiting
 from mailstack.dns.zone import ANY, RRSIG
 from mailstack.net.clock import Clock, SystemClock
 from mailstack.net.tasks import TaskSet
@@ -44,9 +44,12 @@ class Outcome:
 
     entries: Sequence[Entry] = ()
     timed_out: bool = False
+    turned_away: bool = False
+    """Too many wait: it says nothing of the name."""
 
 
 FAILED = Outcome()
+TURNED_AWAY = Outcome(turned_away=True)
 
 
 class Forwarder:
@@ -69,9 +72,7 @@ class Forwarder:
         self._underway: dict[_Key, asyncio.Task[Outcome]] = {}
         self._asking: dict[_Key, int] = {}
         """How many clients wait for each."""
-        self._waiting: dict[str, OrderedDict[int, asyncio.Future[None]]] = {}
-        self._clients = 0
-        self._serial = 0
+        self._waiting = Waiting(resolving.recursive_clients)
         self._failures: dict[tuple[bytes, int, bool], int] = {}
         self._tasks = TaskSet(_unexpected)
         self.hits = self.misses = 0
@@ -132,56 +133,40 @@ class Forwarder:
         rdtype: int,
         servers: Sequence[Server],
         host: str,
+        port: int = 0,
         *,
         cd: bool,
         patience: float | None = None,
     ) -> Outcome | None:
-        """What comes of a question of a client at `host`; None when `patience` (seconds) is over before that.
+        """What comes of a question of the client at `host` and `port`.
 
-        The question goes on for the cache.
+        None when `patience` (seconds) is over before that: the question goes on for the cache.
         """
         key = (name.lower(), rdtype, cd, tuple(servers))
         most = self.resolving.clients_per_query
         if most and self._asking.get(key, 0) >= most:
-            return FAILED
+            return TURNED_AWAY
+        turn = self._waiting.enter(host, port, self._clock.monotonic())
+        if turn is None:
+            return TURNED_AWAY
         task = self._start(name, rdtype, servers, cd=cd)
         self._asking[key] = self._asking.get(key, 0) + 1
-        serial, turn = self._enter(host)
         try:
-            await asyncio.wait((task, turn), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, turn.over), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._leave(host, serial)
+            self._waiting.leave(turn)
             left = self._asking[key] - 1
             if left:
                 self._asking[key] = left
             else:
                 del self._asking[key]
-                if turn.done():
+                if turn.over.done():
                     task.cancel()  # for nobody: a flood must not leave more questions than clients
+        if turn.over.done() and not task.done():
+            return TURNED_AWAY
         if task.done():
             return FAILED if task.cancelled() or task.exception() is not None else task.result()
-        return FAILED if turn.done() else None
-
-    def _enter(self, host: str) -> tuple[int, asyncio.Future[None]]:
-        if self._clients >= self.resolving.recursive_clients:
-            greedy = max(self._waiting.values(), key=len)
-            _, oldest = greedy.popitem(last=False)
-            self._clients -= 1
-            if not oldest.done():
-                oldest.set_result(None)
-        self._serial += 1
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(host, OrderedDict())[self._serial] = turn
-        self._clients += 1
-        return self._serial, turn
-
-    def _leave(self, host: str, serial: int) -> None:
-        mine = self._waiting.get(host)
-        if mine is not None:
-            if mine.pop(serial, None) is not None:
-                self._clients -= 1
-            if not mine:
-                del self._waiting[host]
+        return None
 
     def _start(
         self, name: bytes, rdtype: int, servers: Sequence[Server], *, cd: bool

@@ -184,8 +184,11 @@ class Relay:
 
     # ---- with the help of others
 
-    async def complete(self, pending: Pending) -> bytes:
-        """Ask the forwarders until the answer is whole; SERVFAIL when none of them answers."""
+    async def complete(self, pending: Pending, port: int = 0) -> bytes:
+        """Ask the forwarders until the answer is whole; SERVFAIL when none of them answers.
+
+        `port` is the client's.
+        """
         chain, forwarder = pending.chain, self.forwarder
         assert chain is not None
         begun = forwarder.now()
@@ -196,7 +199,7 @@ class Relay:
             outcome = None
             if forwarder.now() - begun <= self._resolving.query_timeout:
                 outcome = await forwarder.ask(
-                    name, chain.rdtype, chain.servers, pending.host, cd=chain.cd, patience=patience
+                    name, chain.rdtype, chain.servers, pending.host, port, cd=chain.cd, patience=patience
                 )
                 if outcome is None:
                     self._take(chain, stale, pending.view, stale="client timeout")
@@ -206,7 +209,8 @@ class Relay:
             elif stale:
                 self._take(chain, stale, pending.view, stale="resolver failure")
             else:
-                forwarder.remember_failure(lower, chain.rdtype, cd=chain.cd)
+                if outcome is None or not outcome.turned_away:
+                    forwarder.remember_failure(lower, chain.rdtype, cd=chain.cd)
                 chain.fail()
         return self._reply(pending.query, pending.view, pending.limit, chain, b"")
 

@@ -433,12 +433,12 @@ class Responder:
         wire = right.wire if isinstance(right, Relayed) else right
         return Delayed(wire, fault.delay) if kind == "delay" and isinstance(wire, bytes) else wire
 
-    async def complete(self, pending: Pending) -> bytes:
-        """Ask the forwarders; SERVFAIL when none of them answers."""
+    async def complete(self, pending: Pending, port: int = 0) -> bytes:
+        """Ask the forwarders; SERVFAIL when none of them answers. `port` is the client's."""
         if isinstance(pending, Handed):
             assert self.hand_on is not None
             return await self.hand_on(pending)  # with the primary's signature, if it was signed
-        wire = await self._relay.complete(pending)
+        wire = await self._relay.complete(pending, port)
         self.statistics.add("queries caused recursion")
         self.statistics.count(wire[2:], 1, tcp=pending.limit == TCP_LIMIT, ipv6=False)
         return wire if pending.signed is None else pending.signed.sign(wire)

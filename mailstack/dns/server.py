@@ -245,7 +245,7 @@ class UdpSocket:
         return None
 
     async def _complete(self, responder: Responder, pending: Pending, peer: tuple[str, int]) -> None:
-        self._send(await responder.complete(pending), peer)
+        self._send(await responder.complete(pending, peer[1]), peer)
 
     async def _delay(self, answer: Delayed, peer: tuple[str, int]) -> None:
         await asyncio.sleep(answer.seconds)
@@ -391,7 +391,7 @@ class TcpConnection(asyncio.Protocol):
 
     async def _complete(self, responder: Responder, pending: Pending) -> None:
         try:
-            self._send(await responder.complete(pending))
+            self._send(await responder.complete(pending, self._peer[1]))
         finally:
             self._underway -= 1
             self._work()
