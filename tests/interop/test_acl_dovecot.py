@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -121,6 +122,51 @@ FOLDERS = {
     "named": "anyone l :read write-seen\n",
     "above.below": "anyone lr\n",
 }
+GLOBAL_LINES = """\
+# all users
+Public/read user=bob lrs
+Public/all -user=bob i
+Public/less* owner lra
+Public/n* anyone l
+Public/n* anyone :read
+"Public/ad?in" user=bob lr
+Mine anyone lra
+Shut -owner w
+INBOX* group=x l
+"""
+"""The global file."""
+GLOBAL_FILES = {
+    "acls/Public/read": "user=bob lrs\n",
+    "acls/Public/all": "-user=bob i\n",
+    "acls/Public/above/.DEFAULT": "anyone lr\n",
+    "acls/Mine": "anyone lra\n",
+    "acls/Shut/.DEFAULT": "-owner w\n",
+}
+"""The same in a directory."""
+GLOBALS = [
+    b'LIST "" *',
+    *(b"MYRIGHTS Public/" + name.replace(".", "/").encode() for name in FOLDERS),
+    b"GETACL Public/read",
+    b"GETACL INBOX",
+    b"GETACL Public/all",
+    b"GETACL Public/admin",
+    *(b"CREATE " + name for name in (b"Mine", b"Mine/x", b"Shut", b"Shut/x", b"Public/all/x", b"Public/nnn")),
+    *(b"MYRIGHTS " + name for name in (b"Mine", b"Mine/x", b"Shut", b"Shut/x", b"Public/all/x", b"Public")),
+    *(b"GETACL " + name for name in (b"Mine", b"Shut", b"Mine/x", b"Shut/x")),
+    b"SETACL Shut #owner lrw",
+    b"SETACL Shut owner lrwa",
+    b"SETACL Mine alice lr",
+    b"GETACL Mine",
+    b"GETACL Shut",
+    b"MYRIGHTS Shut",
+    b"SETACL Mine owner lrwstipekxa",
+    b"MYRIGHTS Mine",
+    b"DELETEACL Shut #owner",
+    b"SELECT Shut",
+    b"DELETE Mine",
+    b"RENAME Shut Mine/z",
+    b'LIST "" *',
+]
 _APPEND = b"APPEND %b (\\Seen \\Deleted work) {8+}\r\na: b\r\n\r\n"
 NAMES = [
     b"NAMESPACE",
@@ -302,8 +348,11 @@ SHARED = [
 ]
 
 
-def lay_out(mail: Path) -> None:
-    """The public folders, each with three messages of which one is marked."""
+def lay_out(mail: Path, more: Mapping[str, str]) -> None:
+    """The public folders, each with three messages of which one is marked, and the files named."""
+    for path, content in more.items():
+        (mail / path).parent.mkdir(parents=True, exist_ok=True)
+        (mail / path).write_text(content)
     for name, text in FOLDERS.items():
         folder = mail / "public" / f".{name}"
         for place in ("cur", "new", "tmp"):
@@ -391,13 +440,17 @@ def files(mail: Path) -> dict[str, str]:
 
 
 def differences(
-    tmp_path: Path, extra: str, sessions: Sequence[tuple[str, list[bytes]]]
+    tmp_path: Path,
+    extra: str,
+    sessions: Sequence[tuple[str, list[bytes]]],
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, tuple[object, object]]:
+    """What differs after the same commands; `more`: files that are there, by their paths."""
     with dovecot_imap.maildir() as root:
-        lay_out(root / "mail")
+        lay_out(root / "mail", more)
         expected = theirs(root, extra, sessions)
         stored = files(root / "mail")
-    lay_out(tmp_path / "mail")
+    lay_out(tmp_path / "mail", more)
     answers = asyncio.run(ours(tmp_path, extra, sessions))
     mine = files(tmp_path / "mail")
     found: dict[str, tuple[object, object]] = {
@@ -419,3 +472,9 @@ def test_namespaces_are_dovecots(tmp_path: Path) -> None:
 
 def test_acls_are_dovecots(tmp_path: Path) -> None:
     assert differences(tmp_path, ACLS, [("bob", RIGHTS), ("alice", SHARED)]) == {}
+
+
+@pytest.mark.parametrize("files", [{"acls": GLOBAL_LINES}, GLOBAL_FILES], ids=["file", "directory"])
+def test_global_acls_are_dovecots(tmp_path: Path, files: dict[str, str]) -> None:
+    extra = ACLS.replace("acl = vfile", "acl = vfile:{mail}/acls")
+    assert differences(tmp_path, extra, [("bob", GLOBALS)], files) == {}

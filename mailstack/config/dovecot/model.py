@@ -151,13 +151,15 @@ class NamespaceSettings:
 class AclSettings:
     """`mail_plugins = acl` and `plugin { acl… }`. `told`: with `imap_acl`, clients see and change ACLs;
     `from_inbox`: acl_defaults_from_inbox; `anyone`: acl_anyone = allow; `shared`: the file of
-    acl_shared_dict; `groups`: acl_groups, where the userdb says none."""
+    acl_shared_dict; `groups`: acl_groups, where the userdb says none; `everywhere`: the file or directory of
+    global ACLs."""
 
     told: bool
     from_inbox: bool = False
     anyone: bool = False
     shared: str = ""
     groups: tuple[str, ...] = ()
+    everywhere: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,8 +242,14 @@ def read_acl(
     name, *options = backend.content().split(":")
     if name != "vfile":
         raise backend.origin.error(f"plugin {{ acl = {name} is not supported: vfile")
-    if any(option and not option.startswith("cache_secs=") for option in options):
-        raise backend.origin.error("plugin { acl: global ACL files are not supported")
+    everywhere = ""
+    if options and not options[0].startswith("cache_secs="):
+        everywhere = options.pop(0)
+    if everywhere and not everywhere.startswith("/"):
+        raise backend.origin.error(f"plugin {{ acl: {everywhere} is no path: vfile:/PATH or vfile")
+    for option in options:
+        if option and not option.startswith("cache_secs="):
+            raise backend.origin.error(f"plugin {{ acl: Unknown parameter: {option}")
     shared = plugin["acl_shared_dict"].content() if "acl_shared_dict" in plugin else ""
     if shared and not shared.startswith("file:/"):
         where = plugin["acl_shared_dict"].origin
@@ -257,4 +263,5 @@ def read_acl(
         anyone="acl_anyone" in plugin and plugin["acl_anyone"].content() == "allow",
         shared=shared.removeprefix("file:"),
         groups=tuple(word for word in re.split("[, ]+", groups) if word),
+        everywhere=everywhere,
     )

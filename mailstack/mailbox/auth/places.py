@@ -72,7 +72,9 @@ def mail_root(
         if settings.type == "shared":
             shared = settings.location
     acl = config.acl
-    guard = None if acl is None else Guard(groups or acl.groups, acl.from_inbox, acl.anyone, acl.shared)
+    guard = None
+    if acl is not None:
+        guard = Guard(groups or acl.groups, acl.from_inbox, acl.anyone, acl.shared, acl.everywhere)
 
     def found(name: str) -> MailRoot | None:
         return None if shared is None else others(shared, name)

@@ -97,23 +97,23 @@ async def listrights(session: Session, tag: str, command: ListRights) -> str:
 async def getacl(session: Session, tag: str, command: GetAcl) -> str:
     account = _account(session, "GETACL")
     _administer(session, command.mailbox)
-    entries = _entries(account, command.mailbox)
+    entries, everywhere = _entries(account, command.mailbox), _everywhere(account, command.mailbox)
     place = account.resolve(command.mailbox)
     owner = account.user if place.space.type == "private" else place.owner
     parts = [session.mailbox(command.mailbox)]
-    both = Identifier(Kind.USER, owner) in entries
-    for identifier, entry in sorted(entries.items()):
+    told = [("", identifier, entry) for identifier, entry in sorted(entries.items())]
+    told += [("#", identifier, entry) for identifier, entry in sorted(everywhere.items())]
+    both = sum(_is_owner(identifier, owner) for _, identifier, _ in told) > 1
+    for mark, identifier, entry in told:
         is_his = identifier.kind is Kind.OWNER and owner and not both
-        for sign, rights in (("", entry.rights), ("-", entry.negative)):
+        for sign, rights in ((mark, entry.rights), ("-" + mark, entry.negative)):
             if rights is not None:
                 letters = shown(rights)
                 parts += [
                     astring((sign + (owner if is_his else _written(identifier))).encode("utf-8", "replace")),
                     letters.encode() or b'""',
                 ]
-    if owner and not any(
-        _is_owner(who, owner) and entry.rights is not None for who, entry in entries.items()
-    ):
+    if owner and not any(_is_owner(who, owner) and entry.rights is not None for _, who, entry in told):
         parts += [astring(owner.encode()), shown(acl.ALL).encode()]
     session.send(b"* ACL %b\r\n" % b" ".join(parts))
     return "OK Getacl completed."
@@ -173,6 +173,13 @@ def _entries(account: Account, name: str) -> acl.Acl:
         raise CommandError(f"NO [UNAVAILABLE] The mailbox's ACL cannot be read: {error}") from None
 
 
+def _everywhere(account: Account, name: str) -> acl.Acl:
+    try:
+        return tree.global_acl_of(account, name)
+    except acl.AclError as error:
+        raise CommandError(f"NO [UNAVAILABLE] The global ACLs cannot be read: {error}") from None
+
+
 def _change(session: Session, account: Account, name: str, identifier: Identifier, entry: Entry) -> None:
     acl.change(tree.path_of(account, name), identifier, entry, _entries(account, name))
     tell_shared(account, name)
@@ -191,6 +198,7 @@ def tell_shared(account: Account, name: str) -> None:
     for inner in tree.names(place.root):
         try:
             acls.append(acl.read(tree.path_of(place.root, inner)) or {})
+            acls.append(tree.global_acl_of(account, place.space.shown(inner, place.owner)))
         except acl.AclError:
             continue
     acl.share(guard, owner, acls)

@@ -82,12 +82,14 @@ Acl = dict[Identifier, Entry]
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What `plugin { acl_… }` and the userdb say for one user. `shared`: the file of acl_shared_dict."""
+    """What `plugin { acl… }` and the userdb say for one user. `shared`: the file of acl_shared_dict;
+    `everywhere`: the file or directory of global ACLs (`acl_global`), or empty."""
 
     groups: tuple[str, ...] = ()
     from_inbox: bool = False
     anyone: bool = False
     shared: str = ""
+    everywhere: str = ""
 
 
 def ordered(rights: Iterable[str]) -> str:
@@ -193,8 +195,11 @@ def inherit(folder: str, acl: Acl) -> None:
 # ---- who may what
 
 
-def rights_by(acl: Acl, user: str, groups: Iterable[str], *, owner: bool) -> str:
-    """The rights of a user, in the order of `ALL`; `owner`: the mailbox is his."""
+def rights_by(
+    acl: Acl, user: str, groups: Iterable[str], *, owner: bool, everywhere: Acl | None = None
+) -> str:
+    """The rights of a user, in the order of `ALL`; `owner`: the mailbox is his; `everywhere`: global entries,
+    which come last."""
     entries = dict(acl)
     if owner:
         own = entries.get(Identifier(Kind.OWNER), Entry())
@@ -202,8 +207,11 @@ def rights_by(acl: Acl, user: str, groups: Iterable[str], *, owner: bool) -> str
             entries[Identifier(Kind.OWNER)] = replace(own, rights=ALL)
     given: set[str] = set()
     taken: set[str] = set()
-    last: dict[bool, Kind | None] = {False: None, True: None}
-    for identifier, entry in sorted(entries.items()):
+    last: dict[bool, tuple[bool, Kind] | None] = {False: None, True: None}
+    local = [(False, identifier, entry) for identifier, entry in sorted(entries.items())]
+    for is_global, identifier, entry in local + [
+        (True, identifier, entry) for identifier, entry in sorted((everywhere or {}).items())
+    ]:
         match identifier.kind:
             case Kind.USER if identifier.name != user:
                 continue
@@ -214,9 +222,9 @@ def rights_by(acl: Acl, user: str, groups: Iterable[str], *, owner: bool) -> str
         for negative, letters in ((False, entry.rights), (True, entry.negative)):
             if letters is not None:
                 target = taken if negative else given
-                if last[negative] is not identifier.kind:
+                if last[negative] != (is_global, identifier.kind):
                     target.clear()
-                last[negative] = identifier.kind
+                last[negative] = is_global, identifier.kind
                 target.update(letters)
     return "".join(letter for letter in ALL if letter in given - taken)
 

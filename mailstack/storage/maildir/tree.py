@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 
 from mailstack.storage.durable import fsync_directory
-from mailstack.storage.maildir import acl
+from mailstack.storage.maildir import acl, acl_global
 from mailstack.storage.maildir.delivery import make_folder
 from mailstack.storage.maildir.roots import INBOX as INBOX
 from mailstack.storage.maildir.roots import SEPARATOR as SEPARATOR
@@ -228,6 +228,20 @@ def acl_of(root: Account, name: str) -> acl.Acl:
     return _entries(root, root.resolve(name))
 
 
+def global_acl_of(root: Account, name: str) -> acl.Acl:
+    """The global entries for a mailbox. Raises `AclError`, `OSError`, `MailboxNameError`."""
+    return _everywhere(root, root.resolve(name))
+
+
+def _everywhere(root: Account, place: Place) -> acl.Acl:
+    guard = acl.guard_of(root)
+    if guard is None or not guard.everywhere:
+        return {}
+    return acl_global.read(
+        guard.everywhere, place.space.shown(place.inner, place.owner) if place.inner else ""
+    )
+
+
 def _entries(root: Account, place: Place, folder: str = "") -> acl.Acl:
     guard = acl.guard_of(root)
     assert guard is not None
@@ -240,10 +254,12 @@ def _rights(root: Account, place: Place, folder: str = "") -> str:
     assert guard is not None
     try:
         entries = _entries(root, place, folder)
+        everywhere = _everywhere(root, place)
     except (acl.AclError, OSError) as error:
         root.report(f"{place.root}: {acl.FILE} of {place.inner}: {error}")
         return ""
-    return acl.rights_by(entries, root.user, guard.groups, owner=place.space.type == "private")
+    owner = place.space.type == "private"
+    return acl.rights_by(entries, root.user, guard.groups, owner=owner, everywhere=everywhere)
 
 
 def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:

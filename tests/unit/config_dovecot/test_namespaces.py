@@ -79,7 +79,7 @@ def test_sections_of_one_name_are_one_namespace(tmp_path: Path) -> None:
         (INBOX + ACL + SHARED.replace("s.%%u.", "s.") + "}\n", "doesn't contain %"),
         (INBOX + ACL + SHARED.replace("%%h", "%h") + "}\n", "the path is another user's"),
         (INBOX + ACL + SHARED + "  mailbox x {\n  }\n}\n", "mailbox blocks in a shared namespace"),
-        (INBOX + "mail_plugins = acl\nplugin {\n  acl = vfile:/etc/acls\n}\n", "global ACL files are not"),
+        (INBOX + "mail_plugins = acl\nplugin {\n  acl = vfile:acls\n}\n", "acls is no path: vfile:/PATH"),
         (INBOX + "mail_plugins = acl\nplugin {\n  acl = imapc\n}\n", "acl = imapc is not supported"),
         (
             "protocols = imap lmtp\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailstack.storage.maildir import acl, subscriptions, tree
+from mailstack.storage.maildir import acl, acl_global, subscriptions, tree
 from mailstack.storage.maildir.acl import ALL, AclError, Entry, Guard, Identifier, Kind
 from mailstack.storage.maildir.roots import Account, MailRoot, Namespace
 
@@ -142,3 +142,79 @@ def test_a_file_that_cannot_be_read_gives_nobody_rights_and_is_told(tmp_path: Pa
     assert tree.rights(root, "Public/x") == ""
     assert "Unknown ID 'frob'" in told[0]
     assert tree.names(root) == ["INBOX"]
+
+
+GLOBAL = """\
+# for all
+* user=bob l
+Public/* user=bob :read
+"Sent ?ail" owner lr
+Public/[a]* -user=bob l
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "rights"),
+    [
+        ("INBOX", False, "l"),
+        ("INBOX", True, "l"),
+        ("", False, "l"),
+        ("Public/x/y", False, "lr"),
+        ("Public", False, "l"),
+        ("Public/a", False, "lr"),
+        ("Public/[a]b", False, "r"),
+        ("Sent Mail", True, "l"),
+    ],
+)
+def test_global_entries_count_more_than_a_mailboxs_own(
+    tmp_path: Path, name: str, owner: bool, rights: str
+) -> None:
+    (tmp_path / "acls").write_text(GLOBAL)
+    entries = acl_global.read(str(tmp_path / "acls"), name)
+    own = acl.parse("user=bob lrwst\n")
+    assert acl.rights_by(own, "bob", (), owner=owner, everywhere=entries) == rights
+
+
+def test_a_changed_global_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "acls"
+    assert acl_global.read(str(path), "x") == {}
+    path.write_text("x user=bob l\n")
+    assert acl_global.read(str(path), "x") == {Identifier(Kind.USER, "bob"): Entry("l")}
+    path.write_text("x user=bob lrs\n")
+    assert acl_global.read(str(path), "x") == {Identifier(Kind.USER, "bob"): Entry(acl.ordered("lrs"))}
+
+
+def test_a_global_directory_has_a_file_for_each_mailbox(tmp_path: Path) -> None:
+    (tmp_path / "acls" / "Work").mkdir(parents=True)
+    for name, right in ((".DEFAULT", "l"), ("Work/.DEFAULT", "r"), ("Work/a", "s")):
+        (tmp_path / "acls" / name).write_text(f"anyone {right}\n")
+    (tmp_path / "outside").write_text("anyone a\n")
+    found = {
+        name: acl_global.read(str(tmp_path / "acls"), name)
+        for name in ("", "Work", "Work/a", "Work/a/b", "nothing", "../outside")
+    }
+    anyone = Identifier(Kind.ANYONE)
+    assert found == {
+        "": {anyone: Entry("l")},
+        "Work": {anyone: Entry("r")},
+        "Work/a": {anyone: Entry("s")},
+        "Work/a/b": {},
+        "nothing": {},
+        "../outside": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Work", "Missing ACL pattern or rights"),
+        (" anyone l", "Missing ACL pattern or rights"),
+        ('"Work anyone l', "Missing '\"'"),
+        ("Work bob l", "Unknown ID 'bob'"),
+    ],
+)
+def test_a_global_line_that_cannot_be_understood_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "acls").write_text(f"# first\n{line}\n")
+    with pytest.raises(AclError, match=r"acls line 2: ") as caught:
+        acl_global.read(str(tmp_path / "acls"), "x")
+    assert message in str(caught.value)
