@@ -99,7 +99,9 @@ def _run(case: Case, start: object, folder: Path) -> Seen:
         lines = [
             _plain(line)
             for line in world.log().splitlines()
-            if re.search(r"(?:cleanup|bounce)\[\d+\]: (?!warning: (?:file system clock|resetting file time))", line)
+            if re.search(
+                r"(?:cleanup|bounce)\[\d+\]: (?!warning: (?:file system clock|resetting file time))", line
+            )
         ]
     milter.stop()
     told = [
