@@ -330,9 +330,7 @@ class Ahead:
         shown = f"zone {name or '.'}/IN"
         frames = child.read() if work.is_wanted else [(_DONE, 1, [])]
         if frames is None:
-            self._log.warning(
-                f"{shown}: signing ahead has failed: the rest is signed when asked for"
-            )
+            self._log.warning(f"{shown}: signing ahead has failed: the rest is signed when asked for")
             frames = [(_DONE, 1, [])]
         for frame in frames:
             if frame[0] != _DONE:
