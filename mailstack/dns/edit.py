@@ -10,7 +10,9 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
+from mailstack.dns import names
 from mailstack.dns.journal import Change
+from mailstack.dns.plainlines import Nodes
 from mailstack.dns.zone import CNAME, DNAME, MX, NS, PTR, RRSIG, SOA, Node, Rdata, RRset, Zone
 from mailstack.dns.zonefile import compact
 
@@ -116,13 +118,30 @@ class Edit:
 
     def result(self) -> Zone:
         """The zone as it is now. Names without records are gone."""
-        nodes = dict(self._zone.nodes)
+        nodes = self._zone.nodes
+        if isinstance(nodes, Nodes):  # a large file's stay as they are kept
+            nodes = nodes.copied()
+        else:
+            nodes = {name: node for name, node in nodes.items() if node.rrsets}
+        gone: list[_Name] = []
         for name, one in self._names.items():
             node = nodes[name] = Node(one.owner)
             for rdtype, held in one.sets.items():
                 node.rrsets[rdtype] = held.rrset() if isinstance(held, _Held) else held
+            if not one.sets:
+                gone.append(one)
+        for one in gone:
+            self._take_out(nodes, one.owner.lower())
         nodes[self.origin].rrsets[SOA] = rrset_of(SOA, self._soa_ttl, [self.soa])
-        return Zone(self.origin, {name: node for name, node in nodes.items() if node.rrsets})
+        return Zone(self.origin, nodes)
+
+    def _take_out(self, nodes: dict[bytes, Node], name: bytes) -> None:
+        """Take out a name without records unless others are below it, and those above that are like it."""
+        while name != self.origin and name in nodes and not nodes[name].rrsets:
+            if any(one.endswith(name) and one != name and names.is_below(one, name) for one in nodes):
+                return
+            del nodes[name]
+            name = names.parent(name)
 
     @property
     def changes(self) -> tuple[Change, ...]:

@@ -99,6 +99,12 @@ class Nodes(dict[bytes, Any]):
         """Take a name with its line."""
         super().__setitem__(name, line)
 
+    def copied(self) -> Nodes:
+        """The same names, kept as they are; those of NSEC3 records are not among them."""
+        other = Nodes(self.origin, self.ttl)
+        dict.update(other, iter(super().items()))
+        return other
+
     def kept(self) -> Iterator[tuple[bytes, bytes]]:
         """The names that are still lines."""
         for name, value in super().items():
