@@ -52,12 +52,22 @@ def handlers(service: MailboxService) -> Mapping[str, Handler]:
             await service.left(connection)
 
     async def lmtp(stream: Stream) -> None:
-        session = LmtpSession(stream, service)
-        service.sessions.add(session)
+        gate, most = service.lmtp_gate, service.config.session_limits.get("lmtp", 0)
+        if gate.is_full(most):
+            text = f"process_limit ({most}) reached, client connections are being dropped"
+            service.log.warning(f"master: service(lmtp): {text}")
+        await gate.enter(most)
         try:
-            await session.run()
+            if service.stopping:
+                return
+            session = LmtpSession(stream, service)
+            service.sessions.add(session)
+            try:
+                await session.run()
+            finally:
+                service.sessions.discard(session)
         finally:
-            service.sessions.discard(session)
+            gate.leave()
 
     async def auth(stream: Stream) -> None:
         await DovecotAuthSession(stream, service.auth, service.log).run()

@@ -24,6 +24,7 @@ from mailstack.mailbox.auth import (
     channel,
 )
 from mailstack.mailbox.expire import expunge_old
+from mailstack.mailbox.gate import Gate
 from mailstack.mailbox.ids import session_id
 from mailstack.mailbox.imap.service import ImapSettings, MailboxSetting, Refusal
 from mailstack.mailbox.lmtp import LmtpSettings
@@ -80,6 +81,7 @@ class MailboxService:
         self.pop3_locks: set[str] = set()
         self._pop3_logins: dict[str, float] = {}
         self.sessions: set[Drainable] = set()
+        self.lmtp_gate = Gate()
         self.stopping = False
         self._logins: dict[_Connection, _Login] = {}
         self._counts: Counter[_Login] = Counter()
@@ -95,7 +97,7 @@ class MailboxService:
         self.quotas = Quotas(config.plugin, self.log)
         self.store.counting = self.quotas.counts
         self.settings = ImapSettings(
-            greeting=config.login_greeting,
+            greeting=config.login_greeting["imap"],
             mailboxes=tuple(
                 MailboxSetting(box.name, box.special_use, box.auto, box.comment) for box in config.mailboxes
             ),
@@ -118,7 +120,7 @@ class MailboxService:
         )
         expiring = [box for box in config.mailboxes if box.name.upper() == "INBOX" and box.autoexpunge]
         self.pop3 = Pop3Settings(
-            greeting=config.login_greeting,
+            greeting=config.login_greeting["pop3"],
             uidl_format=config.pop3_uidl_format,
             no_flag_updates=config.pop3_no_flag_updates,
             deleted_flag=config.pop3_deleted_flag,
@@ -131,8 +133,8 @@ class MailboxService:
             expire=next((int(box.autoexpunge // 86400) for box in expiring), None),
         )
         self.lmtp = LmtpSettings(
-            hostname=config.hostname,
-            greeting=config.login_greeting,
+            hostname=config.lmtp_hostname,
+            greeting=config.login_greeting["lmtp"],
             recipient_delimiter=config.recipient_delimiter,
             add_received=config.lmtp_add_received_header,
             delivery_address=config.lmtp_hdr_delivery_address,
@@ -149,6 +151,10 @@ class MailboxService:
     def lookup(self, name: str) -> User | None:
         """The user behind an address. Raises `Unavailable`."""
         return self.auth.lookup(name)
+
+    def lookup_recipient(self, name: str) -> User | None:
+        """The same, of an LMTP recipient's address (auth_username_format in protocol lmtp)."""
+        return self.auth.lookup(name, self.config.lmtp_username_format)
 
     async def login(
         self,

@@ -2,7 +2,7 @@
 
 Listeners imap/imaps and pop3/pop3s exist on their standard ports unless the file says otherwise (port = 0
 switches one off). unix_listener sockets are opened where the file names them, and only there.
-`process_limit` in `service imap` and `service pop3` is a limit of sessions.
+`process_limit` in `service imap`, `service pop3` and `service lmtp` is a limit of sessions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mailstack.config.dovecot.model import InetListener, UnixListener
 from mailstack.config.dovecot.syntax import Origin, Section
 
 _SERVICE = {"imap-login": "imap", "pop3-login": "pop3", "lmtp": "lmtp", "auth": "auth", "doveadm": "doveadm"}
+_LIMITED = ("imap", "pop3", "lmtp")
 _QUOTA_STATUS = "quota-status -p postfix"
 _STANDARD = {
     "imap": (("imap", 143, False), ("imaps", 993, True)),
@@ -52,7 +53,7 @@ def read_listeners(
     named: dict[str, set[str]] = {service: set() for service in wanted}
     for section in root.all("service"):
         service = _SERVICE.get(section.name)
-        known = ("process_limit", "client_limit") if section.name in ("imap", "pop3") else ()
+        known = ("process_limit", "client_limit") if section.name in _LIMITED else ()
         executable = section.get("executable")
         if section.name == "quota-status" and executable and executable.content().endswith(_QUOTA_STATUS):
             # However many clients: one process serves them all.
@@ -62,7 +63,7 @@ def read_listeners(
             for setting in section.settings.values()
             if setting.key not in known
         ]
-        if section.name in ("imap", "pop3") and (limit := section.get("process_limit")) is not None:
+        if section.name in _LIMITED and (limit := section.get("process_limit")) is not None:
             each = section.get("client_limit")
             limits[section.name] = values.number(limit, 1) * (values.number(each, 1) if each else 1)
         if service is None:

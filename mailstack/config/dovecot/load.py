@@ -138,8 +138,12 @@ class _Loader:
             namespaces=namespaces,
             mailboxes=tuple(mailbox for space in namespaces for mailbox in space.mailboxes),
             acl=acl,
-            login_greeting=self.value("login_greeting", Setting.content),
+            login_greeting={
+                name: self.value("login_greeting", Setting.content, name) for name in ("imap", "pop3", "lmtp")
+            },
             log_formats=self._log_formats(),
+            lmtp_hostname=self.value("hostname", Setting.content, "lmtp") or socket.gethostname(),
+            lmtp_username_format=self.value("auth_username_format", converters.variables, "lmtp"),
             recipient_delimiter=self.value("recipient_delimiter", Setting.content, "lmtp"),
             lmtp_add_received_header=self.value("lmtp_add_received_header", values.boolean, "lmtp"),
             lmtp_hdr_delivery_address=self.value(
@@ -336,6 +340,11 @@ class _Loader:
             if section.type == "protocol":
                 for setting in section.settings.values():
                     self._warn(setting)
+                self.warnings += [
+                    f"{part.origin}: protocol {section.name} {{ {part.type} has no effect here; "
+                    f"write {part.type} {{ … }} outside of protocol"
+                    for part in section.sections
+                ]
             elif section.type == "plugin":
                 self.warnings += [
                     f"{setting.origin}: plugin {{ {setting.key} has no effect: there is no such plugin here"

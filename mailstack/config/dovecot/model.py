@@ -211,7 +211,8 @@ class DovecotConfig:
     haproxy_trusted_networks: tuple[str, ...]
     haproxy_timeout: float
     session_limits: Mapping[str, int]
-    """Sessions that may be logged in at once, by protocol (imap, pop3), where process_limit says so."""
+    """Sessions that there may be at once, by protocol (imap and pop3: logged in; lmtp), where process_limit
+    says so."""
     login_trusted_networks: tuple[str, ...]
     """Networks (`10.0.0.0/8`) whose connections count as secure, and whose failures are not counted."""
     auth_username_chars: frozenset[str]
@@ -228,8 +229,13 @@ class DovecotConfig:
     mailboxes: tuple[Mailbox, ...]
     """Those of all namespaces."""
     acl: AclSettings | None
-    login_greeting: str
+    login_greeting: Mapping[str, str]
+    """By protocol: imap, pop3, lmtp."""
     log_formats: LogFormats
+    lmtp_hostname: str
+    """`hostname` as it is for LMTP."""
+    lmtp_username_format: str
+    """`auth_username_format` as it is for LMTP's recipients."""
     recipient_delimiter: str
     lmtp_add_received_header: bool
     lmtp_hdr_delivery_address: str

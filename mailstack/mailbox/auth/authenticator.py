@@ -74,9 +74,10 @@ class Authenticator:
         self._masters = Chain(config, self.directory, self._fits, master=True)
         self.networks = Networks(config)
 
-    def lookup(self, name: str) -> User | None:
-        """The user behind an address or login name, without a password. Raises `Unavailable`."""
-        user = self.directory.canonical(name)
+    def lookup(self, name: str, form: str | None = None) -> User | None:
+        """The user behind an address or login name, without a password; `form`: what is in
+        auth_username_format's place. Raises `Unavailable`."""
+        user = self.directory.canonical(name, form)
         return None if user is None else self.directory.find(user)
 
     # ---- connections

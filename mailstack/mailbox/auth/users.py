@@ -51,9 +51,9 @@ class Directory:
             if database.file is not None and "%" not in str(database.file):
                 self.files.entry(database, user_values("nobody"))
 
-    def canonical(self, name: str) -> str | None:
-        """The one form of a user name (auth_username_translation, auth_default_realm, auth_username_format);
-        None: it cannot be one."""
+    def canonical(self, name: str, form: str | None = None) -> str | None:
+        """The one form of a user name (auth_username_translation, auth_default_realm, auth_username_format,
+        or `form` in its place); None: it cannot be one."""
         config = self._config
         if not name or len(name) > 1024 or not name.isprintable():
             return None
@@ -62,8 +62,9 @@ class Directory:
             return None
         if "@" not in name and config.auth_default_realm:
             name = f"{name}@{config.auth_default_realm}"
-        if config.auth_username_format:
-            name = expand(config.auth_username_format, user_values(name))
+        form = config.auth_username_format if form is None else form
+        if form:
+            name = expand(form, user_values(name))
         local, _, domain = name.partition("@")
         if local in ("", ".", "..") or domain in (".", "..") or "/" in name or "\0" in name:
             return None  # such a name could leave the mail root through %n or %d

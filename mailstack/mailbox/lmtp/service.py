@@ -72,6 +72,6 @@ class LmtpService(Protocol):
         """How many recipients of open transactions each user is."""
         ...
 
-    def lookup(self, name: str) -> User | None:
+    def lookup_recipient(self, name: str) -> User | None:
         """The user behind an address. Raises `Unavailable`."""
         ...

@@ -222,7 +222,7 @@ class LmtpSession:
         settings = self._settings
         name, detail = split_detail(address, settings.recipient_delimiter)
         try:
-            user = self._service.lookup(name)
+            user = self._service.lookup_recipient(name)
         except Unavailable as error:
             self._service.log.error(f"lmtp: {address}: {error}")
             return Reply(451, "4.3.0", f"<{address}> Temporary internal error")

@@ -75,7 +75,13 @@ protocol pop3 {
   mail_max_userip_connections = 3
 }
 protocol !imap {
-  login_greeting = ignored
+  login_greeting = Others
+  mail_home = ignored
+}
+protocol lmtp {
+  plugin {
+    quota = ignored
+  }
 }
 """
 
@@ -89,8 +95,10 @@ def config(folder: Path, text: str) -> DovecotConfig:
 
 def test_a_whole_file(tmp_path: Path) -> None:
     conf = config(tmp_path, MAIN)
-    (warning,) = conf.warnings
-    assert warning.endswith(": setting login_greeting has no effect in protocol !imap")
+    assert [warning.partition(": ")[2] for warning in conf.warnings] == [
+        "protocol lmtp { plugin has no effect here; write plugin { … } outside of protocol",
+        "setting mail_home has no effect in protocol !imap",
+    ]
     assert conf.protocols == {"imap", "pop3", "lmtp"}
     assert conf.inet_listeners == (
         InetListener("imap", "imap", "127.0.0.2", 1143),
@@ -111,7 +119,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert conf.disable_plaintext_auth
     assert conf.auth_mechanisms == ("PLAIN", "LOGIN")
     assert conf.mail_location == "~"
-    assert conf.login_greeting == "Welcome to mail.test"
+    assert conf.login_greeting == {"imap": "Welcome to mail.test", "pop3": "Others", "lmtp": "Others"}
     assert conf.mailboxes == (Mailbox("Sent", ("\\Sent",), "subscribe"),)
     assert conf.mail_max_userip_connections == {"imap": 10, "pop3": 3}
     (passdb,) = conf.passdbs

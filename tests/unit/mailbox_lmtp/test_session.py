@@ -431,3 +431,41 @@ def test_messages_that_come_together_do_not_pass_the_limit(tmp_path: Path) -> No
             assert len(files(tmp_path, "zs")) == 3
 
     asyncio.run(main())
+
+
+def test_what_protocol_lmtp_says_of_names(tmp_path: Path) -> None:
+    section = (
+        "protocol lmtp {\n  hostname = in.mail.test\n  login_greeting = Hello\n"
+        "  auth_username_format = %Ln@mail.test\n}\n"
+    )
+
+    async def check() -> None:
+        async with running(tmp_path, section) as mailbox:
+            client = Client(await mailbox.connect("lmtp"))
+            assert await client.reply() == "220 in.mail.test Hello"
+            await client.say("LHLO x")
+            (reply,) = await client.send(["ZS@elsewhere.test"], b"Subject: x\r\n\r\n")
+            assert reply.startswith("250 ")
+            (stored,) = files(tmp_path, "zs")
+            assert b"by in.mail.test with LMTP" in stored
+            assert b"Delivered-To: zs@mail.test" in stored
+            assert (await (await mailbox.connect("pop3")).read(5)).startswith(b"+OK Welcome to mail.test")
+
+    asyncio.run(check())
+
+
+def test_clients_beyond_process_limit_wait(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path, "service lmtp {\n  process_limit = 2\n}\n") as mailbox:
+            clients = [await Client.connect(mailbox) for _ in range(2)]
+            third, fourth = [Client(await mailbox.connect("lmtp")) for _ in range(2)]
+            asked = asyncio.create_task(third.reply())
+            assert (await clients[1].send(["zs@mail.test"], b"\r\n"))[0].startswith("250 ")
+            assert not asked.done()
+            await clients[0].say("QUIT")
+            assert (await asked).startswith("220 ")
+            await third.say("QUIT")
+            assert (await fourth.reply()).startswith("220 ")
+            assert "service(lmtp): process_limit (2) reached" in mailbox.log()
+
+    asyncio.run(check())
