@@ -77,6 +77,8 @@ class Answer:
     """Signatures and proofs are wanted."""
     one: bool = False
     """A question for ANY gets one set only (minimal-any; RFC 8482 §4.1)."""
+    exhausted: bool = False
+    """The aliases come to no end."""
     onward: bytes | None = None
     """The name to go on with when somebody else has to be asked: an alias's target outside our zones, or the
     question itself below a delegation."""
@@ -180,8 +182,9 @@ class Authority:
                 return
             zone = following
             if zone.origin in self.unloaded:
-                break
-        out.rcode = SERVFAIL
+                out.rcode = SERVFAIL
+                return
+        out.rcode, out.exhausted = SERVFAIL, True
 
     def _step(
         self, out: Answer, zone: Zone, name: bytes, lower: bytes, rdtype: int, *, with_authority: bool

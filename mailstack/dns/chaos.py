@@ -30,7 +30,9 @@ from mailstack.dns.zone import ANY, AXFR, CH, CLASS_ANY, CLASS_NONE, IXFR, NS, O
 
 HESIOD: Final = 4
 """A class that named knows and has nothing for."""
-META: Final = frozenset((OPT, TKEY, TSIG))
+NXNAME: Final = 128
+"""Stands in NSEC records only (RFC 9824 §3.5)."""
+META: Final = frozenset((OPT, TKEY, TSIG, NXNAME))
 """Types that are nobody's records."""
 _TXT: Final = 16
 _SOA_TTL: Final = 86_400

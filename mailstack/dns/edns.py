@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from mailstack.config.named import Options
@@ -15,6 +16,7 @@ from mailstack.dns.message import (
     COOKIE,
     DO,
     EXPIRE,
+    EXTENDED_ERROR,
     KEEPALIVE,
     KEY_TAG,
     NSID,
@@ -26,6 +28,18 @@ from mailstack.dns.message import (
 )
 from mailstack.dns.zone import SOA
 
+ENDLESS = b"\0\0max. restarts reached"
+"""What is said of aliases that come to no end (RFC 8914 §4.1), in named's words."""
+_LLQ, _CLIENT_TAG, _SERVER_TAG = 1, 16, 17
+_LENGTHS: dict[int, Callable[[int], bool]] = {
+    _LLQ: lambda length: length == 18,
+    EXPIRE: lambda length: length in (0, 4),
+    KEY_TAG: lambda length: length > 0 and length % 2 == 0,
+    EXTENDED_ERROR: lambda length: length >= 2,
+    _CLIENT_TAG: lambda length: length == 2,
+    _SERVER_TAG: lambda length: length == 2,
+}
+"""Octets of the options that have a fixed form, whether or not they mean anything to us (as named has it)."""
 SECRET = os.urandom(16)
 """Makes cookies where no `cookie-secret` is given: they hold for as long as the process runs."""
 
@@ -49,9 +63,10 @@ class Edns:
             query = replace(query, subnet=subnet_echo(subnet))
         if tcp and edns.option(KEEPALIVE) is not None:
             query = with_option(query, KEEPALIVE, self._keepalive)
-        tags = edns.option(KEY_TAG)
-        if tags is not None and (not tags or len(tags) % 2):
-            raise Malformed
+        for code, is_right in _LENGTHS.items():
+            found = edns.option(code)
+            if found is not None and not is_right(len(found)):
+                raise Malformed
         option = edns.option(COOKIE)
         if option is None or not self._options.answer_cookie:
             return query

@@ -20,7 +20,7 @@ from mailstack.dns import chaos, names
 from mailstack.dns.authority import Answer, Authority
 from mailstack.dns.clients import ClientLog
 from mailstack.dns.direct import Direct
-from mailstack.dns.edns import Edns, with_expire
+from mailstack.dns.edns import ENDLESS, Edns, with_expire, with_option
 from mailstack.dns.faults import RCODES, Faults, describe, other_records, spoil
 from mailstack.dns.forward import Forwarder
 from mailstack.dns.message import (
@@ -28,6 +28,7 @@ from mailstack.dns.message import (
     BADCOOKIE,
     BADVERS,
     EXPIRE,
+    EXTENDED_ERROR,
     FORMERR,
     HEADER,
     NOERROR,
@@ -291,8 +292,11 @@ class Responder:
         signed: Signed | None = None,
     ) -> Result:
         opcode = query.flags & OPCODE_MASK
+        later = query.edns is not None and query.edns.version > 0
         if opcode not in (0, UPDATE, NOTIFY):
-            return self._replies.plain(replace(query, question=b""), view, NOTIMP)
+            return self._replies.plain(replace(query, question=b""), view, BADVERS if later else NOTIMP)
+        if opcode and later:
+            return self._replies.plain(query, view, BADVERS)  # before it is acted on (RFC 6891 §6.1.3)
         try:
             query = self._edns.read(query, host, tcp=tcp)
         except (Malformed, ValueError):
@@ -409,6 +413,8 @@ class Responder:
                 return self._relay.onward(query, view, limit, question, servers, found, host=host)
         if rdtype == SOA and query.edns is not None and query.edns.option(EXPIRE) is not None:
             query = with_expire(query, found, self.remaining(found.zone.origin))
+        if found.exhausted:
+            query = with_option(query, EXTENDED_ERROR, ENDLESS)
         self._prepared.arrange(found, view, query, data[2:], tcp=tcp)
         return self._replies.of(query, view, found, limit)
 

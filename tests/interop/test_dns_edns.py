@@ -109,6 +109,15 @@ TABLE: dict[str, bytes] = {
     "ede": ask(edns=opt(options=[(EDE, b"\0\1")])),
     "dau": ask(edns=opt(options=[(5, b"\x0d"), (6, b"\2"), (7, b"\1")])),
     "llq and ul": ask(edns=opt(options=[(1, b"\0" * 18), (2, b"\0" * 4)])),
+    **{
+        f"option {code} of {size}": ask("mail.rich.test", A, edns=opt(options=[(code, bytes(size))]))
+        for code, size in ((1, 4), (9, 1), (14, 0), (15, 0), (15, 1), (16, 0), (16, 2), (17, 4), (18, 1), (19, 3))
+    },
+    **{f"edns1 opcode {number}": ask(opcode=number, edns=opt(version=1)) for number in (2, 4, 5, 6)},
+    "nxname": ask(kind=128),
+    "nxname elsewhere": ask("elsewhere.example", 128, flags=RD, edns=opt(flags=DO)),
+    "aliases without end": ask("loop1.rich.test", A, edns=opt()),
+    "aliases without end, no EDNS": ask("loop1.rich.test", A),
     "subnet": ask(edns=opt(options=[(SUBNET, b"\0\1\x18\0\xc0\0\2")])),
     "subnet six": ask(edns=opt(options=[(SUBNET, b"\0\2\x20\0\x20\1\x0d\xb8")])),
     "subnet none": ask(edns=opt(options=[(SUBNET, b"\0\1\0\0")])),
