@@ -28,6 +28,7 @@ from mailstack.dns.ixfr import differences, patched, singles
 from mailstack.dns.journal import Entry, Journal
 from mailstack.dns.message import FORMERR, NOERROR, NXDOMAIN, REFUSED, SERVFAIL
 from mailstack.dns.zone import CLASS_ANY, CLASS_NONE, DNSKEY, IN, NSEC, NSEC3, RRSIG, SOA, RRset, Zone
+from mailstack.dns.zonechecks import apex_problem
 from mailstack.dns.zonefile import is_host_record
 from mailstack.net.log import Log
 
@@ -148,6 +149,9 @@ def update(zone: Zone, conf: ZoneConf, message: dns.message.Message, sign: Sign)
     if serial_of(edit.soa) == before:
         edit.renumber()
     found = edit.result()
+    problem = apex_problem(found)
+    if problem is not None:
+        raise Refusal(REFUSED, f"post update name server sanity check failed: {problem}")
     most = conf.transfers.max_records
     if most and sum(1 for _ in singles(found)) > most:
         raise Refusal(SERVFAIL, f"the zone would have more than {most} records (max-records)")

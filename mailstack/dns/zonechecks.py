@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailstack.config.errors import ConfigError
 from mailstack.dns import names
 from mailstack.dns.plainlines import Nodes, targets_of
-from mailstack.dns.zone import AAAA, CNAME, DNAME, MX, NS, SOA, SRV, A, Node
+from mailstack.dns.zone import AAAA, CNAME, DNAME, MX, NS, SOA, SRV, A, Node, Zone
 
 
 def check_zone(path: str, origin: bytes, nodes: dict[bytes, Node], *, hosts: bool) -> list[str]:
@@ -46,6 +46,22 @@ def check_zone(path: str, origin: bytes, nodes: dict[bytes, Node], *, hosts: boo
                     raise ConfigError(path, 0, text.removeprefix(f"{path}: "))
                 warnings.append(text)
     return warnings
+
+
+def apex_problem(zone: Zone) -> str | None:
+    """Which of a zone's own name servers would keep it from being loaded, and why."""
+    for target in zone.apex.rrsets[NS].targets:
+        lower = above = target.lower()
+        cuts: set[bytes] = set()
+        while names.is_below(above, zone.origin) and above != zone.origin:
+            node = zone.nodes.get(above)
+            if node is not None and NS in node.rrsets:
+                cuts.add(above)
+            above = names.parent(above)
+        problem = _target_problem(lower, zone.origin, zone.nodes, cuts)
+        if problem is not None:
+            return f"NS '{names.to_text(target)}' {problem}"
+    return None
 
 
 def _warning(path: str, owner: bytes, label: str, target: bytes, problem: str) -> str:

@@ -69,6 +69,11 @@ SCRIPTS = {
     "nxrrset, not": "prereq nxrrset mail.rich.test A\nadd no4.rich.test 60 A 192.0.2.1",
     "a set's value": "prereq yxrrset ns2.rich.test A 192.0.2.3\nadd ok5.rich.test 60 A 192.0.2.1",
     "a set's value, not": "prereq yxrrset rich.test NS ns1.rich.test.\nadd no5.rich.test 60 A 192.0.2.1",
+    "a name server without an address": "add rich.test 3600 NS ns9.rich.test.",
+    "a name server with one": "add ns9.rich.test 60 A 192.0.2.99\nadd rich.test 3600 NS ns9.rich.test.",
+    "a name server's address goes": "del ns9.rich.test",
+    "a name server that is an alias": "add rich.test 3600 NS alias.rich.test.",
+    "a name server elsewhere": "add rich.test 3600 NS ns.elsewhere.example.",
     "an empty non-terminal": "prereq nxdomain c.ent.rich.test\nadd ok6.rich.test 60 A 192.0.2.1",
 }
 
