@@ -249,6 +249,8 @@ def searchable_header(header: bytes) -> bytes:
 
 def field_lines(searchable: bytes, name: bytes) -> Iterator[bytes]:
     """The values of all fields of a name (case-folded) in a `searchable_header`."""
+    if not name:
+        return  # no field has an empty name
     start = searchable.find(b"\n" + name)
     while start >= 0:
         start += len(name) + 1
