@@ -75,10 +75,10 @@ def _log_id(session: Session, wanted: frozenset[str], fields: tuple[tuple[bytes,
 
 async def enable(session: Session, tag: str, command: c.Enable) -> str:
     """Others than these are passed over (RFC 5161 §3.1)."""
-    enabled = []
+    enabled: list[str] = []
     for name in command.capabilities:
         match name:
-            case "CONDSTORE" if not session.condstore:
+            case "CONDSTORE" if not session.condstore or enabled[-1:] == ["QRESYNC"]:
                 session.use_condstore()
             case "QRESYNC" if not session.qresync:
                 session.qresync = True

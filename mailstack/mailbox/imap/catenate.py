@@ -29,6 +29,8 @@ async def pieces_of_url(session: Session, text: str) -> Iterator[bytes]:
     assert session.user is not None
     if url.access or (url.user and url.user != session.user.name):
         raise BadUrlError("not one of your own mailboxes")
+    if url.host:
+        raise BadUrlError("Relative URL required")  # who knows whether that is this server
     if url.mailbox:
         box = await opened(session, session.root, url)
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNKNOWN_CTE = "NO [UNKNOWN-CTE] Unknown Content-Transfer-Encoding."
+DAMAGED = "NO [PARSE] Invalid data in MIME part."
+
 
 class CommandError(Exception):
     """The command is answered with this, behind its tag: `NO [CODE] text` or `BAD text`."""

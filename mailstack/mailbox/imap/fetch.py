@@ -23,7 +23,8 @@ from mailstack.mailbox.imap.attributes import (
     header_size,
     read_kept,
 )
-from mailstack.mailbox.imap.errors import CommandError
+from mailstack.mailbox.imap.errors import DAMAGED, UNKNOWN_CTE, CommandError
+from mailstack.mailbox.imap.flags import tell_flags
 from mailstack.mailbox.imap.messages import missing_uids, part_of, positions
 from mailstack.mailbox.imap.readers import Readers, readers_for, unknown
 from mailstack.mailbox.views import View
@@ -147,10 +148,10 @@ async def _send_responses(
         try:
             if not await response.send(at, uid, uid in seen):
                 problem = GONE
-        except UnknownEncodingError:
-            problem = problem or "NO [UNKNOWN-CTE] Unknown Content-Transfer-Encoding."
-        except DamagedError:
-            problem = problem or "NO [PARSE] Invalid data in MIME part."
+        except (UnknownEncodingError, DamagedError) as error:
+            problem = problem or (UNKNOWN_CTE if isinstance(error, UnknownEncodingError) else DAMAGED)
+            if uid in seen:
+                tell_flags(session, at + 1, uid=uid_first)
         if session.full:
             await session.flush()
         if loop.time() > turn:
