@@ -36,6 +36,8 @@ from mailstack.wire.smtp.states import (
     ETRN_HELLO_FIRST,
     HELLO_FIRST,
     LMTP_COMMANDS,
+    LMTP_NO_RECIPIENTS,
+    NO_RECIPIENTS,
     OUT_OF_SEQUENCE,
     Mode,
     State,
@@ -565,6 +567,8 @@ class ServerConnection(CommandReaders):
         refusal = OUT_OF_SEQUENCE.get((self.state, verb))
         if self._discarding and (refusal is None or verb == "DATA"):
             return AFTER_BDAT.get(verb)
+        if refusal is NO_RECIPIENTS and self.mode is Mode.LMTP:
+            return LMTP_NO_RECIPIENTS
         return refusal
 
     def _bdat(self, argument: str, line: str, refusal: Reply | None) -> Event:

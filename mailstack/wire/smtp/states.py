@@ -43,6 +43,8 @@ NESTED = Reply(503, "5.5.1", "Error: nested MAIL command")
 NEED_MAIL = Reply(503, "5.5.1", "Error: need MAIL command")
 NEED_RCPT = Reply(503, "5.5.1", "Error: need RCPT command")
 NO_RECIPIENTS = Reply(554, "5.5.1", "Error: no valid recipients")
+LMTP_NO_RECIPIENTS = Reply(503, "5.5.1", "Error: no valid recipients")
+"""The code that RFC 2033 §4.2 asks for."""
 HELLO_FIRST = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
 IN_TRANSACTION = Reply(503, "5.5.1", "Error: MAIL transaction in progress")
 ETRN_HELLO_FIRST = Reply(503, "", "Error: send HELO/EHLO first")
