@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 
 WINDOW = 8192
 """Datagrams after which everybody begins anew."""
@@ -35,23 +36,26 @@ class Crowd:
         self._senders: dict[bytes, int] = {}
         self._hosts: dict[bytes, int] = {}
 
-    def admits(self, sender: bytes) -> bool:
-        """Whether a datagram is to be answered; `sender` is the port, two octets, and the address."""
-        self._came += 1
+    def chosen(self, senders: Sequence[bytes]) -> list[int]:
+        """Which of some datagrams are to be answered; each sender is a port, two octets, and an address."""
+        self._came += len(senders)
         if self._came > WINDOW:
-            self._came = 1
+            self._came = len(senders)
             self._senders.clear()
             self._hosts.clear()
-        count = self._senders.get(sender, 0)
-        if count >= EACH:
-            return False
-        self._senders[sender] = count + 1
-        host = sender[2:]
-        count = self._hosts.get(host, 0)
-        if count >= HOST:
-            return False
-        self._hosts[host] = count + 1
-        return True
+        counts, hosts = self._senders, self._hosts
+        found: list[int] = []
+        for index, sender in enumerate(senders):
+            count = counts.get(sender, 0)
+            if count >= EACH:
+                continue
+            counts[sender] = count + 1
+            host = sender[2:]
+            count = hosts.get(host, 0)
+            if count < HOST:
+                hosts[host] = count + 1
+                found.append(index)
+        return found
 
     def blame(self, sender: bytes) -> None:
         """It has sent what is no question."""

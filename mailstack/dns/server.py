@@ -200,15 +200,14 @@ class UdpSocket:
         """Read what waits, and answer everybody a little, until nothing waits any more."""
 
         def answer(data: bytes, index: int) -> bytes | None:
-            if len(data) < HEADER.size or data[2] & 0x80 or not crowd.admits(batch.sender(index)):
-                return None
-            reply = self._at_once(data, index)
-            if reply is not None and reply[3] & 0xF in (FORMERR, NOTIMP):
+            is_query = len(data) >= HEADER.size and not data[2] & 0x80
+            reply = self._at_once(data, index) if is_query else None
+            if not is_query or (reply is not None and reply[3] & 0xF in (FORMERR, NOTIMP)):
                 crowd.blame(batch.sender(index))
             return reply
 
         for _ in range(CROWDED_BATCHES):
-            if batch.exchange(answer) < COUNT:
+            if batch.exchange(answer, crowd.chosen) < COUNT:
                 self._crowd = None
                 return
 

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 SLOT = 4096
 """Octets of a datagram; what a longer one has more is cut off."""
@@ -23,6 +23,9 @@ _FULL = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 
 Answer = Callable[[bytes, int], bytes | None]
 """Makes the answer to a datagram; the number is for `Batch.peer`. None: nothing is sent."""
+
+Choose = Callable[[Sequence[bytes]], Iterable[int]]
+"""The numbers, going up, of those to be answered, by their senders: the port, two octets, and the address."""
 
 
 class _Vector(ctypes.Structure):
@@ -94,6 +97,8 @@ class Batch:
         self._sock = sock
         self._shared = shared
         self._six = sock.family == socket.AF_INET6
+        self._end = 24 if self._six else 8
+        """Of an address: what follows it is always the same, or nothing."""
         self._addresses = _Buffer(COUNT * _ADDRESS)
         self._in, self._room = self._headers(shared.inbox)
         self._out, vectors = self._headers(shared.outbox)
@@ -124,23 +129,25 @@ class Batch:
 
     def sender(self, index: int) -> bytes:
         """The sender of a datagram of this batch as octets: its port, and its address."""
-        at = index * _ADDRESS + 2
-        if not self._six:
-            return bytes(self._addresses.octets[at : at + 6])
-        octets = self._addresses.octets
-        return bytes(octets[at : at + 2] + octets[at + 6 : at + 26])
+        at = index * _ADDRESS
+        return self._addresses.view[at + 2 : at + self._end].tobytes()
 
-    def exchange(self, answer: Answer) -> int:
+    def _senders(self, came: int) -> list[bytes]:
+        octets, end = self._addresses.view[: came * _ADDRESS].tobytes(), self._end
+        return [octets[at + 2 : at + end] for at in range(0, came * _ADDRESS, _ADDRESS)]
+
+    def exchange(self, answer: Answer, choose: Choose | None = None) -> int:
         """Receive what is there, answer it, and send the answers; how many datagrams have come.
 
-        Answers that the socket does not take are dropped, as the network might have done.
+        `choose` says which of them are answered, all when there is none. Answers that the socket does not
+        take are dropped, as the network might have done.
         """
         shared = self._shared
         came = shared.receive(self._sock.fileno(), self._in.at, COUNT, socket.MSG_DONTWAIT, None)
         lengths, sizes = self._lengths, self._sizes
         inbox, outbox = shared.inbox.view, shared.outbox.view
         used = 0
-        for index in range(came):
+        for index in range(came) if choose is None or came < 1 else choose(self._senders(came)):
             start = index * SLOT
             reply = answer(inbox[start : start + lengths[index]].tobytes(), index)
             if reply is None:
