@@ -7,8 +7,8 @@ name, so that questions for the names of a large zone, each asked once, cost nei
 
 A form is used for names that stand right below one name of a zone (a `Place`), in lower case, when nothing in
 the other sections could be shortened by the name itself (RFC 1035 §4.1.4), for sets of one record without
-names in it, and for names that are not there, in a signed zone with the proof that differs
-(`mailstack.dns.gaps`). Everything else takes the long way.
+names in it, and for names that are not there or do not have the type, in a signed zone with the proof that
+differs (`mailstack.dns.gaps`). Everything else takes the long way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 from mailstack.dns import names, packed
 from mailstack.dns.authority import Answer, Authority
 from mailstack.dns.gaps import Gaps, gaps_of
-from mailstack.dns.message import NXDOMAIN, Query
+from mailstack.dns.message import NOERROR, NXDOMAIN, Query
 from mailstack.dns.statistics import Seen
 from mailstack.dns.zone import AAAA, CNAME, IN, NS, TLSA, A, Node, Zone
 
@@ -58,7 +58,8 @@ class _Kind:
         self.hosts: dict[int, _Form] = {}
         """Those for address records of the zone's TTL that are still lines."""
         self.at: dict[int, int] = {}
-        """By the end of the question, where the proof begins that a name falls into a gap."""
+        """By the end of the question, where the proof begins that a name falls into a gap. For names that are
+        there without the type the end is below zero, here and in the next one."""
         self.denied: dict[tuple[int, int], tuple[bytes, _Form]] = {}
         """By the end of the question and the octets of that proof: what stands before it, and the form."""
 
@@ -110,10 +111,10 @@ class Direct:
                 address = inet_aton(value[2:].decode())
                 return b"".join((data[:2], head, data[12 : end + 4], kind.plain, address, rest))
         if value is None and kind.signed:
-            return _denied(place, kind, data, name, seen)
+            return _denied(place, kind, data, name, value, seen)
         found = _records(place, kind, name, value)
         if found is None:
-            return None
+            return _denied(place, kind, data, name, value, seen) if kind.signed else None
         count, records = found
         form = kind.forms.get((end, count, len(records)))
         if form is None:
@@ -143,11 +144,10 @@ class Direct:
                 place.kinds.clear()
             kind = place.kinds[key] = _Kind(query, zone)
         value = place.get(name)
-        if value is None and kind.signed:
-            _learn_denied(place, kind, query, wire)
-            return
-        made = _records(place, kind, name, value)
+        made = None if value is None and kind.signed else _records(place, kind, name, value)
         if made is None:
+            if kind.signed:
+                _learn_denied(place, kind, query, value, wire)
             return
         count, records = made
         begin = 12 + len(query.question)
@@ -185,16 +185,15 @@ def _told(zone: Zone) -> Iterator[bytes]:
                 yield from (name.lower() for name in rdata[1])
 
 
-def _denied(place: _Place, kind: _Kind, data: bytes, name: bytes, seen: Seen) -> bytes | None:
-    """The answer with a proof that there is no such name."""
+def _denied(place: _Place, kind: _Kind, data: bytes, name: bytes, value: Any, seen: Seen) -> bytes | None:
+    """The answer with a proof that there is no such name, or none of the type at it."""
     end = 12 + len(name)
-    at = kind.at.get(end)
-    if at is None or place.gaps is None or not _is_plain(place, name):
-        return None
-    proof = place.gaps.proof(name, at)
+    which = end if value is None else -end
+    at = kind.at.get(which)
+    proof = None if at is None else _proof(place, kind, name, value, at)
     if proof is None:
         return None
-    found = kind.denied.get((end, len(proof)))
+    found = kind.denied.get((which, len(proof)))
     if found is None:
         return None
     before, (head, rest, counted) = found
@@ -202,19 +201,34 @@ def _denied(place: _Place, kind: _Kind, data: bytes, name: bytes, seen: Seen) ->
     return b"".join((data[:2], head, data[12 : end + 4], before, proof, rest))
 
 
-def _learn_denied(place: _Place, kind: _Kind, query: Query, wire: bytes) -> None:
+def _proof(place: _Place, kind: _Kind, name: bytes, value: Any, at: int) -> bytes | None:
+    """The part of the proof that depends on the name, as it stands `at` octets into the answer."""
+    if place.gaps is None:
+        return None
+    if value is not None:
+        return place.gaps.own(name, value, kind.rdtype)
+    return place.gaps.proof(name, at) if _is_plain(place, name) else None
+
+
+def _learn_denied(place: _Place, kind: _Kind, query: Query, value: Any, wire: bytes) -> None:
     name, begin = query.name, 12 + len(query.question)
-    if place.gaps is None or not _is_plain(place, name) or wire[3] & 0xF != NXDOMAIN:
+    rcode, answers = wire[3] & 0xF, wire[6:8]
+    if place.gaps is None or rcode != (NXDOMAIN if value is None else NOERROR) or answers != b"\0\0":
         return
-    at = place.gaps.place(name, wire, begin)
-    proof = None if at is None else place.gaps.proof(name, at)
+    if value is None:
+        at = place.gaps.place(name, wire, begin) if _is_plain(place, name) else None
+    else:
+        own = place.gaps.own(name, value, kind.rdtype)
+        at = None if own is None or (found := wire.find(own, begin)) < 0 else found
+    proof = None if at is None else _proof(place, kind, name, value, at)
     if at is None or proof is None or wire[at : at + len(proof)] != proof:
         return
     if len(kind.denied) >= FORMS_MOST:
         kind.denied.clear()
     end = 12 + len(name)
-    kind.at[end] = at
-    kind.denied[end, len(proof)] = (wire[begin:at], (wire[2:12], wire[at + len(proof) :], wire[2:]))
+    which = end if value is None else -end
+    kind.at[which] = at
+    kind.denied[which, len(proof)] = (wire[begin:at], (wire[2:12], wire[at + len(proof) :], wire[2:]))
 
 
 def _is_plain(place: _Place, name: bytes) -> bool:

@@ -2,8 +2,9 @@
 
 Of the records that prove that a name right below another one is not there (RFC 4035 §3.1.3.2, RFC 5155
 §7.2.2), one pair changes with the name: the NSEC or NSEC3 record whose gap it falls into, and its signature.
-The others speak of the name above and of the wildcard below that. `mailstack.dns.direct` fills this pair into
-a form.
+The others speak of the name above and of the wildcard below that. Of a name that is there without the type
+that is asked for, its own NSEC record says so (RFC 4035 §3.1.3.1). `mailstack.dns.direct` fills this pair
+into a form.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mailstack.dns import packed
-from mailstack.dns.zone import RRSIG, Zone
+from mailstack.dns.zone import CNAME, DNAME, NS, NSEC, RRSIG, Zone
 
 HEADER = 12
 POINTER = 0xC000
+_NOT_HERE = frozenset((CNAME, DNAME, NS))
 REACH = 0x4000
 """How far into a message a pointer may point."""
 
@@ -42,6 +44,32 @@ class Gaps:
             return None
         owner, first, second = found
         return owner + first + (POINTER | at).to_bytes(2, "big") + second
+
+    def own(self, name: bytes, value: Any, rdtype: int) -> bytes | None:
+        """The NSEC record of a name without a type, and its signature, as they stand in the answer.
+
+        `value` is what stands for the name in the zone. None when it takes the long way.
+        """
+        if self._rdtype != NSEC or name in self._avoid:
+            return None
+        if packed.is_packed(value):
+            found = packed.find(value, NSEC)
+            if found is None or found[:2] != (1, 1) or packed.find(value, rdtype) is not None:
+                return None
+            return bytes(value[found[2] : found[4]])
+        rrsets = getattr(value, "rrsets", {})
+        rrset = rrsets.get(NSEC)
+        if (
+            rrset is None
+            or rrset.signature is None
+            or value.owner != name
+            or not _NOT_HERE.isdisjoint(rrsets)
+        ):
+            return None
+        if rdtype in rrsets or len(rrset.rdatas) != 1 or len(rrset.signature.rdatas) != 1:
+            return None
+        signature = packed.record(RRSIG, rrset.signature.ttl, rrset.signature.rdatas[0])
+        return packed.record(NSEC, rrset.ttl, rrset.rdatas[0]) + signature
 
     def place(self, name: bytes, wire: bytes, start: int) -> int | None:
         """Where an answer that was made in the long way has them."""

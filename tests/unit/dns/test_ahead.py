@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +205,14 @@ def test_forms(make: Make) -> None:
     seen: Seen = defaultdict(int)
     direct = Direct(authority)
     denied = made = 0
-    for name in [*(f"h{number}" for number in range(100)), *(f"n{number}" for number in range(60))] * 2:
-        data = dns.message.make_query(f"{name}.large.test", "A", want_dnssec=True, flags=0).to_wire()
+    asked = [
+        *(f"h{number}" for number in range(100)),
+        *(f"n{number}" for number in range(60)),
+        "d",
+        "sub",
+    ] * 2
+    for name, rdtype in product(asked, ("A", "AAAA")):
+        data = dns.message.make_query(f"{name}.large.test", rdtype, want_dnssec=True, flags=0).to_wire()
         answer = direct.answer(data, seen)
         query = parse(data)
         found = authority.answer(query.name, query.rdtype, recursive=False, tcp=False, do=True)
@@ -217,7 +223,7 @@ def test_forms(make: Make) -> None:
         if answer is not None:
             made += 1
             denied += answer[3] & 0xF == 3
-            assert answer == wire, name
+            assert answer == wire, (name, rdtype)
     assert denied > 100
     assert made > denied
 

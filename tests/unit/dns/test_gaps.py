@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from base64 import b32hexencode, b64encode
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 import dns.message
@@ -91,16 +92,18 @@ def test_same_denials(
     authority = Authority([zone])
     direct = Direct(authority)
     seen: Seen = defaultdict(int)
-    made = denied = 0
+    made = denied = without = 0
     asked = [*ASKED, *(f"h{number}" for number in range(100)), *(f"n{number}" for number in range(60))] * 2
-    for name in asked:
-        query = dns.message.make_query(f"{name}.signed.test", "A", want_dnssec=True, flags=0).to_wire()
+    for name, rdtype in product(asked, ("A", "AAAA", "TXT")):
+        query = dns.message.make_query(f"{name}.signed.test", rdtype, want_dnssec=True, flags=0).to_wire()
         answer = direct.answer(query, seen)
         expected = long_way(authority, direct, query, limit)
         if answer is not None:
             made += 1
             denied += answer[3] & 0xF == 3
-            assert answer == expected, name
+            without += answer[3] & 0xF == 0 and answer[6:8] == b"\0\0"
+            assert answer == expected, (name, rdtype)
     assert sum(seen.values()) == made
     if limit > 512:  # what has no room for its proof has no form
         assert denied == 0 if wild else denied > 100
+        assert without > 100 if proof == "NSEC" and not wild else without == 0
