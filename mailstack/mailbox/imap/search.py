@@ -15,7 +15,7 @@ from mailstack.mailbox.imap.search_query import Query, leaves
 from mailstack.mailbox.imap.search_updates import Watched, refuse_twice, tell_changed, tell_gone, watch
 from mailstack.wire.imap import commands as c
 from mailstack.wire.imap import search as keys
-from mailstack.wire.imap.sequence import format_set
+from mailstack.wire.imap.sequence import SAVED, format_set
 from mailstack.wire.mime.text import knows_charset
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ def _asks_for_modseq(key: keys.Key) -> bool:
 
 
 def _names_numbers(key: keys.Key) -> bool:
-    return any(isinstance(leaf, keys.Messages) and not leaf.uid for leaf in leaves(key))
+    """`$` is no number: what has been saved are messages (RFC 5182 §2.1)."""
+    named = (leaf for leaf in leaves(key) if isinstance(leaf, keys.Messages) and not leaf.uid)
+    return any(leaf.messages != SAVED for leaf in named)
 
 
 def _highest_modseq(session: Session, found: list[int]) -> int:
