@@ -233,8 +233,10 @@ def _sign_all(work: Work, out: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(null, standard)
-        os.closerange(3, out)
-        os.closerange(out + 1, os.sysconf("SC_OPEN_MAX"))
+        for descriptor in _open():
+            if descriptor > 2 and descriptor != out:
+                with suppress(OSError):  # the one that has listed them is closed already
+                    os.close(descriptor)
         with suppress(OSError, AttributeError):  # a server with real-time priority keeps that for itself
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         for frame in work.frames():
@@ -245,6 +247,14 @@ def _sign_all(work: Work, out: int) -> NoReturn:
         status = 0
     finally:
         os._exit(status)
+
+
+def _open() -> list[int]:
+    """The descriptors that are open; the limit on their number may be a thousand million."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return list(range(3, min(os.sysconf("SC_OPEN_MAX"), 1 << 16)))
 
 
 class Ahead:
