@@ -19,7 +19,7 @@ import mailstack
 from mailstack.runtime import containers as setup
 from mailstack.runtime.daemon import Daemon, call, in_parallel, job
 from mailstack.runtime.engine import Ground, Launch, StepCallback
-from mailstack.runtime.errors import ServiceDied
+from mailstack.runtime.errors import RuntimeFailure, ServiceDied
 from mailstack.runtime.model import SERVICES, ServiceKey
 from mailstack.runtime.tree import TreeFile, bring_to, read_tree, restore
 
@@ -30,6 +30,27 @@ INSIST, INSIST_EVERY = 40, 0.25
 """How often, and how many seconds apart, something is removed that cannot be removed just now."""
 _OLD = "-before"
 """What the name of a container ends in while its successor is tried."""
+_NEW = ".new"
+_PLACE = """
+import filecmp, os, sys
+root, new = sys.argv[1:]
+for folder, folders, files in os.walk(new):
+    place = os.path.normpath(os.path.join(root, os.path.relpath(folder, new)))
+    if not os.path.isdir(place):
+        os.mkdir(place, 0o700)
+        os.chown(place, os.stat(folder).st_uid, os.stat(folder).st_gid)
+    for name in files:
+        one, other = os.path.join(folder, name), os.path.join(place, name)
+        same = os.path.exists(other) and os.stat(one).st_mode == os.stat(other).st_mode
+        if same and filecmp.cmp(one, other, shallow=False):
+            os.unlink(one)
+        else:
+            os.replace(one, other)
+for folder, _, _ in os.walk(new, topdown=False):
+    os.rmdir(folder)
+"""
+"""Puts files in their places, each as a whole: who reads them meanwhile finds the old or the new one."""
+_PLACE_SECONDS = 60
 # The order in which things are undone: an old container must not start with the new configuration.
 _END_NEW, _RESTORE, _START_OLD, _DROP_FRAME = range(4)
 
@@ -164,19 +185,24 @@ class Change:
         self._undo.append((_RESTORE, back))
 
     def _hold(self) -> None:
-        """Make the container that can write the configuration's volume; it is never started."""
+        """Make the container that can write the configuration's volume."""
         api = self.daemon.api
         volume = setup.volume_name(self.project, "config")
-        name = setup.container_name(self.project, "config")
+        name, root = setup.container_name(self.project, "config"), str(setup.PATHS.config_root)
         self._holder = call(
             "preparing the configuration",
             lambda: api.create_container(
                 self.image,
                 name=name,
-                command=["-c", "pass"],
+                entrypoint=[self.python],
+                command=["-c", _PLACE, root, f"{root}/{_NEW}"],
+                user="0:0",  # the files are not all of one owner's that may replace them
                 labels={setup.LABEL_PROJECT: self.project},
                 host_config=api.create_host_config(
-                    binds=[f"{volume}:{setup.PATHS.config_root}:rw"], network_mode="none"
+                    binds=[f"{volume}:{root}:rw"],
+                    network_mode="none",
+                    read_only=True,
+                    security_opt=list(setup.SECURITY),
                 ),
             ),
         )["Id"]
@@ -189,8 +215,18 @@ class Change:
         api = self.daemon.api
         holder, self._holder = self._holder, ""
         root = str(setup.PATHS.config_root)
-        call("writing the configuration", lambda: api.put_archive(holder, root, _archive(files)))
         self._obsolete.append(holder)
+        if self._beginning is not None:  # nobody reads it yet
+            call("writing the configuration", lambda: api.put_archive(holder, root, _archive(files)))
+            return
+        # The daemon unpacks file by file, each of them gone, empty and half written in turn.
+        aside = _archive({f"{_NEW}/{path}": file for path, file in files.items()})
+        call("writing the configuration", lambda: api.put_archive(holder, root, aside))
+        call("placing the configuration", lambda: api.start(holder))
+        ended = call("placing the configuration", lambda: api.wait(holder, timeout=_PLACE_SECONDS))
+        if ended["StatusCode"]:
+            said = "; ".join(self._tail(holder)[-1:]) or f"status {ended['StatusCode']}"
+            raise RuntimeFailure(f"the configuration could not be put in its place: {said}")
 
     def _make(self, service: ServiceKey, launch: Launch) -> None:
         """Create a service's container, its predecessor set aside."""

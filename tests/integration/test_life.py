@@ -8,6 +8,7 @@ import signal
 import smtplib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 
@@ -143,6 +144,40 @@ def test_what_is_added_is_there_when_up_returns(projects: Projects) -> None:
             deliver(where, "straight", f"user{number}@alpha.test")
             deliver(where, "alias", "info@alpha.test")
             until(lambda: sorted(subjects(where, f"user{number}@alpha.test")) == ["alias", "straight"])  # noqa: B023
+    finally:
+        project.down(volumes=True)
+
+
+def test_mail_goes_on_while_tables_change(projects: Projects) -> None:
+    """Whoever reads a table finds the old one or the new one, never none or a part of one."""
+    text = "domains: {{alpha.test: {{users: {{anna: {{password: secret}}}}, aliases: {{{aliases}}}}}}}"
+    project = projects.open(text=text.format(aliases="a0: [anna]"))
+    sent, wrong, enough = [0], [], threading.Event()
+
+    def send(where: Endpoints) -> None:
+        with smtplib.SMTP(where.host, where.ports["smtp"], timeout=30) as client:
+            while not enough.is_set():
+                try:
+                    client.sendmail("x@elsewhere.example", ["a0@alpha.test"], "Subject: x\r\n\r\nx\r\n")
+                    sent[0] += 1
+                except smtplib.SMTPException as error:
+                    wrong.append(error)
+
+    try:
+        project.up()
+        where = project.endpoints()
+        sender = threading.Thread(target=send, args=(where,))
+        sender.start()
+        try:
+            for number in range(1, 6):
+                aliases = ", ".join(f"a{one}: [anna]" for one in range(number + 1))
+                projects.open(text=text.format(aliases=aliases)).up()
+        finally:
+            enough.set()
+            sender.join()
+        assert wrong == []
+        until(lambda: len(subjects(where)) == sent[0], 60)
+        assert project.queue() == []
     finally:
         project.down(volumes=True)
 
