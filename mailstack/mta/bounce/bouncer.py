@@ -24,7 +24,7 @@ from mailstack.mta import lines as lines_of
 from mailstack.mta.bounce.report import Line, Notification, Site, compose, message_id
 from mailstack.mta.bounce.template_file import read_templates
 from mailstack.mta.bounce.transcript import MAILER, notify_classes
-from mailstack.mta.cleanup import AliasExpansionError, Cleanup, author
+from mailstack.mta.cleanup import AliasExpansionError, Cleanup, MapError, author
 from mailstack.mta.cleanup.addresses import rewrite
 from mailstack.mta.deliver.apart import copy
 from mailstack.mta.deliver.request import Result, Sent
@@ -219,7 +219,7 @@ class Bouncer:
         eight_bit = (large and envelope.body == "8bitmime") or not all(part.isascii() for part in parts)
         report = Envelope(
             self._double if whom.postmaster else "",
-            await self._recipients(message, whom.address),
+            await self._recipients(message, whom.address, needed=kind == "failure" and not whom.postmaster),
             now,
             queue_id=queue_id,
             body="8bitmime" if eight_bit or self._site.utf8 else "7bit",
@@ -227,9 +227,12 @@ class Bouncer:
         )
         where = "incoming"
         if internal is not None:
-            where = await internal.enqueue(
-                report, parts, whom.address, self._queue, self._commit, self._cleanup_log
-            )
+            try:
+                where = await internal.enqueue(
+                    report, parts, whom.address, self._queue, self._commit, self._cleanup_log
+                )
+            except (AliasExpansionError, MapError, TableError) as error:
+                raise OSError(0, str(error)) from None
         elif large:
             await self._spool(report, message, parts[0], parts[-1])
         else:
@@ -253,11 +256,17 @@ class Bouncer:
             raise
         await spool.commit(report, self._commit)
 
-    async def _recipients(self, message: Message, address: str) -> tuple[Recipient, ...]:
-        """Whom the notification goes to; virtual_alias_maps apply as to any new mail."""
+    async def _recipients(self, message: Message, address: str, *, needed: bool) -> tuple[Recipient, ...]:
+        """Whom the notification goes to; virtual_alias_maps apply as to any new mail.
+
+        `needed`: it waits for tables that cannot be asked for now. Sent to an address that only they know, it
+        would be lost. Raises `OSError` then.
+        """
         try:
             return await settled(lambda: self._cleanup.recipients([(address, address)]))
-        except (AliasExpansionError, TableError) as error:
+        except (AliasExpansionError, MapError, TableError) as error:
+            if needed and not isinstance(error, AliasExpansionError):
+                raise OSError(0, str(error)) from None
             self._log.warning(f"{message.queue_id}: {error}")
             return (Recipient(address),)
 

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import OpenTable
 from mailstack.mta.bounce.transcript import Notices
-from mailstack.mta.cleanup import Cleanup
-from mailstack.mta.cleanup.recipients import AliasExpansionError
+from mailstack.mta.cleanup import AliasExpansionError, Cleanup, MapError
 from mailstack.mta.lookup import settled
 from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import Clock
@@ -53,7 +52,7 @@ def notifier(
             program = f"{client.upper()} client"
             _, content = notices.compose(host, history, "", queue_id, now, program=program)
             where = await notices.enqueue(envelope, content, queue, commit, cleanup_log)
-        except (OSError, AliasExpansionError, TableError) as error:
+        except (OSError, AliasExpansionError, MapError, TableError) as error:
             log.warning(f"postmaster notify: {error}")
             return
         if where == "incoming":

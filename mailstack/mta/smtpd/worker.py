@@ -21,7 +21,7 @@ from mailstack.config.errors import EX_CONFIG, ConfigError
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import MasterService
 from mailstack.mta.bounce.transcript import Notices
-from mailstack.mta.cleanup import AliasExpansionError
+from mailstack.mta.cleanup import AliasExpansionError, MapError
 from mailstack.mta.lookup import opener, settled
 from mailstack.mta.site import load_resolver
 from mailstack.mta.smtpd.anvil import SHARED, Anvil
@@ -174,7 +174,7 @@ class Shared:
             envelope = await settled(lambda: notices.envelope(errors, queue_id, now))
             message_id, content = notices.compose(peer, history, reason, queue_id, now)
             where = await notices.enqueue(envelope, content, self.queue, self.commit, self.cleanup_log)
-        except (OSError, AliasExpansionError, TableError) as error:
+        except (OSError, AliasExpansionError, MapError, TableError) as error:
             self.log.warning(f"postmaster notify: {error}")
             return
         if where:

@@ -6,9 +6,12 @@ import asyncio
 from email.message import Message
 from pathlib import Path
 
+import pytest
+
 from mailstack.mta.deliver.request import Bounced
 from tests.unit.mta_qmgr.support import CONTENT, Bench, bench_test
 
+CHECKED = "internal_mail_filter_classes = bounce\n"
 NEVER = Bounced(
     "host fake[192.0.2.1] said: 550 5.1.1 <b@o.test>: Recipient address rejected: User unknown in table "
     "(in reply to RCPT TO command)",
@@ -123,3 +126,24 @@ def test_a_notification_that_cannot_be_queued_is_tried_again(tmp_path: Path) -> 
         assert len(bench.lines("sender non-delivery notification")) == 1
 
     bench_test(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "main_cf",
+    [
+        "virtual_alias_domains =\nvirtual_alias_maps = tcp:127.0.0.1:1\n",
+        "virtual_alias_maps = inline:{ {zs@x.test = ,} }\n",
+        "recipient_canonical_maps = inline:{ {zs@x.test = b@x.test}, {b@x.test = zs@x.test} }\n",
+        "virtual_alias_maps = inline:{ {b@x.test = ,} }\nheader_checks = static:{BCC b@x.test}\n" + CHECKED,
+    ],
+)
+def test_a_sender_whom_no_table_can_tell_of_is_told_later(tmp_path: Path, main_cf: str) -> None:
+    async def test(bench: Bench) -> None:
+        bench.agent.default = NEVER
+        queue_id = await bench.put("a@o.test")
+        bench.manager.new_mail(queue_id)
+        await bench.settle()
+        assert bench.where() == {queue_id: "deferred"}
+        assert bench.lines(f"warning: {queue_id}: bounce: ")
+
+    bench_test(tmp_path, test, main_cf=main_cf)
