@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mailstack.mta.lookup import settled
 from mailstack.mta.sasl import Challenge, Peer
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.anvil import Event
@@ -12,6 +13,7 @@ from mailstack.mta.smtpd.connection import Over
 from mailstack.mta.smtpd.identity import Identity
 from mailstack.mta.smtpd.reception import FAILURES, NO_STORAGE, Transaction
 from mailstack.mta.smtpd.verdicts import Phase, dsn_for
+from mailstack.storage.tables import TableError
 from mailstack.wire.smtp import Reply, events
 from mailstack.wire.smtp.command import NO_RCPT_PARAMETERS
 from mailstack.wire.smtp.server import NOT_ENABLED, UNKNOWN
@@ -285,7 +287,15 @@ class Commands(Identity):
         if reply is not None:
             self._log_reject("reject", reply)
             self._reply("ETRN", reply)
-        elif self._settings.flush_domains.match(event.domain):
+            return
+        domains = self._settings.flush_domains
+        try:
+            wanted = await settled(lambda: domains.match(event.domain))
+        except (OSError, TableError) as error:
+            self._log.warning(f"relay_domains: {error}")
+            self._reply("ETRN", replies.ETRN_FAILED)
+            return
+        if wanted:
             begun = self._shared.flush(event.domain)
             self._reply("ETRN", replies.ETRN_STARTED if begun else replies.ETRN_FAILED)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mailstack.mta.lookup import settled
+from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.smtpd import replies
 from mailstack.mta.smtpd.anvil import Event
 from mailstack.mta.smtpd.connection import Over
@@ -40,7 +40,7 @@ class Identity(Filtered):
                 self._log.warning(names.problem)
         if settings.keyword_maps is not None:
             await self._hide_keywords(settings.keyword_maps)
-        self._trust()
+        await self._trust()
         return ahead
 
     async def _hide_keywords(self, maps: KeywordMaps) -> None:
@@ -55,8 +55,19 @@ class Identity(Filtered):
             self._engine.chunking = "chunking" not in hidden
             self._engine.dsn = "dsn" not in hidden
 
-    def _trust(self) -> None:
-        """Find out whether this client may speak for others."""
+    async def _trust(self) -> None:
+        """Find out whether this client may speak for others; one that no table can tell of may not."""
+        try:
+            try:
+                self._look_up_trust()
+            except Pending:
+                await settled(self._look_up_trust)
+        except (OSError, TableError) as error:
+            self._log.warning(f"table lookup error: {error}")
+            self._may_xclient = self._may_xforward = False
+            self._engine.verp = None
+
+    def _look_up_trust(self) -> None:
         hosts, others = self._settings.xclient_hosts, self._settings.xforward_hosts
         if hosts is not None:
             self._may_xclient = hosts.match(self.client_name, self.client_address)
@@ -180,7 +191,7 @@ class Identity(Filtered):
     async def _restart(self) -> None:
         """Greet the client that XCLIENT has made of this one."""
         self._drop_transaction()
-        self._trust()
+        await self._trust()
         self._account.count("XCLIENT", True)
         self._engine.restart(await self._welcome())
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from mailstack.config.errors import ConfigError
 from mailstack.mta.cleanup import Origin as Sender
+from mailstack.mta.lookup import Pending, settled
 from mailstack.mta.milter import Chain, Draft
 from mailstack.mta.milter.macros import client_macro
 from mailstack.mta.milter.verdicts import CLOSING, as_logged, content_line, described
@@ -22,12 +25,21 @@ from mailstack.storage.tables import TableError
 from mailstack.wire.milter import Verdict
 from mailstack.wire.smtp import Reply, quote
 
+if TYPE_CHECKING:
+    from mailstack.mta.milter.configuration import Milter, Milters
+
 TRY_LATER = Reply(454, "4.3.0", "Try again later")
 _WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s])+')
 
 
 class Filtered(Judging):
     """A session that milters are told of, where there are any."""
+
+    async def _milters_of(self, milters: Milters) -> tuple[Milter, ...]:
+        try:
+            return milters.of(self.client_address)
+        except Pending:
+            return await settled(lambda: milters.of(self.client_address))
 
     async def _milter_connect(self) -> Reply | None:
         """Begin with the milters of this client; the greeting that they want instead of ours.
@@ -38,8 +50,8 @@ class Filtered(Judging):
         assert settings.milters is not None
         self._leave_milters()
         try:
-            milters = settings.milters.of(self.client_address)
-        except TableError as error:
+            milters = await self._milters_of(settings.milters)
+        except (ConfigError, OSError, TableError) as error:
             self._log.warning(str(error))
             self._say(Reply(421, "4.3.0", f"{settings.host} Server local data error"))
             raise Over from None

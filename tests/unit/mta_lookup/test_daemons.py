@@ -85,6 +85,53 @@ def test_headers_of_a_large_message_wait_for_their_maps(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("setting", "stored", "dialog"),
+    [
+        ("smtpd_milter_maps = tcp:{}", {"127.0.0.1": "DISABLE"}, {"EHLO x": "250-"}),
+        ("smtpd_authorized_xclient_hosts = tcp:{}", {"localhost": "x"}, {"EHLO x": "250-"}),
+        (
+            "smtpd_authorized_xforward_hosts = tcp:127.0.0.1:1",
+            {},
+            {"EHLO x": "250-", "XFORWARD ADDR=::1": "550 "},
+        ),
+        ("smtpd_authorized_verp_clients = tcp:{}", {"localhost": "x"}, {"EHLO x": "250-"}),
+        # Nobody manages a queue here: 458 is what a domain is told that the table has.
+        (
+            "relay_domains = tcp:{}",
+            {"r.test": "x"},
+            {"EHLO x": "250-", "ETRN r.test": "458 ", "NOOP": "250 "},
+        ),
+        (
+            "relay_domains = tcp:{}",
+            {"x.test": "x"},
+            {"EHLO x": "250-", "ETRN r.test": "459 ", "NOOP": "250 "},
+        ),
+        ("relay_domains = tcp:127.0.0.1:1", {}, {"EHLO x": "250-", "ETRN r.test": "458 ", "NOOP": "250 "}),
+    ],
+)
+def test_sessions_wait_for_what_concerns_the_client(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    stored: dict[str, str],
+    dialog: dict[str, str],
+) -> None:
+    monkeypatch.setattr(serving, "open_table", opener())
+
+    async def main() -> None:
+        async with services.running(services.tcp) as service:
+            service.stored = {"none": "x", **stored}
+            async with serving.running(tmp_path, setting.format(service.address) + "\n") as smtpd:
+                client = Client(await smtpd.connect())
+                assert (await client.reply()).startswith("220 ")
+                for line, reply in dialog.items():
+                    assert (await client.say(line)).startswith(reply), line
+                await close_all()
+
+    asyncio.run(main())
+
+
 def test_the_queue_manager_routes_other_mail_meanwhile(tmp_path: Path) -> None:
     async def main() -> None:
         async with services.running(services.tcp) as service:
