@@ -89,7 +89,8 @@ class InternalFilter:
             raise Refused(0, f"refused: {found.rejected}")
         if found.discard:
             return ""
-        envelope = self._decided(envelope, found, given)
+        cleaned = envelope
+        envelope = await settled(lambda: self._decided(cleaned, found, given))
         if self._milters is None:
             return await self._stored(envelope, [head, body], found, queue, commit)
         received = _RECEIVED.search(head)

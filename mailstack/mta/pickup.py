@@ -21,6 +21,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mailstack.config.postfix import MainCf, MasterService
 from mailstack.mta import lines
@@ -311,7 +312,7 @@ class Pickup:
                 found = await self._copy(message, envelope, cleaned.parts, len(head), inspector, cleanup)
             else:
                 end = [inspector.finish()] if inspector is not None else []
-                found, envelope = _decided(cleanup, envelope, inspector)
+                found, envelope = await settled(partial(_decided, cleanup, envelope, inspector))
                 if not found.discard:
                     queue = "hold" if found.hold else "incoming"
                     await self._queue.enqueue(envelope, [*cleaned.parts, *end], self._commit, queue)
@@ -339,7 +340,7 @@ class Pickup:
         """
         spool = await self._spooled(message, envelope, parts, start, inspector)
         try:
-            found, envelope = _decided(cleanup, envelope, inspector)
+            found, envelope = await settled(partial(_decided, cleanup, envelope, inspector))
         except BaseException:
             spool.abort()
             raise
@@ -397,7 +398,7 @@ class Pickup:
             body = Body((cleaned.parts[-1], end))
         draft: Draft | None = None
         try:
-            found, envelope = _decided(settings.cleanup, envelope, inspector)
+            found, envelope = await settled(partial(_decided, settings.cleanup, envelope, inspector))
             if not found.discard:
                 draft = self._draft(settings, envelope, head, body, received, fixed=bool(found.redirect))
                 envelope = await self._show(settings, milters, message, envelope, draft, found)

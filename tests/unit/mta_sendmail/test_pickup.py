@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from mailstack.config.postfix.main_cf import MainCf
 from mailstack.config.postfix.master_cf import parse_master
 from mailstack.mta.cleanup import Cleanup
 from mailstack.mta.deliver.request import Result
+from mailstack.mta.lookup import opener
 from mailstack.mta.pickup import Pickup, Settings
 from mailstack.mta.rewrite import Rewriter
 from mailstack.net.clock import ManualClock
@@ -396,3 +398,21 @@ def test_addresses_and_headers_outside_ascii_ask_for_smtputf8(
     sendmail(directory, recipient, text=text.encode())
     (message,) = World(directory, extra).pick_up()
     assert message.envelope.smtputf8 is wanted
+
+
+def test_copies_that_checks_ask_for_wait_for_their_aliases(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "open_table", opener())
+    with sqlite3.connect(directory / "db") as database:
+        database.execute("CREATE TABLE aliases AS SELECT 'copy@x.test' AS name, 'c@y.test' AS target")
+    database.close()
+    query = f"dbpath = {directory}/db\nquery = SELECT target FROM aliases WHERE name = '%s'\n"
+    (directory / "db.cf").write_text(query)
+    assert sendmail(directory, "a@y.test", text=b"Subject: hello\n\nbody\n").returncode == 0
+    world = World(
+        directory,
+        f"virtual_alias_maps = sqlite:{directory}/db.cf\nheader_checks = static:{{BCC copy@x.test}}\n",
+    )
+    [message] = world.pick_up()
+    assert [one.address for one in message.envelope.recipients] == ["a@y.test", "c@y.test"]
