@@ -11,9 +11,8 @@ from typing import Self
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import OpenTable, Table
+from mailstack.mta.lookup import SlowTable
 from mailstack.wire.mime.scan import Piece
-
-_REMOTE = frozenset(("tcp", "socketmap", "memcache"))
 
 
 class Rules:
@@ -31,6 +30,18 @@ class Rules:
             if value is not None:
                 return value
         return None
+
+
+def open_tables(conf: MainCf, parameter: str, words: Sequence[str], open_table: OpenTable) -> list[Table]:
+    """The tables of a parameter. Raises `ConfigError` for those that have to be waited for, `TableError`.
+
+    Content is looked at line by line as it comes: at each of them a session would have to wait.
+    """
+    opened = [open_table(word) for word in words]
+    for word, table in zip(words, opened, strict=True):
+        if isinstance(table, SlowTable):
+            raise conf.error(parameter, f"{word}: content is not checked by a server")
+    return opened
 
 
 class Checks:
@@ -54,10 +65,7 @@ class Checks:
 
     def __init__(self, conf: MainCf, open_table: OpenTable, *, tables: bool) -> None:
         def rules(name: str, words: list[str]) -> Rules | None:
-            for word in words:
-                if word.removeprefix("proxy:").partition(":")[0] in _REMOTE:
-                    raise conf.error(name, f"{word}: content is not checked by a server")
-            opened = [open_table(word) for word in words] if tables else []
+            opened = open_tables(conf, name, words, open_table) if tables else []
             return Rules(name, opened) if opened else None
 
         names = conf.list("header_checks")

@@ -10,7 +10,7 @@ from typing import Self
 
 from mailstack.config.postfix.main_cf import MainCf
 from mailstack.mta.address_maps import OpenTable
-from mailstack.mta.cleanup.check_rules import Checks, Rules
+from mailstack.mta.cleanup.check_rules import Checks, Rules, open_tables
 from mailstack.mta.cleanup.checks import Inspector, Origin, _Match
 from mailstack.net.log import Log
 
@@ -32,10 +32,7 @@ class MilterChecks:
         names = conf.list("milter_header_checks")
         if not names:
             return None
-        for word in names:
-            if word.removeprefix("proxy:").partition(":")[0] in ("tcp", "socketmap", "memcache"):
-                raise conf.error("milter_header_checks", f"{word}: content is not checked by a server")
-        rules = Rules("milter_header_checks", [open_table(word) for word in names])
+        rules = Rules("milter_header_checks", open_tables(conf, "milter_header_checks", names, open_table))
         return cls(Checks(conf, open_table, tables=False), rules)
 
 

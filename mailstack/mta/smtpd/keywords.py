@@ -80,7 +80,7 @@ class Oddities:
             raise conf.error("smtpd_command_filter", f"{name}: a command waits for no server")
         foreign = None
         if conf.is_set("smtpd_forbidden_commands"):
-            foreign = _forbidden(DomainList(conf.list("smtpd_forbidden_commands"), open_table))
+            foreign = _forbidden(DomainList(conf.list("smtpd_forbidden_commands"), _ready(conf, open_table)))
         if not ignored and foreign is None and table is None:
             return None
         return cls(frozenset(word.upper() for word in ignored), foreign, table)
@@ -103,6 +103,18 @@ class Oddities:
             return found
 
         engine.rewrite = rewrite
+
+
+def _ready(conf: MainCf, open_table: OpenTable) -> OpenTable:
+    """`open_table` that refuses what would have to be waited for."""
+
+    def opened(name: str) -> Table:
+        table = open_table(name)
+        if isinstance(table, SlowTable):
+            raise conf.error("smtpd_forbidden_commands", f"{name}: a command waits for no server")
+        return table
+
+    return opened
 
 
 def _forbidden(words: DomainList) -> Callable[[str], bool]:

@@ -303,10 +303,13 @@ class Transaction:
     async def _enqueue(self, origin: Origin, milters: ContentFilter | None) -> None:
         settings, shared = self._settings, self._shared
         try:
-            try:
-                parts = self._inspected() if self._spool is not None else self._clean(origin)
-            except Pending:
-                parts = await settled(lambda: self._clean(origin))
+            if self._spool is not None:
+                parts = self._inspected()
+            else:
+                try:
+                    parts = self._clean(origin)
+                except Pending:
+                    parts = await settled(lambda: self._clean(origin))
             if self.resent_id:
                 shared.cleanup_log.info(f"{self.queue_id}: resent-message-id={self.resent_id}")
             shared.cleanup_log.info(f"{self.queue_id}: message-id={self.message_id or '<>'}")

@@ -10,6 +10,7 @@ import pytest
 from mailstack.config.errors import ConfigError
 from mailstack.mta.cleanup import Origin
 from mailstack.mta.cleanup.checks import Checks, Findings, Inspector
+from mailstack.mta.lookup import opener
 from mailstack.net.log import Log
 from mailstack.storage.tables import open_table
 from tests.unit.mta_smtpd.serving import settings_of, write_config
@@ -173,5 +174,12 @@ def test_nothing_is_looked_at_unless_main_cf_says_so(tmp_path: Path) -> None:
     assert settings_of(tmp_path, extra).cleanup.checks is None
     with pytest.raises(ConfigError, match="receive_override_options"):
         settings_of(tmp_path, "receive_override_options = no_thing\n")
-    with pytest.raises(ConfigError, match="header_checks"):
-        settings_of(tmp_path, "header_checks = tcp:localhost:1\n")
+
+
+@pytest.mark.parametrize("parameter", ["header_checks", "nested_header_checks", "body_checks"])
+@pytest.mark.parametrize("table", ["tcp:localhost:1", "sqlite:{}/db.cf"])
+def test_content_waits_for_no_table(tmp_path: Path, parameter: str, table: str) -> None:
+    (tmp_path / "db.cf").write_text("dbpath = /none\nquery = SELECT 1\n")
+    conf = write_config(tmp_path, f"{parameter} = {table.format(tmp_path)}\n")
+    with pytest.raises(ConfigError, match=f"{parameter}.*content is not checked by a server"):
+        Checks.load(conf, opener())

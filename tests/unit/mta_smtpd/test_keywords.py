@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mailstack.config.errors import ConfigError
-from tests.unit.mta_smtpd.serving import Smtpd, settings_of
+from mailstack.mta.lookup import opener
+from mailstack.mta.smtpd.keywords import Oddities
+from tests.unit.mta_smtpd.serving import Smtpd, settings_of, write_config
 from tests.unit.mta_smtpd.test_session import Client, session
 
 
@@ -74,3 +76,7 @@ def test_mechanisms_that_are_left(tmp_path: Path, words: str | None, left: tuple
 def test_what_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"smtpd_noop_commands: hash:/x: commands by their names only"):
         settings_of(tmp_path, "smtpd_noop_commands = hash:/x\n")
+    with pytest.raises(
+        ConfigError, match=r"smtpd_forbidden_commands: tcp:h:1: a command waits for no server"
+    ):
+        Oddities.load(write_config(tmp_path, "smtpd_forbidden_commands = tcp:h:1\n"), opener())
