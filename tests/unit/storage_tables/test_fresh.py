@@ -15,7 +15,8 @@ from mailstack.storage.tables.fresh import files
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets the time."""
+    """Sets the time; files of other tests are forgotten."""
+    monkeypatch.setattr(files, "_seen", {})
     clock = [1000.0]
     monkeypatch.setattr("mailstack.storage.tables.fresh.time.monotonic", lambda: clock[0])
 
