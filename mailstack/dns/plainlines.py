@@ -219,27 +219,45 @@ Returns origin (wire), default TTL (negative: there is none, records have to say
 file's case. Raises `Unusual`."""
 
 
+class Gaps:
+    """What lies between the plain lines of a file of `size` octets, and what it says of those behind it."""
+
+    def __init__(self, size: int, between: Between) -> None:
+        self._between = between
+        self._left = GAPS_LEAST + size // GAPS_SHARE
+        self.nodes: Nodes | None = None
+        """The names of the file: from the first gap on, which has the SOA."""
+        self.origin = b""
+        self.above: dict[bytes, bytes] = {}
+        """Names that others lie below: text -> wire, as far as that is known for this origin."""
+
+    def read(self, octets: bytes, last: bytes) -> tuple[int, bytes]:
+        """Read one behind the owner `last`: default TTL, owner, as `Between` has them. Raises `Unusual`."""
+        if not self._left:
+            raise Unusual
+        self._left -= 1
+        origin, ttl, last = self._between(octets, last)
+        if self.nodes is None:
+            self.nodes = Nodes(origin, max(ttl, 0))
+        if origin != self.origin:
+            if origin != self.nodes.origin or origin != origin.lower():
+                raise Unusual
+            self.origin, self.above = origin, {b"": origin}
+        return ttl, last
+
+
 def read(data: bytes, between: Between) -> tuple[Nodes, set[bytes]]:
     """The names of the plain lines, and the names above them. Raises `Unusual`."""
     nodes: Nodes | None = None
     above: dict[bytes, bytes] = {}
     parents: set[bytes] = set()
-    last, done, gaps, most = b"", 0, 0, GAPS_LEAST + len(data) // GAPS_SHARE
-    origin, ttl = b"", 0
+    last, done, ttl = b"", 0, 0
+    gaps, origin = Gaps(len(data), between), b""
     for match in _LINE.finditer(data):
         start = match.start()
         if start != done:
-            gaps += 1
-            if gaps > most:
-                raise Unusual
-            before = origin
-            origin, ttl, last = between(data[done:start], last)
-            if nodes is None:
-                nodes = Nodes(origin, max(ttl, 0))
-            if origin != before:
-                if origin != nodes.origin or origin != origin.lower():
-                    raise Unusual
-                above = {b"": origin}
+            ttl, last = gaps.read(data[done:start], last)
+            nodes, origin, above = gaps.nodes, gaps.origin, gaps.above
         if nodes is None:
             raise Unusual  # no SOA before the first record
         done = match.end()

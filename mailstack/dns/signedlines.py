@@ -29,10 +29,9 @@ from mailstack.dns.plainlines import (
     _LENGTH,
     _NAME,
     _OCTET,
-    GAPS_LEAST,
-    GAPS_SHARE,
     NAME_LIMIT,
     Between,
+    Gaps,
     Nodes,
     Unusual,
     absolute,
@@ -160,22 +159,13 @@ def read(data: bytes, between: Between) -> tuple[Nodes, set[bytes], list[Loose]]
     parents: set[bytes] = set()
     loose: list[Loose] = []
     owner: _Owner | None = None
-    last, done, gaps, most = b"", 0, 0, GAPS_LEAST + len(data) // GAPS_SHARE
-    origin, ttl = b"", 0
+    last, done, ttl = b"", 0, 0
+    gaps, origin = Gaps(len(data), between), b""
     for match in _RECORD.finditer(data):
         start = match.start()
         if start != done:
-            gaps += 1
-            if gaps > most:
-                raise Unusual
-            before = origin
-            origin, ttl, last = between(data[done:start], last)
-            if nodes is None:
-                nodes = Nodes(origin, max(ttl, 0))
-            if origin != before:
-                if origin != nodes.origin or origin != origin.lower():
-                    raise Unusual
-                above = {b"": origin}
+            ttl, last = gaps.read(data[done:start], last)
+            nodes, origin, above = gaps.nodes, gaps.origin, gaps.above
         if nodes is None:
             raise Unusual  # no SOA before the first record
         done = match.end()
