@@ -14,13 +14,12 @@ import os
 import pwd
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mailstack.runtime import native
+from mailstack.runtime import commands, native
 from mailstack.runtime.errors import MachineLacks, RuntimeFailure
 
 MAPS = ("vmailbox", "virtual", "relocated", "transport")
@@ -81,17 +80,7 @@ def drop_indexes(config: Path) -> None:
 
 def run(command: Sequence[str], env: Mapping[str, str]) -> str:
     """What one of Postfix's commands prints. Raises `RuntimeFailure` with its complaint."""
-    try:
-        done = subprocess.run(  # noqa: S603 Postfix's own commands
-            [program(command[0], env), *command[1:]],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeFailure(f"{command[0]} could not be run: {error}") from error
+    done = commands.run(command[0], [program(command[0], env), *command[1:]], env)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise RuntimeFailure(f"{command[0]}: {said or f'status {done.returncode}'}")

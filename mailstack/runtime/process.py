@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import mailstack
-from mailstack.runtime import control, logs, native, ports
+from mailstack.runtime import commands, control, logs, native, ports
 from mailstack.runtime.engine import Ground, Launch, Live, Paths, StepCallback, Swept
 from mailstack.runtime.errors import MachineLacks, PortTaken, RuntimeFailure, ServiceDied
 from mailstack.runtime.model import (
@@ -457,17 +457,7 @@ class ProcessEngine:
         deployed = record.services.get(service)
         if service == "mta" and deployed is not None and deployed.shape.get("engine") == "postfix":
             command = native.postfix_command(module, arguments, self.env)
-        try:
-            done = subprocess.run(  # noqa: S603 our own interpreter and module, or Postfix's command
-                command,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RuntimeFailure(f"{module} could not be run: {error}") from error
+        done = commands.run(module, command, self.env)
         return ExecResult(done.returncode, done.stdout, done.stderr)
 
     def close(self) -> None:
