@@ -124,12 +124,14 @@ def _ask_by_udp(query: QueryMessage, host: str, port: int, timeout: float) -> Me
 
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
-        for _ in range(TRIES - 1):
+        left = TRIES
+        while True:
+            left -= 1
             try:
                 return dns.query.udp(query, host, timeout / TRIES, port, sock=sock)
             except dns.exception.Timeout:
-                pass
-        return dns.query.udp(query, host, timeout / TRIES, port, sock=sock)
+                if not left:
+                    raise
 
 
 def _answer(reply: Message, server: str, seconds: float) -> Answer:

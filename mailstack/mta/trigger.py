@@ -87,7 +87,7 @@ class Trigger:
 
 
 def _news() -> str:
-    return f"{TABLES} " if files.moved() else ""
+    return f"{TABLES} " if files.changed_lately() else ""
 
 
 def send_now(queue_directory: str, request: str) -> None:

@@ -101,7 +101,7 @@ class Project:
         from mailstack.runtime import launch, select
 
         record = self._state.load()
-        choice = select.choose(self.wish, record, self.environ, self._theirs)
+        choice = select.choose(self.wish, record, self.environ, self._real_servers)
         with self._engine(choice.kind) as engine:
             stack = self.stack
             built = engine.provide(build=build, dry=True)
@@ -130,7 +130,7 @@ class Project:
             fresh = not self._state.exists()
             try:
                 record = self._state.load()
-                choice = select.choose(self.wish, record, self.environ, self._theirs)
+                choice = select.choose(self.wish, record, self.environ, self._real_servers)
                 progress(
                     Progress("choose", f"{choice.kind} runtime: {choice.reason}", elapsed=phases.elapsed)
                 )
@@ -379,7 +379,7 @@ class Project:
         from mailstack.runtime import launch, select
 
         record = self._state.load()
-        choice = select.choose(self.wish, record, self.environ, self._theirs)
+        choice = select.choose(self.wish, record, self.environ, self._real_servers)
         with self._engine(choice.kind) as engine:
             return launch.render_only(self.stack, self._state, engine, self.environ)
 
@@ -401,7 +401,7 @@ class Project:
         finally:
             engine.close()
 
-    def _theirs(self) -> tuple[str, ...]:
+    def _real_servers(self) -> tuple[str, ...]:
         from mailstack.runtime import native
 
         return tuple(native.engines(self.stack).values())

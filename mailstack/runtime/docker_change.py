@@ -51,6 +51,7 @@ for folder, _, _ in os.walk(new, topdown=False):
 """
 """Puts files in their places, each as a whole: who reads them meanwhile finds the old or the new one."""
 _PLACE_SECONDS = 60
+"""For starting a container that does that, and for its end."""
 # The order in which things are undone: an old container must not start with the new configuration.
 _END_NEW, _RESTORE, _START_OLD, _DROP_FRAME = range(4)
 

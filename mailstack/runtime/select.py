@@ -28,11 +28,11 @@ def choose(
     wish: RuntimeWish,
     record: Record,
     environ: Mapping[str, str],
-    theirs: Callable[[], Collection[str]] = tuple,
+    real_servers: Callable[[], Collection[str]] = tuple,
 ) -> Choice:
     """The runtime for `up` and `plan`. Raises `UsageProblem` when the stack is up in another one.
 
-    `theirs`: the real servers that the spec asks for, which containers do not have; asked when it matters.
+    `real_servers`: names those that the spec asks for, which containers do not have; asked when it matters.
     """
     if record.runtime is not None:
         if wish not in ("auto", record.runtime):
@@ -44,7 +44,7 @@ def choose(
     if wish != "auto":
         return Choice(wish, "it was asked for")
     choice = _automatic(environ)
-    if choice.kind == "docker" and (programs := theirs()):
+    if choice.kind == "docker" and (programs := real_servers()):
         return Choice("process", f"{' and '.join(programs)} would run as a process of this machine only")
     return choice
 

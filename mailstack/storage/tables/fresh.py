@@ -14,6 +14,7 @@ import time
 CHECK_INTERVAL = 1.0
 """Seconds between two looks at a file's modification time."""
 Stamp = tuple[int, int, int, int]
+"""Modification and change of status in nanoseconds since the epoch, octets, inode."""
 GONE: Stamp = (0, 0, 0, 0)
 
 
@@ -34,7 +35,7 @@ class _Files:
             self._when = time.monotonic()
             self.version += 1
 
-    def moved(self) -> bool:
+    def changed_lately(self) -> bool:
         """Whether other processes may not have seen yet what this one has."""
         return time.monotonic() - self._when < 2 * CHECK_INTERVAL
 

@@ -53,10 +53,10 @@ def test_looking_again(tmp_path: Path, now: Callable[[float], None]) -> None:
     assert table.lookup("a") == "one"
     assert not look_again()
     now(5)
-    assert not files.moved()
+    assert not files.changed_lately()
     path.write_text("a another\n")
     assert look_again()
-    assert files.moved()  # whoever is told of mail that was taken now has to look, too
+    assert files.changed_lately()  # whoever is told of mail that was taken now has to look, too
     assert not look_again()
     assert table.lookup("a") == "another"
     path.unlink()
@@ -64,7 +64,7 @@ def test_looking_again(tmp_path: Path, now: Callable[[float], None]) -> None:
     with pytest.raises(FileNotFoundError):
         table.lookup("a")
     now(10)
-    assert not files.moved()
+    assert not files.changed_lately()
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, now: Callable[[float], None]) -> None:
